@@ -1,0 +1,285 @@
+"""AlexNet as of 2012, and the networks that go by its name, each written down as data.
+
+References:
+    paper    A. Krizhevsky, I. Sutskever, G. Hinton: ImageNet Classification with Deep Convolutional Neural Networks,
+             NeurIPS 2012.
+    source   The authors' code, released by the Computer History Museum in 2025
+             (github.com/computerhistory/AlexNet-Source-Code): layers-145.cfg and layer-params-145.cfg.
+    caffe    BVLC's models/bvlc_alexnet and models/bvlc_reference_caffenet (github.com/BVLC/caffe).
+
+Where the default, ``classic``, departs from the paper: conv2, conv4 and conv5 see all channels (one tower); dropout
+sits on the inputs of the two hidden fully connected layers, not on their outputs; conv1 is padded by 2; α is divided
+by the window's size. ``VARIANTS`` holds the others.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from alexnet.lrn import local_response_norm
+
+__all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "Variant"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One description of the network. The orders of layers 1 and 2 are read left to right."""
+
+    name: str
+    source: str
+    """Where this description comes from."""
+    init: str
+    """The initialisation that belongs to it."""
+    image_sizes: tuple[int, ...] = (224, 227)
+    """Sides of the input in pixels that end at 256×6×6; the first is the usual one."""
+    conv1_padding: int | None = 2
+    """Zeros around the input of conv1; None: as many at the right and bottom as the last stride needs."""
+    groups: int = 1
+    """Groups of conv2, conv4 and conv5: 2 are the paper's two towers."""
+    layer1: tuple[str, ...] = ("conv", "relu", "norm", "pool")
+    layer2: tuple[str, ...] = ("conv", "relu", "norm", "pool")
+    """``within`` is the released code's second normalisation, over 5×5 pixels of one map."""
+    lrn_alpha: float = 1e-4
+    """α of response normalisation, before its division by n."""
+    lrn_k: float = 2.0
+    """k of response normalisation."""
+    lrn_towers: int = 1
+    """2: response normalisation does not reach across the two towers."""
+    dropout_on: str = "outputs"
+    """Dropout 0.5 on the ``inputs`` or the ``outputs`` of fc6 and fc7."""
+
+
+VARIANTS: Mapping[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="classic",
+            source="the configuration most often asked for: one tower, 224×224, padding 2",
+            init="paper",
+            dropout_on="inputs",
+        ),
+        Variant(
+            name="paper",
+            source="the paper, sections 3 to 5; where it is silent (224 → 55), the released code",
+            init="paper",
+            conv1_padding=None,
+            groups=2,
+            lrn_alpha=5e-4,  # the paper's formula does not divide α by n = 5
+            lrn_towers=2,
+        ),
+        Variant(
+            name="source",
+            source="the released code, layers-145.cfg and layer-params-145.cfg",
+            init="source",
+            conv1_padding=None,
+            groups=2,
+            layer1=("conv", "norm", "pool", "relu"),
+            layer2=("conv", "relu", "norm", "within", "pool"),
+            lrn_towers=2,
+        ),
+        Variant(
+            name="caffe",
+            source="BVLC Caffe, models/bvlc_alexnet",
+            init="caffe",
+            image_sizes=(227,),
+            conv1_padding=0,
+            groups=2,
+            lrn_k=1.0,
+        ),
+        Variant(
+            name="caffenet",
+            source="BVLC Caffe, models/bvlc_reference_caffenet",
+            init="caffe",
+            image_sizes=(227,),
+            conv1_padding=0,
+            groups=2,
+            layer1=("conv", "relu", "pool", "norm"),
+            layer2=("conv", "relu", "pool", "norm"),
+            lrn_k=1.0,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Init:
+    """Normal weights and constant biases. ``std=None`` is He's √(2 / fan-in)."""
+
+    source: str
+    std: float | None = 0.01
+    std_of: Mapping[str, float] = field(default_factory=dict)
+    """Layers whose weights are drawn with another standard deviation."""
+    bias: float = 0.0
+    """Of conv2, conv4, conv5, fc6 and fc7; the other biases are 0."""
+
+
+BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")  # the paper, section 5: these ReLUs start with positive inputs
+
+INITS: Mapping[str, Init] = {
+    "paper": Init("the paper, section 5", bias=1.0),
+    "zero-bias": Init("the paper's weights, biases at 0"),
+    "source": Init("layers-145.cfg", std_of={"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, bias=1.0),
+    "caffe": Init("models/bvlc_alexnet/train_val.prototxt", std_of={"fc6": 0.005, "fc7": 0.005}, bias=0.1),
+    "he": Init("He et al. 2015, arXiv:1502.01852, equation 10", std=None),
+}
+
+
+class AlexNet_2012(nn.Module):
+    """AlexNet (2012): five convolutions, response normalisation, three fully connected layers.
+
+    Args:
+        num_classes: length of the output.
+        variant: a name in ``VARIANTS``. The default is the classic one-tower configuration.
+        init: a name in ``INITS``; by default the one that belongs to the variant.
+
+    Input: ``[N, 3, 224, 224]`` floating point (227 for the Caffe variants). The paper's initialisation and constants
+    are made for raw pixels: values in 0..255 minus their mean. Output: ``[N, num_classes]`` logits.
+
+    ``features`` ends at ``[N, 256, 6, 6]``; ``classifier`` takes it flattened to ``[N, 9216]``.
+
+    Raises:
+        ValueError: an unknown variant or initialisation, fewer than one class, or an input of another shape or dtype.
+    """
+
+    def __init__(self, num_classes: int = 10, variant: str = "classic", init: str | None = None) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes: {num_classes}; allowed: 1 or more")
+        self.variant = VARIANTS[_known("variant", variant, VARIANTS)]
+        self.num_classes = num_classes
+        self.features = _features(self.variant)
+        self.classifier = _classifier(self.variant, num_classes)
+        self.initialize(init or self.variant.init)
+
+    @torch.no_grad()
+    def initialize(self, init: str) -> None:
+        """Draw all weights anew from torch's global random state, as ``INITS[init]`` says."""
+        rule = INITS[_known("init", init, INITS)]
+        for name, layer in self.weight_layers():
+            std = rule.std_of.get(name, rule.std)
+            fan_in = layer.weight[0].numel()
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in) if std is None else std)
+            nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
+
+    def weight_layers(self) -> Iterable[tuple[str, nn.Conv2d | nn.Linear]]:
+        """The eight layers with weights, conv1 to fc8, by name."""
+        for name, layer in (*self.features.named_children(), *self.classifier.named_children()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                yield name, layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[N, 3, 224, 224]`` floating-point images to ``[N, num_classes]`` logits."""
+        self._check(images)
+        x = self.features(images)  # [N, 256, 6, 6]
+        return self.classifier(torch.flatten(x, 1))  # type: ignore[no-any-return]
+
+    def _check(self, images: Tensor) -> None:
+        sizes = self.variant.image_sizes
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] not in sizes or images.shape[2] != images.shape[3]:
+            allowed = " or ".join(f"[N, 3, {size}, {size}]" for size in sizes)
+            raise ValueError(f"AlexNet_2012 ({self.variant.name}): expected {allowed}, got {list(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(
+                f"AlexNet_2012: expected floating-point images (0..255 minus the mean, or standardised), got {images.dtype}"
+            )
+
+
+def _known(what: str, name: str, table: Mapping[str, object]) -> str:
+    if name in table:
+        return name
+    near = difflib.get_close_matches(str(name), table, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"{what}: {name!r}; allowed: {', '.join(table)}{hint}")
+
+
+class ResponseNorm(nn.Module):
+    """Local response normalisation as a layer. ``towers``: halves of the channels that do not see each other."""
+
+    def __init__(self, alpha: float, k: float, towers: int = 1, size: int = 5, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.towers == 1:
+            return local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+        towers = [local_response_norm(t, self.size, self.alpha, self.beta, self.k) for t in x.chunk(self.towers, 1)]
+        return torch.cat(towers, 1)
+
+    def extra_repr(self) -> str:
+        towers = f", towers={self.towers}" if self.towers > 1 else ""
+        return f"size={self.size}, alpha={self.alpha:g}, beta={self.beta}, k={self.k:g}{towers}"
+
+
+class WithinMapNorm(nn.Module):
+    """x / (1 + s/n² · Σ x²)^β over n×n pixels of the same map (the released code's ``rnorm``: s 0.001, n 5, β 0.75)."""
+
+    def __init__(self, size: int = 5, scale: float = 1e-3, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.scale, self.beta = size, scale, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        mean = nn.functional.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2)  # divides by n²
+        return (wide * (1 + self.scale * mean).pow(-self.beta)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, scale={self.scale:g}, beta={self.beta}"
+
+
+class RoundUpPad(nn.Module):
+    """Zeros at the right and bottom until ``kernel`` at ``stride`` covers every pixel: 224 becomes 227."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = -(x.shape[-1] - self.kernel) % self.stride
+        return nn.functional.pad(x, (0, missing, 0, missing)) if missing else x
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}"
+
+
+def _features(v: Variant) -> nn.Sequential:
+    def layer(number: int, order: tuple[str, ...], conv: nn.Conv2d) -> Iterable[tuple[str, nn.Module]]:
+        for step in order:
+            match step:
+                case "conv":
+                    yield f"conv{number}", conv
+                case "relu":
+                    yield f"relu{number}", nn.ReLU(inplace=True)
+                case "norm":
+                    yield f"norm{number}", ResponseNorm(v.lrn_alpha, v.lrn_k, v.lrn_towers)
+                case "within":
+                    yield f"within{number}", WithinMapNorm()
+                case "pool":
+                    yield f"pool{number}", nn.MaxPool2d(kernel_size=3, stride=2)
+
+    plain = ("conv", "relu")
+    layers: list[tuple[str, nn.Module]] = []
+    if v.conv1_padding is None:
+        layers.append(("pad1", RoundUpPad(kernel=11, stride=4)))  # 3×224×224 → 3×227×227
+    layers += layer(1, v.layer1, nn.Conv2d(3, 96, 11, stride=4, padding=v.conv1_padding or 0))  # → 96×55×55 → 96×27×27
+    layers += layer(2, v.layer2, nn.Conv2d(96, 256, 5, padding=2, groups=v.groups))  # → 256×27×27 → 256×13×13
+    layers += layer(3, plain, nn.Conv2d(256, 384, 3, padding=1))  # → 384×13×13
+    layers += layer(4, plain, nn.Conv2d(384, 384, 3, padding=1, groups=v.groups))  # → 384×13×13
+    layers += layer(5, (*plain, "pool"), nn.Conv2d(384, 256, 3, padding=1, groups=v.groups))  # → 256×6×6
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
+    layers: list[tuple[str, nn.Module]] = []
+    for number, width in ((6, 256 * 6 * 6), (7, 4096)):
+        dropout = (f"drop{number}", nn.Dropout(0.5))
+        hidden = [(f"fc{number}", nn.Linear(width, 4096)), (f"relu{number}", nn.ReLU(inplace=True))]
+        layers += [dropout, *hidden] if v.dropout_on == "inputs" else [*hidden, dropout]
+    layers.append(("fc8", nn.Linear(4096, num_classes)))
+    return nn.Sequential(OrderedDict(layers))
