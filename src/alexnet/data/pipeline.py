@@ -1,0 +1,271 @@
+"""From a source's images to batches: torchvision's transforms in worker processes, or the resident path.
+
+Both take the same order of images, drawn from the seed and the epoch alone, and draw each image's crop from the seed,
+the epoch and its place, so a run resumed in the middle of an epoch sees exactly what the uninterrupted one saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from alexnet.data.resident import CropMatrices, centre_box, draw_boxes
+from alexnet.data.sources import Images, Source
+from alexnet.recipes import Recipe
+
+__all__ = ["Batches", "EvalTransform", "Normalization", "TrainTransform", "normalization", "open_batches"]
+
+RESIZE = 256
+SCALE = (0.8, 1.0)  # of RandomResizedCrop's area
+SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
+RESIDENT_SIDE = 96  # larger images make the table of matrices larger than the images
+RESIDENT_BYTES = 2 << 30
+WORKERS = 4
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """``(x / 255 − mean) / std`` per channel, RGB. With ``std`` 1/255 the values are 0..255 minus the mean."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def normalization(input_scale: str, images: Images) -> Normalization:
+    """What a recipe's ``input_scale`` means for a data set: ``raw`` takes the channel means of its training images."""
+    if input_scale == "imagenet":
+        return Normalization(IMAGENET_MEAN, IMAGENET_STD)
+    red, green, blue = (float(value) for value in channel_means(images) / 255)
+    return Normalization((red, green, blue), (1 / 255,) * 3)
+
+
+def channel_means(images: Images, most: int = 2000) -> np.ndarray:
+    """Mean of each channel in 0..255, float64 ``[3]``: over all pixels, or, of images that are not equally small, over
+    the centre crops of ``most`` of them, taken at equal distances."""
+    array = images.array()
+    if array is not None:
+        return array.reshape(-1, 3).mean(0, dtype=np.float64)
+    crop = v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(224)])
+    chosen = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
+    return np.mean([np.asarray(crop(images.image(int(i)))).reshape(-1, 3).mean(0) for i in chosen], axis=0)
+
+
+class TrainTransform:
+    """PIL image to float32 ``[3, size, size]``: resize, random crop of 0.8 to 1 of the area, mirror, normalise."""
+
+    def __init__(self, size: int, norm: Normalization, flip: bool) -> None:
+        self.pixels = v2.Compose(
+            [
+                v2.Resize(RESIZE),
+                v2.RandomResizedCrop(size, scale=SCALE),
+                *([v2.RandomHorizontalFlip()] if flip else []),
+            ]
+        )
+        self.to_tensor = _to_tensor(norm)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.to_tensor(self.pixels(image))  # type: ignore[no-any-return]
+
+
+class EvalTransform:
+    """PIL image to float32 ``[3, size, size]``: resize, centre crop, normalise."""
+
+    def __init__(self, size: int, norm: Normalization) -> None:
+        self.pixels = v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(size)])
+        self.to_tensor = _to_tensor(norm)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.to_tensor(self.pixels(image))  # type: ignore[no-any-return]
+
+
+def _to_tensor(norm: Normalization) -> v2.Compose:
+    return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(norm.mean, norm.std)])
+
+
+class Batches(Protocol):
+    """What the training loop asks of either path. A batch is images ``[B, 3, size, size]`` float32, labels ``[B]``."""
+
+    kind: str
+    steps_per_epoch: int
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the epoch's batches, from batch ``start`` on."""
+
+    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the validation images, in order, once."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that this process takes."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def open_batches(
+    source: Source, recipe: Recipe, norm: Normalization, size: int, device: torch.device, share: Share = Share()
+) -> Batches:
+    """The resident path where ``recipe.loader`` allows it and the data fit it, the worker path otherwise."""
+    if recipe.batch_size > len(source.train):
+        raise ValueError(f"--batch-size {recipe.batch_size}: {source.name} has only {len(source.train)} training images")
+    if recipe.batch_size < share.world:
+        raise ValueError(f"--batch-size {recipe.batch_size}: fewer than the {share.world} processes")
+    why_not = not_resident(source)
+    if recipe.loader == "resident" and why_not:
+        raise ValueError(f"--loader resident: {why_not}; allowed: auto or workers")
+    flip = recipe.flip and source.flip
+    if recipe.loader == "workers" or why_not:
+        return WorkerBatches(source, recipe, norm, size, device, share, flip)
+    return ResidentBatches(source, recipe, norm, size, device, share, flip)
+
+
+def not_resident(source: Source) -> str:
+    """Why the resident path cannot take this source; empty if it can."""
+    train, val = source.train.array(RESIDENT_BYTES), source.val.array(RESIDENT_BYTES)
+    if train is None or val is None:
+        return f"the images of {source.name} are not of one size, or too many for memory"
+    height, width = train.shape[1:3]
+    if train.shape[1:] != val.shape[1:]:
+        return f"the training and validation images of {source.name} differ in size"
+    if height != width or height > RESIDENT_SIDE:
+        return f"the images of {source.name} are {height}×{width}; the resident path takes squares up to {RESIDENT_SIDE}"
+    return ""
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of the training images in an epoch: int64 ``[count]``."""
+    return torch.randperm(count, generator=_generator(seed, epoch, stream=0))
+
+
+def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
+    # SeedSequence mixes the three numbers so that neighbouring seeds and epochs give unrelated streams.
+    mixed = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> 1))
+
+
+class ResidentBatches:
+    """All images as uint8 on the device; crops made there, a batch at a time."""
+
+    kind = "resident"
+
+    def __init__(
+        self, source: Source, recipe: Recipe, norm: Normalization, size: int, device: torch.device, share: Share, flip: bool
+    ) -> None:
+        self.recipe, self.size, self.device, self.share, self.flip = recipe, size, device, share, flip
+        self.train_images, self.train_labels = self._resident(source.train)
+        self.val_images, self.val_labels = self._resident(source.val)
+        self.mean = torch.tensor(norm.mean, device=device) * 255
+        self.std = torch.tensor(norm.std, device=device) * 255
+        side = self.train_images.shape[1]
+        self.matrices = CropMatrices(side, RESIZE, size, min(SMALLEST_CROP, size), device)
+        self.steps_per_epoch = -(-len(self.train_images) // recipe.batch_size)
+
+    def _resident(self, images: Images) -> tuple[Tensor, Tensor]:
+        array = images.array(RESIDENT_BYTES)
+        assert array is not None  # open_batches asked
+        return torch.from_numpy(array).to(self.device), torch.from_numpy(images.labels).to(self.device)
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        count, size = len(self.train_images), self.recipe.batch_size
+        order = epoch_order(count, self.recipe.seed, epoch)
+        boxes = draw_boxes(
+            count, RESIZE, _generator(self.recipe.seed, epoch, stream=1), flip=self.flip, scale=SCALE
+        )
+        for first in range(start * size, count, size):
+            mine = slice(first + self.share.rank, min(first + size, count), self.share.world)
+            index = order[mine].to(self.device, non_blocking=True)
+            images = self._normalized(self.train_images[index])
+            yield self.matrices.apply(images, boxes[mine]), self.train_labels[index]
+
+    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = (t[self.share.rank :: self.share.world] for t in (self.val_images, self.val_labels))
+        size = val_batch_size(self.device)
+        for x, y in zip(images.split(size), labels.split(size), strict=True):
+            yield self.matrices.apply(self._normalized(x), centre_box(len(x), RESIZE, self.size)), y
+
+
+def val_batch_size(device: torch.device) -> int:
+    """Large batches where memory is plenty; on a CPU the size that stays near its cache (measured)."""
+    return 1000 if device.type == "cuda" else 128
+
+
+class WorkerBatches:
+    """torchvision's transforms on PIL images in worker processes: the reference, and the path for large images."""
+
+    kind = "workers"
+
+    def __init__(
+        self, source: Source, recipe: Recipe, norm: Normalization, size: int, device: torch.device, share: Share, flip: bool
+    ) -> None:
+        self.device, self.count = device, len(source.train)
+        self.steps_per_epoch = -(-self.count // recipe.batch_size)
+        self.sampler = _EpochSampler(self.count, recipe.batch_size, recipe.seed, share)
+        options = {"num_workers": WORKERS, "persistent_workers": True, "pin_memory": device.type == "cuda"}
+        self.train_loader = DataLoader(
+            _Transformed(source.train, TrainTransform(size, norm, flip)), batch_sampler=self.sampler, **options
+        )
+        mine = source.val.subset(np.arange(share.rank, len(source.val), share.world))
+        self.val_loader = DataLoader(
+            _Transformed(mine, EvalTransform(size, norm)), batch_size=val_batch_size(device), **options
+        )
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        self.sampler.epoch, self.sampler.start = epoch, start
+        return self._on_device(self.train_loader)
+
+    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._on_device(self.val_loader)
+
+    def _on_device(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in loader:
+            images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+            yield images, labels.to(self.device, non_blocking=True)
+
+
+class _EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (image, seed of its crop); the loop sets the epoch and the batch to start from."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, share: Share) -> None:
+        self.count, self.batch_size, self.seed, self.share = count, batch_size, seed, share
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = epoch_order(self.count, self.seed, self.epoch)
+        crops = torch.randint(2**62, (self.count,), generator=_generator(self.seed, self.epoch, stream=2))
+        for first in range(self.start * self.batch_size, self.count, self.batch_size):
+            mine = slice(first + self.share.rank, min(first + self.batch_size, self.count), self.share.world)
+            yield list(zip(order[mine].tolist(), crops[mine].tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size) - self.start
+
+
+class _Transformed(Dataset[tuple[Tensor, int]]):
+    def __init__(self, images: Images, transform: TrainTransform | EvalTransform) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+        index, crop_seed = key if isinstance(key, tuple) else (key, None)
+        image, label = self.images.image(index), int(self.images.labels[index])
+        if crop_seed is None:
+            return self.transform(image), label
+        with torch.random.fork_rng(devices=[]):  # the transform draws from the global state; give it the image's own
+            torch.manual_seed(crop_seed)
+            return self.transform(image), label

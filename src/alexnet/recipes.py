@@ -1,0 +1,173 @@
+"""Named recipes: everything that decides a training run, as frozen, typed data.
+
+Each field is a flag of ``alexnet train`` and its docstring is the flag's help. Each recipe function gives a ``Recipe``
+with its own defaults; any field can be overridden: ``recipes.classic(epochs=1, seed=3)``.
+
+Accuracies below that say "JPEG q75 copy" were measured on CIFAR-10 re-encoded as JPEG; they are not CIFAR-10 figures.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+__all__ = ["RECIPES", "Recipe", "classic", "field_docs", "quickstart", "reference"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Invalid or contradictory values raise ``ValueError``, in one line that names the flag."""
+
+    name: str = "classic"
+    """The recipe these values came from."""
+
+    data: str = "cifar10"
+    """Images to learn: cifar10, digits, a folder, or hf:NAME."""
+    data_dir: str = "data"
+    """Where downloaded data sets are kept."""
+    input_scale: Literal["raw", "imagenet"] = "raw"
+    """raw: 0..255 minus the data set's channel means; imagenet: (x/255 − mean)/std with ImageNet's figures."""
+    flip: bool = True
+    """Mirror half of the training images; never done to digits."""
+
+    variant: Literal["classic", "paper", "source", "caffe", "caffenet"] = "classic"
+    """Which AlexNet of 2012."""
+    init: Literal["paper", "zero-bias", "source", "caffe", "he"] = "paper"
+    """Initialisation of the weights."""
+
+    epochs: int = 13
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Stop after this many steps; the learning rate keeps the schedule of --epochs."""
+    batch_size: int = 128
+    """Images a step, over all processes together."""
+    lr: float = 0.01
+    """Learning rate at the start; a cosine takes it to 0 over the whole run, step by step."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """L2 penalty on all weights and biases, inside SGD."""
+    clip_norm: float = 1.0
+    """Scale the gradient down to this norm where it is longer; 0: never."""
+
+    val_every: int = 100
+    """Steps between two passes over the validation images and two logged rows."""
+    save_every: float = 5.0
+    """Minutes between two checkpoints; one is written at the end in any case."""
+    tracker: Literal["wandb", "trackio", "tensorboard", "none"] = "wandb"
+    """Where rows are sent besides metrics.jsonl."""
+
+    seed: int = 0
+    """Decides the weights, the order, the crops and dropout."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes the best one present."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the network; weights and optimiser stay in float32. auto: bf16 where the hardware gains from it."""
+    loader: Literal["auto", "resident", "workers"] = "auto"
+    """resident: the data set in memory, transformed in batches on the device; workers: torchvision in 4 processes."""
+    compile: bool | None = None
+    """torch.compile the network; by default on CUDA alone."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            self._check_type(field.name)
+        self._check("epochs", self.epochs >= 1, "1 or more")
+        self._check("max_steps", self.max_steps is None or self.max_steps >= 1, "1 or more")
+        self._check("batch_size", self.batch_size >= 1, "1 or more")
+        self._check("lr", 0 < self.lr < math.inf, "a positive number")
+        self._check("momentum", 0 <= self.momentum < 1, "0 to below 1")
+        self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        self._check("clip_norm", 0 <= self.clip_norm < math.inf, "0 or more")
+        self._check("val_every", self.val_every >= 1, "1 or more")
+        self._check("save_every", 0 <= self.save_every < math.inf, "0 or more minutes")
+        self._check("seed", 0 <= self.seed < 2**31, "0 to 2147483647")
+
+    def _check(self, name: str, ok: bool, allowed: str) -> None:
+        if not ok:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: allowed is {allowed}")
+
+    def _check_type(self, name: str) -> None:
+        value, hint = getattr(self, name), _hints()[name]
+        if choices := choices_of(hint):
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            self._check(name, value in choices, "one of " + ", ".join(choices) + meant)
+            return
+        kinds = get_args(hint) or (hint,)
+        right = isinstance(value, kinds + ((int,) if float in kinds else ()))
+        if isinstance(value, bool) and bool not in kinds:
+            right = False
+        self._check(name, right, " or ".join(k.__name__ for k in kinds if k is not type(None)))
+
+
+@functools.cache
+def _hints() -> Mapping[str, Any]:
+    return get_type_hints(Recipe)
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The strings a ``Literal`` allows; empty for any other type."""
+    values = get_args(hint)
+    return values if values and all(isinstance(value, str) for value in values) else ()
+
+
+def field_types() -> Mapping[str, Any]:
+    """The type of each field of ``Recipe``, by name."""
+    return _hints()
+
+
+@functools.cache
+def field_docs() -> Mapping[str, str]:
+    """The docstring under each field of ``Recipe``, by name: the help of its flag."""
+    body = ast.parse(inspect.getsource(Recipe)).body[0].body  # type: ignore[attr-defined]
+    return {
+        node.target.id: ast.literal_eval(doc.value)
+        for node, doc in zip(body, body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(doc, ast.Expr)
+    }
+
+
+def classic(**changes: Any) -> Recipe:
+    """The network and training asked for most often, on the input that its initialisation was made for.
+
+    alexnet train classic. The validation images are the test set, as in the published run.
+    """
+    return _make(Recipe(), changes)
+
+
+def reference(**changes: Any) -> Recipe:
+    """The one published run of this configuration: ImageNet scaling and zero biases.
+
+    alexnet train reference. github.com/ajheshbasnet/ClassicCNNs shows val_acc 56.3% after 13 epochs.
+    """
+    return _make(Recipe(name="reference", input_scale="imagenet", init="zero-bias"), changes)
+
+
+def quickstart(**changes: Any) -> Recipe:
+    """``classic`` on scikit-learn's handwritten digits: nothing to download.
+
+    alexnet train quickstart. 1,437 training images, 45 steps an epoch.
+    """
+    return _make(Recipe(name="quickstart", data="digits", batch_size=32, epochs=5, tracker="none"), changes)
+
+
+def _make(base: Recipe, changes: dict[str, Any]) -> Recipe:
+    for name in changes:
+        if name not in _hints() or name == "name":
+            near = difflib.get_close_matches(name, _hints(), n=1)
+            raise ValueError(f"recipe {base.name}: no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return dataclasses.replace(base, **changes)
+
+
+RECIPES: Mapping[str, Callable[..., Recipe]] = {
+    "classic": classic,
+    "reference": reference,
+    "quickstart": quickstart,
+}
