@@ -27,9 +27,7 @@ __all__ = ["local_response_norm"]
 _BLOCK = 1 << 19
 
 
-def local_response_norm(
-    x: Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
-) -> Tensor:
+def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Tensor:
     """Divide each value by a power of the sum of squares over ``size`` neighbouring channels.
 
     Args:

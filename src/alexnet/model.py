@@ -182,7 +182,12 @@ class AlexNet_2012(nn.Module):
 
     def _check(self, images: Tensor) -> None:
         sizes = self.variant.image_sizes
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] not in sizes or images.shape[2] != images.shape[3]:
+        if (
+            images.ndim != 4
+            or images.shape[1] != 3
+            or images.shape[2] not in sizes
+            or images.shape[2] != images.shape[3]
+        ):
             allowed = " or ".join(f"[N, 3, {size}, {size}]" for size in sizes)
             raise ValueError(f"AlexNet_2012 ({self.variant.name}): expected {allowed}, got {list(images.shape)}")
         if not images.is_floating_point():

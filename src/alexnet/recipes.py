@@ -162,7 +162,9 @@ def _make(base: Recipe, changes: dict[str, Any]) -> Recipe:
     for name in changes:
         if name not in _hints() or name == "name":
             near = difflib.get_close_matches(name, _hints(), n=1)
-            raise ValueError(f"recipe {base.name}: no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(
+                f"recipe {base.name}: no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
     return dataclasses.replace(base, **changes)
 
 

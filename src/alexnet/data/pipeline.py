@@ -118,7 +118,9 @@ def open_batches(
 ) -> Batches:
     """The resident path where ``recipe.loader`` allows it and the data fit it, the worker path otherwise."""
     if recipe.batch_size > len(source.train):
-        raise ValueError(f"--batch-size {recipe.batch_size}: {source.name} has only {len(source.train)} training images")
+        raise ValueError(
+            f"--batch-size {recipe.batch_size}: {source.name} has only {len(source.train)} training images"
+        )
     if recipe.batch_size < share.world:
         raise ValueError(f"--batch-size {recipe.batch_size}: fewer than the {share.world} processes")
     why_not = not_resident(source)
@@ -139,7 +141,9 @@ def not_resident(source: Source) -> str:
     if train.shape[1:] != val.shape[1:]:
         return f"the training and validation images of {source.name} differ in size"
     if height != width or height > RESIDENT_SIDE:
-        return f"the images of {source.name} are {height}×{width}; the resident path takes squares up to {RESIDENT_SIDE}"
+        return (
+            f"the images of {source.name} are {height}×{width}; the resident path takes squares up to {RESIDENT_SIDE}"
+        )
     return ""
 
 
@@ -160,7 +164,14 @@ class ResidentBatches:
     kind = "resident"
 
     def __init__(
-        self, source: Source, recipe: Recipe, norm: Normalization, size: int, device: torch.device, share: Share, flip: bool
+        self,
+        source: Source,
+        recipe: Recipe,
+        norm: Normalization,
+        size: int,
+        device: torch.device,
+        share: Share,
+        flip: bool,
     ) -> None:
         self.recipe, self.size, self.device, self.share, self.flip = recipe, size, device, share, flip
         self.train_images, self.train_labels = self._resident(source.train)
@@ -182,9 +193,7 @@ class ResidentBatches:
     def train(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         count, size = len(self.train_images), self.recipe.batch_size
         order = epoch_order(count, self.recipe.seed, epoch)
-        boxes = draw_boxes(
-            count, RESIZE, _generator(self.recipe.seed, epoch, stream=1), flip=self.flip, scale=SCALE
-        )
+        boxes = draw_boxes(count, RESIZE, _generator(self.recipe.seed, epoch, stream=1), flip=self.flip, scale=SCALE)
         for first in range(start * size, count, size):
             mine = slice(first + self.share.rank, min(first + size, count), self.share.world)
             index = order[mine].to(self.device, non_blocking=True)
@@ -209,7 +218,14 @@ class WorkerBatches:
     kind = "workers"
 
     def __init__(
-        self, source: Source, recipe: Recipe, norm: Normalization, size: int, device: torch.device, share: Share, flip: bool
+        self,
+        source: Source,
+        recipe: Recipe,
+        norm: Normalization,
+        size: int,
+        device: torch.device,
+        share: Share,
+        flip: bool,
     ) -> None:
         self.device, self.count = device, len(source.train)
         self.steps_per_epoch = -(-self.count // recipe.batch_size)

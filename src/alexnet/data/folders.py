@@ -1,0 +1,221 @@
+"""Data sets in folders: the Parquet layout of the Hugging Face hub, or one folder of image files per class."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet.data.splits import HELD_OUT_SEED, Encoded, Files, Images, Source, hold_out
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# What counts as an image in a class folder. HEIC cannot be read, but to leave it out silently would be worse.
+_IMAGE_FILE = re.compile(r"[^.].*\.(jpe?g|png|bmp|gif|webp|tiff?|p[bgp]m|jp2|avif|hei[cf])", re.IGNORECASE)
+# Validation before test: what steers a training run should not be what it is judged by in the end.
+VAL_SPLITS = {"validation": "val", "val": "val", "valid": "val", "test": "test"}
+_PARQUET_FOLDERS = ("", "data", "plain_text")
+_LABELS = ("label", "labels", "fine_label")
+
+
+def load_folder(spec: str, folder: Path) -> Source:
+    """The data set in `folder`, whichever of the two layouts it has.
+
+    Raises:
+        ValueError: neither layout, a class without images, splits with different classes, a damaged Parquet file.
+    """
+    for name in _PARQUET_FOLDERS:
+        if any((folder / name).glob("train-*.parquet")):
+            return _parquet_folder(spec, folder, folder / name)
+    if (folder / "train").is_dir():
+        return _image_folder(spec, folder)
+    raise ValueError(
+        f"--data {spec}: neither train-*.parquet (there, in data/ or in plain_text/) nor train/CLASS/*.jpg was found"
+    )
+
+
+def _display_name(folder: Path) -> str:
+    """The folder's name, unless its README says: quoted as "NAME"."""
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    quoted = re.search(r'quoted as\s+"([^"\n]+)"', text)
+    return quoted[1] if quoted else folder.resolve().name
+
+
+def _image_folder(spec: str, folder: Path) -> Source:
+    split = next((name for name in VAL_SPLITS if (folder / name).is_dir()), None)
+    if split is None:
+        raise ValueError(f"--data {spec}: train/ is there, but neither val/ nor test/")
+    classes, val_classes = _class_folders(folder / "train"), _class_folders(folder / split)
+    if classes != val_classes:
+        only = {"train": sorted(set(classes) - set(val_classes)), split: sorted(set(val_classes) - set(classes))}
+        parts = [f"{some(names)} only in {where}/" for where, names in only.items() if names]
+        raise ValueError(f"--data {spec}: train/ and {split}/ must have the same classes: {', '.join(parts)}")
+    if not classes:
+        raise ValueError(f"--data {spec}: train/ holds no class folders")
+    train, val = (_class_files(folder / name, classes) for name in ("train", split))
+    return Source(spec, _display_name(folder), tuple(classes), train, val, VAL_SPLITS[split])
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _class_files(folder: Path, classes: list[str]) -> Images:
+    paths: list[str] = []
+    counts: list[int] = []
+    for name in classes:
+        before = len(paths)
+        for at, inner, files in os.walk(folder / name):
+            inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
+            paths += [str(Path(at, file)) for file in sorted(files) if _IMAGE_FILE.fullmatch(file)]
+        counts.append(len(paths) - before)
+        if not counts[-1]:
+            raise ValueError(f"{folder / name}: the class has no images")
+    return Images(np.repeat(np.arange(len(classes)), counts), Files(paths))
+
+
+def some(names: Sequence[str]) -> str:
+    """A list for an error message, cut short where it is long."""
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+# tables: Parquet files, and the datasets library's
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The two columns of one split that matter here. `names` are the class names, where the table knows them."""
+
+    images: Encoded
+    labels: np.ndarray  # int64 [N], as the file has them
+    names: tuple[str, ...] | None
+
+
+def read_table(parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, Any]) -> Table:
+    """One split from its Arrow tables, each with the name that error messages use for it.
+
+    Args:
+        features: column name to {"_type", ...}, as the datasets library writes it into a schema; may be empty.
+
+    Raises:
+        ValueError: no image column or no label column can be told, or the labels are not integers.
+    """
+    import pyarrow as pa
+
+    title, first = parts[0]
+    image, label = _columns(title, first.schema, features)
+    chunks = [chunk for _, table in parts for chunk in table.column(image).chunks]
+    labels = []
+    for title, table in parts:
+        column = table.column(label)
+        if not pa.types.is_integer(column.type) or column.null_count:
+            what = f"{column.null_count} of its rows are empty" if column.null_count else f"it holds {column.type}"
+            raise ValueError(f"{title}: the column '{label}' must hold integers, but {what}")
+        labels.append(column.to_numpy().astype(np.int64))
+    starts = np.cumsum([0] + [len(part) for part in labels])
+    store = Encoded(
+        pa.chunked_array(chunks, first.schema.field(image).type),
+        tuple(starts[:-1].tolist()),
+        tuple(t for t, _ in parts),
+    )
+    names = _kind(features, label).get("names")
+    return Table(store, np.concatenate(labels), tuple(names) if names else None)
+
+
+def _kind(features: Mapping[str, Any], column: str) -> Mapping[str, Any]:
+    kind = features.get(column)
+    return kind if isinstance(kind, Mapping) else {}
+
+
+def _columns(title: str, schema: "pa.Schema", features: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of the image column and the label column: by their types, and where several fit, by their names."""
+    import pyarrow as pa
+
+    def holds_files(kind: "pa.DataType") -> bool:
+        return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
+
+    images = [field.name for field in schema if holds_files(field.type)]
+    images = [name for name in images if _kind(features, name).get("_type") == "Image"] or images
+    images = [name for name in images if name in ("image", "img")] or images
+    if len(images) != 1:
+        raise ValueError(f"{title}: one image column (a struct with bytes) is needed, found {some(images) or 'none'}")
+    labels = [name for name in _LABELS if name in schema.names]
+    labels = labels or [name for name in schema.names if _kind(features, name).get("_type") == "ClassLabel"][:2]
+    if not labels or (labels[0] not in _LABELS and len(labels) > 1):
+        raise ValueError(f"{title}: no column {', '.join(_LABELS)} among its columns {some(schema.names)}")
+    return images[0], labels[0]
+
+
+def from_tables(spec: str, name: str, train: Table, val: Table | None, val_split: str) -> Source:
+    """A source from its splits. Without `val`, a tenth of the training images is held out, and `val_split` says so.
+
+    Raises:
+        ValueError: the two splits do not have the same classes.
+    """
+    names = train.names
+    if val and val.names != names:
+        ours, theirs = (set(table.names or ()) for table in (train, val))
+        difference = some(sorted(ours ^ theirs)) or "their order"
+        raise ValueError(f"{name}: train and {val_split} must have the same classes; they differ in {difference}")
+    numbers = np.arange(len(names)) if names else np.unique(train.labels)
+
+    def images(table: Table, split: str) -> Images:
+        if names:
+            return Images(table.labels, table.images)
+        strange = np.flatnonzero(~np.isin(table.labels, numbers))
+        if len(strange):
+            row = int(strange[0])
+            raise ValueError(f"{table.images.name(row)}: label {table.labels[row]} of {split} does not occur in train")
+        return Images(np.searchsorted(numbers, table.labels), table.images)
+
+    training = images(train, "train")
+    if val:
+        held = images(val, val_split)
+    else:
+        training, held = hold_out(training, 10)
+        val_split = f"val (a tenth of train, seed {HELD_OUT_SEED})"
+    return Source(spec, name, names or tuple(map(str, numbers)), training, held, val_split)
+
+
+def _parquet_folder(spec: str, folder: Path, files: Path) -> Source:
+    split = next((name for name in VAL_SPLITS if any(files.glob(f"{name}-*.parquet"))), None)
+    if split is None:
+        raise ValueError(
+            f"--data {spec}: train-*.parquet is there, but neither validation-*.parquet nor test-*.parquet"
+        )
+    train, val = (_read_parquet(sorted(files.glob(f"{name}-*.parquet"))) for name in ("train", split))
+    return from_tables(spec, _display_name(folder), train, val, VAL_SPLITS[split])
+
+
+def _read_parquet(paths: list[Path]) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stated = re.search(r"-of-(\d+)$", paths[0].stem)
+    if stated and int(stated[1]) != len(paths):
+        raise ValueError(f"{paths[0]}: the split has {int(stated[1])} files, {len(paths)} of them are here")
+    parts: list[tuple[str, pa.Table]] = []
+    features: dict[str, Any] = {}
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                features = features or _features(schema.metadata or {})
+                parts.append((str(path), file.read(columns=list(_columns(str(path), schema, features)))))
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
+    return read_table(parts, features)
+
+
+def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """What the datasets library wrote about the columns: {"img": {"_type": "Image"}, ...}; {} if it wrote nothing."""
+    try:
+        return dict(json.loads(metadata[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        return {}

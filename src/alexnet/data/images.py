@@ -1,0 +1,137 @@
+"""Opening one image: every picture file that the project reads goes through `open_image`.
+
+It gives plain RGB the way a person would see the picture, or says in one line why it cannot.
+"""
+
+import functools
+import io
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+# Raster formats alone: left to itself, Pillow also tries formats that start another program (EPS) or that have no
+# signature and so claim any file (TGA).
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Twice Pillow's own MAX_IMAGE_PIXELS, which is where Pillow turns from a warning to an error; kept as our own number
+# because a program around us may have changed Pillow's.
+MAX_PIXELS = 178_956_970
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """An image cannot be used. The message is one line: the file or row, and what is wrong with it."""
+
+
+def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+    """The image in a file, or in the bytes of one, as RGB, fully decoded and turned upright by its EXIF orientation.
+
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
+
+    Args:
+        source: a path, or the content of an image file.
+        name: what error messages call it; the path by default.
+
+    Raises:
+        ImageError: missing, empty, damaged, truncated, not an image, or more than `MAX_PIXELS` pixels.
+    """
+    name = name or ("image bytes" if isinstance(source, bytes) else str(source))
+    try:
+        with Image.open(_readable(source), formats=_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return _upright(_to_rgb(image), _orientation(image))
+    except Exception as error:  # on damaged input Pillow's decoders raise almost anything, KeyError among it
+        raise ImageError(" ".join(f"{name}: {_reason(source, error)}".splitlines())) from error
+
+
+def _readable(source: str | Path | bytes) -> str | io.BytesIO:
+    """What `Image.open` is to read; a path is looked at first, because opening a pipe would wait for ever."""
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError("empty (0 bytes)")
+        return io.BytesIO(source)
+    found = Path(source).stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError("a folder, not an image file")
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError("not a regular file")
+    if found.st_size == 0:
+        raise ImageError("empty (0 bytes)")
+    return os.fspath(source)
+
+
+def _reason(source: str | Path | bytes, error: Exception) -> str:
+    """Why opening failed, in words for the person whose image it is."""
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"too large: the limit is {MAX_PIXELS:,} pixels"
+    if isinstance(error, UnidentifiedImageError):
+        if not isinstance(source, bytes) and Path(source).suffix.lower() in (".heic", ".heif"):
+            return "HEIC is not supported; save it as JPEG or PNG"
+        return f"not an image in a supported format ({', '.join(FORMATS)}), or its header is damaged"
+    return f"damaged or truncated ({error or type(error).__name__})"
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with; it fails on a name that it does not know."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image in any mode as RGB."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _grey16_to_rgb(image)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed white; save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey16_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit grey as RGB; Pillow's own conversion would clip everything above 255 to white."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError("32-bit integer pixels have no agreed white; save it with 8 or 16 bits")
+    grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    clear = image.info.get("transparency")  # in a grey PNG, one value that means "nothing here"
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # unreadable metadata says nothing about the pixels, so they stay as they are
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation not in _TURNS:
+        return image
+    turned = image.transpose(_TURNS[orientation])
+    turned.info = {}  # it still says "turn me", and somebody would
+    return turned

@@ -1,0 +1,182 @@
+"""A split of a data set: labels, beside images that stay in their compact form until somebody asks for them."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from alexnet.data.images import ImageError, open_image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HELD_OUT_SEED = 0
+ARRAY_LIMIT = 2 << 30  # bytes that `Images.array` may fill unless told otherwise
+# Measured on CIFAR-10's JPEGs: decoding a tiny image is mostly Python, and threads only fight over the interpreter's
+# lock (2.1 s in one thread, 3.6 s in two). Above this many pixels the decoder works long enough without the lock.
+_THREADS_PAY_FROM = 128 * 128
+_ROWS_A_TASK = 64
+
+
+class Store(Protocol):
+    """Where the images of a split are kept; rows are numbered from 0."""
+
+    def name(self, row: int) -> str: ...
+
+    def open(self, row: int) -> Image.Image: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Decoded images: one uint8 array [N, H, W, 3]."""
+
+    array: np.ndarray
+    title: str
+
+    def name(self, row: int) -> str:
+        return f"{self.title} row {row}"
+
+    def open(self, row: int) -> Image.Image:
+        return Image.fromarray(self.array[row])
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Image files held in an Arrow column of structs {bytes, path}, as Parquet on the Hugging Face hub has them.
+
+    `starts` are the first rows of the files that the column was read from, and `titles` the names of those files.
+    """
+
+    column: "pa.ChunkedArray"
+    starts: tuple[int, ...]
+    titles: tuple[str, ...]
+
+    def name(self, row: int) -> str:
+        return self._name(row, self._value(row))
+
+    def open(self, row: int) -> Image.Image:
+        value = self._value(row)
+        name = self._name(row, value)
+        source = value["bytes"] if value.get("bytes") is not None else value.get("path")
+        if source is None:
+            raise ImageError(f"{name}: the row holds no image")
+        return open_image(source, name)
+
+    def _name(self, row: int, value: dict[str, Any]) -> str:
+        part = bisect_right(self.starts, row) - 1
+        path = value.get("path")
+        return f"{self.titles[part]} row {row - self.starts[part]}" + (f" ({path})" if path else "")
+
+    def _value(self, row: int) -> dict[str, Any]:
+        return self.column[row].as_py() or {}
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Image files on disk."""
+
+    paths: Sequence[str]
+
+    def name(self, row: int) -> str:
+        return self.paths[row]
+
+    def open(self, row: int) -> Image.Image:
+        return open_image(self.paths[row])
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split of a data set. `labels` is int64 [N]; the images are decoded when they are asked for.
+
+    It can be sent to a `DataLoader`'s workers: what `array` has decoded stays behind.
+    """
+
+    labels: np.ndarray
+    store: Store = field(repr=False)
+    rows: np.ndarray | None = field(default=None, repr=False)  # int64 [N]: the store's rows; all of them if None
+    _decoded: dict[str, np.ndarray | None] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoded": {}}
+
+    def _row(self, index: int) -> int:
+        index = range(len(self))[index]  # raises IndexError, and counts negative ones from the end
+        return index if self.rows is None else int(self.rows[index])
+
+    def names(self, index: int) -> str:
+        """The file path, or the file and row, of image `index`."""
+        return self.store.name(self._row(index))
+
+    def image(self, index: int) -> Image.Image:
+        """Image `index` as RGB. Raises `ImageError`, which names the path or row."""
+        return self.store.open(self._row(index))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
+        """The images at `indices`, in that order. Nothing is copied but the labels."""
+        chosen = np.arange(len(self))[np.asarray(indices)] if len(indices) else np.zeros(0, np.int64)
+        return Images(self.labels[chosen], self.store, chosen if self.rows is None else self.rows[chosen])
+
+    def array(self, limit_bytes: int = ARRAY_LIMIT) -> np.ndarray | None:
+        """All images as one uint8 array [N, H, W, 3], or None if their sizes differ or it would pass `limit_bytes`.
+
+        The array is kept, so a second call costs nothing. Raises `ImageError` on the first damaged image.
+        """
+        if not len(self):
+            return None
+        width, height = self.image(0).size
+        if len(self) * height * width * 3 > limit_bytes:
+            return None
+        if "array" not in self._decoded:
+            if isinstance(self.store, Pixels):
+                self._decoded["array"] = self.store.array if self.rows is None else self.store.array[self.rows]
+            else:
+                self._decoded["array"] = self._decode(height, width)
+        return self._decoded["array"]
+
+    def _decode(self, height: int, width: int) -> np.ndarray | None:
+        out = np.empty((len(self), height, width, 3), np.uint8)
+
+        def fill(start: int) -> bool:
+            for index in range(start, min(start + _ROWS_A_TASK, len(self))):
+                image = self.image(index)
+                if image.size != (width, height):
+                    return False
+                out[index] = np.asarray(image)
+            return True
+
+        starts = range(0, len(self), _ROWS_A_TASK)
+        if height * width < _THREADS_PAY_FROM:
+            return out if all(map(fill, starts)) else None
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return out if all(pool.map(fill, starts)) else None
+
+
+def hold_out(images: Images, part: int) -> tuple[Images, Images]:
+    """Split off one image in `part` of each class, always the same ones. A class of one image stays in training."""
+    random = np.random.RandomState(HELD_OUT_SEED)  # the generator whose numbers NumPy promises never to change
+    held = np.zeros(len(images), bool)
+    for label in np.unique(images.labels):
+        members = random.permutation(np.flatnonzero(images.labels == label))
+        held[members[: min(max(1, round(len(members) / part)), len(members) - 1)]] = True
+    return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set: `train` and `val` share `classes`, and a label is an index into them."""
+
+    spec: str
+    name: str  # for people: "CIFAR-10", "digits", the folder's name
+    classes: tuple[str, ...]
+    train: Images
+    val: Images
+    val_split: str  # "test" or "val"; where it was cut from the training images, how
+    flip: bool = True  # whether a mirrored image is still of its class; a mirrored digit is not

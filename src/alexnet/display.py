@@ -1,0 +1,82 @@
+"""What training shows while it runs: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+__all__ = ["Display"]
+
+PLAIN_EVERY = 30.0  # seconds between two plain lines
+BAR_EVERY = 1.0
+
+
+class Display:
+    """Progress on standard error. ``due()`` says when figures are wanted: reading them costs a device a wait."""
+
+    def __init__(self, total: int, done: int, *, quiet: bool = False) -> None:
+        self.total, self.quiet, self.started_at = total, quiet, done
+        self.started = self.shown = time.monotonic()
+        self.bar = None
+        if not quiet and sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def due(self) -> bool:
+        return time.monotonic() - self.shown >= (BAR_EVERY if self.bar is not None else PLAIN_EVERY)
+
+    def show(self, step: int, loss: float, accuracy: float, images_per_sec: float) -> None:
+        """Bring the bar to ``step``, or print a line."""
+        self.shown = time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.1f}%, {images_per_sec:.0f} images/s")
+            self.bar.update(step - self.bar.n)
+        elif not self.quiet:
+            left = (self.shown - self.started) / max(1, step - self.started_at) * (self.total - step)
+            print(
+                f"step {step}/{self.total}  loss {loss:.3f}  acc {accuracy:.1f}%  {images_per_sec:.0f} images/s  "
+                f"{duration(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Print a logged row on a line of its own."""
+        parts = [f"step {row['step']:.0f}", f"epoch {row['epoch']:.2f}"]
+        for name, unit in (
+            ("train_loss", ""),
+            ("train_acc", "%"),
+            ("val_loss", ""),
+            ("val_acc", "%"),
+            ("epoch_val_acc", "%"),
+            ("images_per_sec", ""),
+        ):
+            if name in row:
+                digits = {"": 3, "%": 1}[unit] if name != "images_per_sec" else 0
+                parts.append(f"{name} {row[name]:.{digits}f}{unit}")
+        self.line("  ".join(parts))
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.quiet:
+            return
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``2 h 05 min``, ``3 min 20 s``, ``12 s``."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole} s"

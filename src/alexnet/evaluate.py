@@ -1,0 +1,118 @@
+"""Metrics as sums over images, divided once by their count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Metrics", "evaluate"]
+
+
+class Metrics:
+    """Running sums on the device: loss, top-1, top-5 and the confusion matrix. Nothing is read back until asked for."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
+        wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.loss = torch.zeros((), device=device, dtype=wide)
+        self.top5 = torch.zeros((), device=device, dtype=torch.int64)
+        self.confusion = torch.zeros(num_classes, num_classes, device=device, dtype=torch.int64)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: logits ``[B, classes]`` of any float dtype, labels ``[B]`` int64."""
+        logits = logits.float()
+        self.loss += F.cross_entropy(logits, labels, reduction="sum")
+        top = logits.topk(min(5, self.num_classes), dim=1).indices  # [B, 5]
+        self.top5 += (top == labels[:, None]).sum()
+        pairs = labels * self.num_classes + logits.argmax(1)
+        self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.confusion)
+
+    def reduce(self, across: Callable[[Tensor], Tensor]) -> None:
+        """Sum over processes; ``across`` sums one tensor."""
+        self.loss, self.top5, self.confusion = across(self.loss), across(self.top5), across(self.confusion)
+
+    def result(self, expected: int) -> dict[str, Any]:
+        """``count``, ``loss`` (nats), ``top1``, ``top5`` (percent) and ``confusion`` (rows: truth, columns: answer).
+
+        Raises:
+            RuntimeError: the images seen are not the ``expected`` ones in number.
+        """
+        count = int(self.confusion.sum())
+        if count != expected:
+            raise RuntimeError(f"evaluation saw {count} images, but the split holds {expected}")
+        return {
+            "count": count,
+            "loss": self.loss.item() / count,
+            "top1": 100 * int(self.confusion.diagonal().sum()) / count,
+            "top5": 100 * int(self.top5) / count,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    metrics: Metrics,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+    """One pass of ``batches`` (images on the model's device, labels) into ``metrics``, in evaluation mode.
+
+    Returns False if ``interrupted`` said to stop before the end. The model's mode is put back.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for images, labels in batches:
+            if interrupted():
+                return False
+            metrics.add(model(images), labels)
+    finally:
+        model.train(was_training)
+    return True
+
+
+class Running:
+    """Training loss and accuracy since the last logged row, summed on the device, and the first step that went wrong."""
+
+    def __init__(self, device: torch.device) -> None:
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.zeros(3, device=device, dtype=wide)  # loss · images, right answers, images
+        self.grad_norm = torch.zeros((), device=device)
+        self.bad_step = torch.zeros((), device=device, dtype=torch.int64)
+        self.count = 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, grad_norm: Tensor, step: int) -> None:
+        """Count one step: its mean loss, ``logits`` ``[B, classes]``, and the gradient's norm before clipping."""
+        images = len(labels)
+        right = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.to(self.sums.dtype) * images, right, torch.full_like(right, images)])
+        self.grad_norm = grad_norm
+        self.bad_step = torch.where((self.bad_step == 0) & ~torch.isfinite(loss), step, self.bad_step)
+        self.count += images
+
+    def reduce(self, across: Callable[[Tensor], Tensor]) -> None:
+        """Sum over processes; ``across`` sums one tensor."""
+        self.sums = across(self.sums)
+        self.count = int(self.sums[2])
+
+    def means(self) -> dict[str, float]:
+        """``train_loss`` (nats), ``train_acc`` (percent), and ``grad_norm`` of the last step. Waits for the device."""
+        loss, right, images = self.sums.tolist()
+        return {"train_loss": loss / images, "train_acc": 100 * right / images, "grad_norm": float(self.grad_norm)}
+
+    def reset(self) -> None:
+        self.sums.zero_()
+        self.count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "grad_norm": self.grad_norm, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums.copy_(state["sums"])
+        self.grad_norm.copy_(state["grad_norm"])
+        self.count = state["count"]

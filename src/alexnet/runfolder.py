@@ -1,0 +1,98 @@
+"""The run folder: claiming it for a new run or a resumed one, and the config.json that says what ran where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet import hardware
+from alexnet.data.pipeline import Normalization
+from alexnet.data.sources import Source
+from alexnet.recipes import Recipe
+
+__all__ = ["claim", "describe_run", "read_config"]
+
+CONFIG = "config.json"
+# A continued run may differ from its beginning in these: they do not change what is computed.
+FREE = {"max_steps", "save_every", "tracker", "data_dir", "data"}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. FileNotFoundError or ValueError, in one line, where there is none or it is broken."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: not a run folder, it has no {CONFIG}")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    return config
+
+
+def claim(folder: Path, recipe: Recipe, *, resume: bool) -> Path:
+    """Make the folder of a run. ValueError if it holds another run, or, to be resumed, one of another recipe."""
+    if not resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"--out {folder}: already exists; name another, or continue the run in it with --resume")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    if not folder.is_dir():
+        raise ValueError(f"--resume: {folder} does not exist; name the run's folder with --out")
+    if (folder / CONFIG).is_file():
+        before = read_config(folder)["recipe"]
+        for name, value in dataclasses.asdict(recipe).items():
+            if name not in FREE and before.get(name) != value:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"--resume: {folder} was started with {flag} {before.get(name)}, not {value}")
+    return folder
+
+
+def describe_run(
+    folder: Path | None,
+    recipe: Recipe,
+    source: Source,
+    norm: Normalization,
+    device: torch.device,
+    kinds: dict[str, Any],
+) -> dict[str, Any]:
+    """The whole of what decides the run, written to config.json where ``folder`` is given."""
+    config = {
+        "recipe": dataclasses.asdict(recipe),
+        "seed": recipe.seed,
+        "data": {
+            "spec": recipe.data,
+            "name": source.name,
+            "train": len(source.train),
+            "val": len(source.val),
+            "val_split": source.val_split,
+        },
+        "classes": list(source.classes),
+        "normalization": dataclasses.asdict(norm),
+        **kinds,
+        "hardware": hardware.describe(device),
+        "versions": hardware.versions(),
+        "commit": git_commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    if folder is not None:
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    return config
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree this package runs from, with ``+`` where files differ; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() or None
