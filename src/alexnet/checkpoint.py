@@ -1,7 +1,7 @@
 """Files that hold a model: ``last.ckpt`` to resume from, ``.safetensors`` for the weights alone.
 
-Every file is written beside its final name, flushed to the disk and renamed over it: killed at any moment, a folder holds
-the old file or the new one, whole. Nothing is unpickled that could run code.
+Every file is written beside its final name, flushed to the disk and renamed over it: killed at any moment, a folder
+holds the old file or the new one, whole. Nothing is unpickled that could run code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alexnet.data.pipeline import Normalization
@@ -116,7 +116,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], card: ModelCard, **note
     """Write a state dict as safetensors, with ``card`` and ``notes`` in its metadata."""
     metadata = {"format": FORMAT, "card": card.to_json(), **notes}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_atomically(path, lambda file: file.write_bytes(save(tensors, metadata)) and None)
+    write_atomically(path, lambda file: save_file(tensors, file, metadata))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:

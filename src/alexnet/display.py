@@ -27,8 +27,9 @@ class Display:
     def due(self) -> bool:
         return time.monotonic() - self.shown >= (BAR_EVERY if self.bar is not None else PLAIN_EVERY)
 
-    def show(self, step: int, loss: float, accuracy: float, images_per_sec: float) -> None:
-        """Bring the bar to ``step``, or print a line."""
+    def show(self, step: int, train: Mapping[str, float], seconds: float) -> None:
+        """Bring the bar to ``step``, or print a line: the running figures ``train``, taken over ``seconds``."""
+        loss, accuracy, images_per_sec = train["train_loss"], train["train_acc"], train["images"] / seconds
         self.shown = time.monotonic()
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.1f}%, {images_per_sec:.0f} images/s")

@@ -77,14 +77,13 @@ def evaluate(
 
 
 class Running:
-    """Training loss and accuracy since the last logged row, summed on the device, and the first step that went wrong."""
+    """Training loss and accuracy since the last logged row, summed on the device, and the first step gone wrong."""
 
     def __init__(self, device: torch.device) -> None:
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.zeros(3, device=device, dtype=wide)  # loss · images, right answers, images
         self.grad_norm = torch.zeros((), device=device)
         self.bad_step = torch.zeros((), device=device, dtype=torch.int64)
-        self.count = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, grad_norm: Tensor, step: int) -> None:
         """Count one step: its mean loss, ``logits`` ``[B, classes]``, and the gradient's norm before clipping."""
@@ -93,26 +92,26 @@ class Running:
         self.sums += torch.stack([loss.to(self.sums.dtype) * images, right, torch.full_like(right, images)])
         self.grad_norm = grad_norm
         self.bad_step = torch.where((self.bad_step == 0) & ~torch.isfinite(loss), step, self.bad_step)
-        self.count += images
 
-    def reduce(self, across: Callable[[Tensor], Tensor]) -> None:
-        """Sum over processes; ``across`` sums one tensor."""
-        self.sums = across(self.sums)
-        self.count = int(self.sums[2])
+    def read(self, across: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """``train_loss`` (nats), ``train_acc`` (percent), ``grad_norm`` of the last step and the number of ``images``.
 
-    def means(self) -> dict[str, float]:
-        """``train_loss`` (nats), ``train_acc`` (percent), and ``grad_norm`` of the last step. Waits for the device."""
-        loss, right, images = self.sums.tolist()
-        return {"train_loss": loss / images, "train_acc": 100 * right / images, "grad_norm": float(self.grad_norm)}
+        ``across`` sums a tensor over processes. Waits for the device.
+        """
+        loss, right, images = across(self.sums).tolist()
+        return {
+            "train_loss": loss / images,
+            "train_acc": 100 * right / images,
+            "grad_norm": float(self.grad_norm),
+            "images": images,
+        }
 
     def reset(self) -> None:
         self.sums.zero_()
-        self.count = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "grad_norm": self.grad_norm, "count": self.count}
+    def state_dict(self, across: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        return {"sums": across(self.sums), "grad_norm": self.grad_norm}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.sums.copy_(state["sums"])
-        self.grad_norm.copy_(state["grad_norm"])
-        self.count = state["count"]
+        self.grad_norm = state["grad_norm"].to(self.sums.device)

@@ -33,7 +33,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     if device.type == "cpu":
-        features = getattr(torch.cpu, "get_capabilities", dict)()
+        features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return "bf16" if any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16")) else "fp32"
     return "fp32"
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from alexnet.card import ModelCard
+from alexnet.hub import PretrainedMixin
 from alexnet.lrn import local_response_norm
 
 __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "Variant"]
@@ -131,7 +133,7 @@ INITS: Mapping[str, Init] = {
 }
 
 
-class AlexNet_2012(nn.Module):
+class AlexNet_2012(nn.Module, PretrainedMixin):
     """AlexNet (2012): five convolutions, response normalisation, three fully connected layers.
 
     Args:
@@ -144,12 +146,16 @@ class AlexNet_2012(nn.Module):
 
     ``features`` ends at ``[N, 256, 6, 6]``; ``classifier`` takes it flattened to ``[N, 9216]``.
 
+    ``card`` says what the weights were trained on and for which input; None for fresh weights. ``from_pretrained``,
+    ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's.
+
     Raises:
         ValueError: an unknown variant or initialisation, fewer than one class, or an input of another shape or dtype.
     """
 
     def __init__(self, num_classes: int = 10, variant: str = "classic", init: str | None = None) -> None:
         super().__init__()
+        self.card: ModelCard | None = None
         if num_classes < 1:
             raise ValueError(f"num_classes: {num_classes}; allowed: 1 or more")
         self.variant = VARIANTS[_known("variant", variant, VARIANTS)]
@@ -166,6 +172,7 @@ class AlexNet_2012(nn.Module):
             std = rule.std_of.get(name, rule.std)
             fan_in = layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in) if std is None else std)
+            assert layer.bias is not None  # every layer has one
             nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
 
     def weight_layers(self) -> Iterable[tuple[str, nn.Conv2d | nn.Linear]]:
@@ -192,7 +199,8 @@ class AlexNet_2012(nn.Module):
             raise ValueError(f"AlexNet_2012 ({self.variant.name}): expected {allowed}, got {list(images.shape)}")
         if not images.is_floating_point():
             raise ValueError(
-                f"AlexNet_2012: expected floating-point images (0..255 minus the mean, or standardised), got {images.dtype}"
+                "AlexNet_2012: expected floating-point images (0..255 minus the mean, or standardised), "
+                f"got {images.dtype}"
             )
 
 

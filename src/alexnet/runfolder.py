@@ -7,16 +7,15 @@ import json
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from alexnet import hardware
-from alexnet.data.pipeline import Normalization
-from alexnet.data.sources import Source
 from alexnet.recipes import Recipe
 
-__all__ = ["claim", "describe_run", "read_config"]
+if TYPE_CHECKING:
+    from alexnet.session import Session
+
+__all__ = ["claim", "describe_run", "read_config", "write_config"]
 
 CONFIG = "config.json"
 # A continued run may differ from its beginning in these: they do not change what is computed.
@@ -53,36 +52,35 @@ def claim(folder: Path, recipe: Recipe, *, resume: bool) -> Path:
     return folder
 
 
-def describe_run(
-    folder: Path | None,
-    recipe: Recipe,
-    source: Source,
-    norm: Normalization,
-    device: torch.device,
-    kinds: dict[str, Any],
-) -> dict[str, Any]:
-    """The whole of what decides the run, written to config.json where ``folder`` is given."""
-    config = {
-        "recipe": dataclasses.asdict(recipe),
-        "seed": recipe.seed,
+def describe_run(s: Session) -> dict[str, Any]:
+    """The whole of what decides a run, for config.json and the tracker."""
+    return {
+        "recipe": dataclasses.asdict(s.recipe),
+        "seed": s.recipe.seed,
         "data": {
-            "spec": recipe.data,
-            "name": source.name,
-            "train": len(source.train),
-            "val": len(source.val),
-            "val_split": source.val_split,
+            "spec": s.recipe.data,
+            "name": s.source.name,
+            "train": len(s.source.train),
+            "val": len(s.source.val),
+            "val_split": s.source.val_split,
         },
-        "classes": list(source.classes),
-        "normalization": dataclasses.asdict(norm),
-        **kinds,
-        "hardware": hardware.describe(device),
+        "classes": list(s.source.classes),
+        "normalization": dataclasses.asdict(s.card.normalization),
+        "device": s.device.type,
+        "precision": "bf16" if s.accelerator.mixed_precision == "bf16" else "fp32",
+        "loader": s.batches.kind,
+        "compiled": s.compiled,
+        "processes": s.accelerator.num_processes,
+        "hardware": hardware.describe(s.device),
         "versions": hardware.versions(),
         "commit": git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    if folder is not None:
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    return config
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.json into the run folder."""
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def git_commit() -> str | None:

@@ -95,7 +95,7 @@ class Tracking:
 
 
 def start(
-    name: str, folder: Path, config: dict[str, Any], *, resume_step: int | None = None, say: Say = print
+    name: str | None, folder: Path, config: dict[str, Any], *, resume_step: int | None = None, say: Say = print
 ) -> Tracking:
     """Opens a run's record in ``folder``, with the tracker ``name`` (one of :data:`TRACKERS`) behind it.
 
@@ -105,6 +105,7 @@ def start(
     they carry the same step and the same values.
 
     Args:
+        name: None records nothing, not even the file: for every process of a run but the first.
         config: the whole recipe and what goes with it, JSON values; shown as the run's configuration.
         say: receives the one line that tells where to look, and the one that tells of a failing tracker.
 
@@ -112,6 +113,8 @@ def start(
         ValueError: an unknown tracker, or one whose package is not installed.
         OSError: ``metrics.jsonl`` cannot be written.
     """
+    if name is None:
+        return Tracking(Path(os.devnull), "none", _Nothing, say)
     folder = Path(folder)
     _check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -265,8 +268,10 @@ def _start_wandb(folder: Path, config: dict[str, Any], *, resume: bool, first: i
             return _Wandb(run, first)
         except Exception as error:
             why = f"no answer ({_one_line(error, 120)})"
-            # The service still holds the id of a run that failed to start; a fresh service gives it back.
-            wandb.teardown()
+            # The service still holds the id of the run that failed to start; a fresh service gives it back.
+            # Not where the caller has a run of its own on that service: ours then fails below, told in one line.
+            if wandb.run is None:
+                wandb.teardown()
     run = wandb.init(mode="offline", **options)
     place = shlex.quote(str(folder / "wandb"))
     send = "wandb login && wandb sync" if why == "not logged in" else "wandb sync"
@@ -307,8 +312,9 @@ def _wandb_options(folder: Path, config: dict[str, Any], resume: bool) -> dict[s
 
 def _wandb_id(path: Path, resume: bool) -> str:
     """The run's id, kept in the folder so that a resumed run is the same wandb run."""
-    if resume and path.exists():
-        return path.read_text(encoding="utf-8").strip()
+    kept = path.read_text(encoding="utf-8").strip() if resume and path.exists() else ""
+    if kept:
+        return kept
     name = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name + "\n", encoding="utf-8")

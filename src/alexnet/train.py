@@ -17,24 +17,22 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import Tensor, nn
-from torch.nn import functional as F
+import torch.nn.functional as F
+from torch import Tensor
 
 from alexnet import hardware, plots, tracking
-from alexnet.checkpoint import BEST, LAST, ModelCard, load_checkpoint, save_checkpoint, save_weights
+from alexnet.checkpoint import LAST
 from alexnet.data import pipeline, sources
 from alexnet.display import Display
-from alexnet.evaluate import Metrics, Running, evaluate
-from alexnet.model import AlexNet_2012
+from alexnet.doctor import remedies
+from alexnet.evaluate import Metrics, evaluate
 from alexnet.recipes import Recipe
-from alexnet.runfolder import claim, describe_run
+from alexnet.runfolder import claim, describe_run, write_config
+from alexnet.session import Session, open_session
 
 __all__ = ["Result", "TrainingError", "cosine", "run"]
 
@@ -54,23 +52,6 @@ class Result:
     """``val_acc`` and ``step`` of the best validation. Picked on the validation images, so not a result."""
     stopped_by: int | None = None
     """The signal that ended the run early, if one did."""
-
-
-@dataclass
-class Progress:
-    """Where a run is. With the weights, the optimiser and the random states, all that resuming needs."""
-
-    step: int = 0
-    logged: int = 0
-    """The last step with a logged row."""
-    best_acc: float = -1.0
-    best_step: int = 0
-    warned: bool = False
-    seconds: float = 0.0
-    """Spent on steps since the last full row, validation left out; and waiting for data within them."""
-    waited: float = 0.0
-    row: dict[str, float] = field(default_factory=dict)
-    """The last full row."""
 
 
 def cosine(step: int, total: int, lr: float) -> float:
@@ -98,166 +79,128 @@ def run(
     if data is not None:
         recipe = dataclasses.replace(recipe, data=data)
 
-    # --- the machine and the data
     hardware.keep_freed_memory()
     device = hardware.pick_device(recipe.device)
-    precision = hardware.pick_precision(recipe.precision, device)
     source = sources.load(recipe.data, recipe.data_dir)
     folder = claim(Path(out) if out else Path("runs") / recipe.name, recipe, resume=resume)
-    accelerator = _accelerator(device, precision)
-    device, main = accelerator.device, accelerator.is_main_process
-
-    # --- the network
-    torch.manual_seed(recipe.seed)
-    net = AlexNet_2012(len(source.classes), recipe.variant, recipe.init)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    norm = pipeline.normalization(recipe.input_scale, source.train)
-    card = ModelCard(recipe.variant, source.classes, norm, source.name)
-    share = pipeline.Share(accelerator.process_index, accelerator.num_processes)
-    batches = pipeline.open_batches(source, recipe, norm, net.variant.image_sizes[0], device, share)
-    compiled = _compile(net, recipe, device)
-    optimizer = torch.optim.SGD(
-        net.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
-    model, optimizer = accelerator.prepare(net, optimizer)
-    torch.manual_seed(recipe.seed + share.rank)  # dropout differs between processes
-
-    # --- where the run stands
-    progress, running = Progress(), Running(device)
+    s = open_session(recipe, folder, source, device)
     if resume and (folder / LAST).is_file():
-        progress = _restore(folder / LAST, net, optimizer, running)
-    total = recipe.epochs * batches.steps_per_epoch
-    last_step = min(total, recipe.max_steps or total)
-    unsaved_best: dict[str, Tensor] | None = None
-    display = Display(last_step, progress.step, quiet=quiet or not main)
-    kinds = {"precision": precision, "loader": batches.kind, "compiled": compiled, "processes": share.world}
-    config = describe_run(folder if main else None, recipe, source, norm, device, kinds)
+        s.restore()
+    main = s.accelerator.is_main_process
+    display = Display(s.last_step, s.progress.step, quiet=quiet or not main)
+    config = describe_run(s)
+    if main:
+        write_config(folder, config)
     tracker = tracking.start(
-        recipe.tracker if main else "none",
+        recipe.tracker if main else None,
         folder,
         config,
-        resume_step=progress.step if resume else None,
+        resume_step=s.progress.step if resume else None,
         say=display.line,
     )
-    display.line(
-        f"{recipe.name}: {source.name}, {len(source.train):,} training and {len(source.val):,} validation images\n"
-        f"{device.type}, {precision}, {batches.kind} data{', compiled' if compiled else ''}; "
-        f"steps {progress.step} to {last_step} of {total}; {folder}"
-    )
+    display.line(_headline(s, config))
+    try:
+        with _signals() as stopped, contextlib.closing(display):
+            _loop(s, tracker, display, stopped)
+            stopped_by = stopped()
+    except BaseException:
+        tracker.finish({}, "failed")
+        raise
 
-    def save() -> None:
-        nonlocal unsaved_best
-        _check_finite(running, progress, recipe)
-        if not main:
-            return
-        if unsaved_best is not None:
-            notes = {"step": str(progress.best_step), "val_acc": f"{progress.best_acc:.4f}"}
-            save_weights(folder / BEST, unsaved_best, card, **notes)
-            unsaved_best = None
-        state = {
-            "model": net.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "progress": dataclasses.asdict(progress),
-            "running": running.state_dict(),
-            "random": _random_states(device),
-        }
-        save_checkpoint(folder / LAST, state, card)
-
-    saved_at = time.monotonic()
-    feed = _stream(batches, progress.step)
-    model.train()
-    with _signals() as stopped, contextlib.closing(display):
-        while True:
-            step = progress.step
-
-            # --- every so many steps, and at an epoch's end: validate and log a row
-            full, epoch_end = step % recipe.val_every == 0 or step == last_step, step % batches.steps_per_epoch == 0
-            if step > progress.logged and (full or epoch_end):
-                _check_finite(running, progress, recipe)
-                metrics = Metrics(len(source.classes), device)
-                if not evaluate(model, batches.val(), metrics, interrupted=stopped):
-                    break  # resuming starts with this row
-                metrics.reduce(accelerator.reduce)
-                scores = metrics.result(expected=len(source.val))
-                row: dict[str, float] = {"step": step, "epoch": step / batches.steps_per_epoch}
-                if full:
-                    running.reduce(accelerator.reduce)
-                    row |= running.means() | {"val_loss": scores["loss"], "val_acc": scores["top1"]}
-                if epoch_end:
-                    row["epoch_val_acc"] = scores["top1"]
-                if full:
-                    row |= {
-                        "lr": cosine(step - 1, total, recipe.lr),
-                        "images_per_sec": running.count / progress.seconds,
-                        "data_wait_pct": 100 * progress.waited / progress.seconds,
-                    }
-                    progress.row, progress.seconds, progress.waited = row, 0.0, 0.0
-                    running.reset()
-                    _warn_of_plateau(progress, recipe, len(source.classes), display.line)
-                if scores["top1"] > progress.best_acc:
-                    progress.best_acc, progress.best_step = scores["top1"], step
-                    unsaved_best = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
-                progress.logged = step
-                tracker.log(row)
-                display.row(row)
-            if step == last_step or stopped():
-                break
-
-            # --- one step
-            began = time.perf_counter()
-            images, labels = next(feed)
-            progress.waited += time.perf_counter() - began
-            for group in optimizer.param_groups:
-                group["lr"] = cosine(step, total, recipe.lr)
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels)
-            accelerator.backward(loss)
-            grad_norm = accelerator.clip_grad_norm_(net.parameters(), recipe.clip_norm or math.inf)
-            optimizer.step()
-            optimizer.zero_grad()
-            progress.step = step + 1
-            running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
-            progress.seconds += time.perf_counter() - began
-
-            # --- tell, and save by the clock
-            if display.due():
-                _check_finite(running, progress, recipe)
-                means = running.means()
-                display.show(progress.step, means["train_loss"], means["train_acc"], running.count / progress.seconds)
-            if time.monotonic() - saved_at >= 60 * recipe.save_every:
-                save()
-                saved_at = time.monotonic()
-        save()
-
-    best = {"val_acc": progress.best_acc, "step": progress.best_step}
-    final = progress.row if progress.row.get("step") == progress.step else {}
-    tracker.finish(
-        final | {f"best_{name}": value for name, value in best.items()}, "stopped" if stopped() else "finished"
-    )
+    best = {"val_acc": s.progress.best_acc, "step": s.progress.best_step}
+    final = s.progress.row if s.progress.row.get("step") == s.progress.step else {}
+    summary = final | {f"best_{name}": value for name, value in best.items()}
+    tracker.finish(summary, "stopped" if stopped_by else "finished")
     if main:
         plots.curves(folder)
-    return Result(folder, final, best, stopped())
+    return Result(folder, final, best, stopped_by)
 
 
-def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    # Accelerate keeps its choices for the whole process; a second run in it may choose otherwise.
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Callable[[], int | None]) -> None:
+    recipe, progress, running, sum_up = s.recipe, s.progress, s.running, s.accelerator.reduce
+    feed = _stream(s.batches, progress.step)
+    saved_at, stop = time.monotonic(), False
+    s.model.train()
+    while True:
+        step = progress.step
+
+        # --- every so many steps, and at an epoch's end: validate and log a row
+        full = step % recipe.val_every == 0 or step == s.last_step
+        epoch_end = step % s.batches.steps_per_epoch == 0
+        if step > progress.logged and (full or epoch_end):
+            _check_finite(s)
+            scores = _validate(s, stopped)
+            if scores is None:
+                break  # by a signal; resuming starts with this row
+            row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
+            if full:
+                train = running.read(sum_up)
+                seen = train.pop("images")
+                row |= train | {"val_loss": scores["loss"], "val_acc": scores["top1"]}
+                row["lr"] = cosine(step - 1, s.total_steps, recipe.lr)
+                row["images_per_sec"] = seen / progress.seconds
+                row["data_wait_pct"] = 100 * progress.waited / progress.seconds
+                if step % recipe.val_every == 0:  # a row at --max-steps leaves the sums to the run's continuation
+                    running.reset()
+                    progress.seconds = progress.waited = 0.0
+            if epoch_end:
+                row["epoch_val_acc"] = scores["top1"]
+            tracker.log(row)
+            display.row(row)
+            s.keep_if_best(scores["top1"])
+            progress.logged = step
+            if full:
+                progress.row = row
+                _warn_of_plateau(s, display.line)
+        if step == s.last_step or stop:
+            break
+
+        # --- one step
+        began = time.perf_counter()
+        images, labels = next(feed)
+        progress.waited += time.perf_counter() - began
+        for group in s.optimizer.param_groups:
+            group["lr"] = cosine(step, s.total_steps, recipe.lr)
+        logits = s.model(images)
+        loss = F.cross_entropy(logits, labels)
+        s.accelerator.backward(loss)
+        grad_norm = s.accelerator.clip_grad_norm_(s.net.parameters(), recipe.clip_norm or math.inf)
+        s.optimizer.step()
+        s.optimizer.zero_grad()
+        progress.step = step + 1
+        running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
+        progress.seconds += time.perf_counter() - began
+
+        # --- show, and save by the clock
+        if display.due():
+            _check_finite(s)
+            display.show(progress.step, running.read(lambda own: own), progress.seconds)
+        stop, save = s.agree(stopped() is not None, time.monotonic() - saved_at >= 60 * recipe.save_every)
+        if save:
+            _check_finite(s)
+            s.save()
+            saved_at = time.monotonic()
+    _check_finite(s)
+    s.save()
 
 
-def _compile(net: nn.Module, recipe: Recipe, device: torch.device) -> bool:
-    wanted = device.type == "cuda" if recipe.compile is None else recipe.compile
-    if wanted and not hardware.can_compile(device):
-        print("torch.compile: no C++ compiler found; running without it")
-        return False
-    if wanted:
-        net.compile()
-    return wanted
+def _validate(s: Session, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
+    """One pass over the validation images; None if a signal cut it short (one process alone may do that)."""
+    metrics = Metrics(s.card.num_classes, s.device)
+    alone = s.accelerator.num_processes == 1
+    if not evaluate(s.model, s.batches.val(), metrics, lambda: alone and stopped() is not None):
+        return None
+    metrics.reduce(s.accelerator.reduce)
+    return metrics.result(expected=len(s.source.val))
+
+
+def _headline(s: Session, config: dict[str, Any]) -> str:
+    images = f"{len(s.source.train):,} training and {len(s.source.val):,} validation images"
+    how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
+    if s.recipe.compile and not s.compiled:
+        how += ", not compiled: no C++ compiler found"
+    steps = f"steps {s.progress.step} to {s.last_step} of {s.total_steps}"
+    return f"{s.recipe.name}: {s.source.name}, {images}\n{how}; {steps}; {s.folder}"
 
 
 def _stream(batches: pipeline.Batches, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -266,24 +209,6 @@ def _stream(batches: pipeline.Batches, step: int) -> Iterator[tuple[Tensor, Tens
     while True:
         yield from batches.train(epoch, place)
         epoch, place = epoch + 1, 0
-
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _restore(path: Path, net: nn.Module, optimizer: Any, running: Running) -> Progress:
-    state = load_checkpoint(path)
-    net.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    running.load_state_dict(state["running"])
-    torch.set_rng_state(state["random"]["cpu"])
-    if "cuda" in state["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random"]["cuda"])
-    return Progress(**state["progress"])
 
 
 @contextlib.contextmanager
@@ -305,25 +230,26 @@ def _signals() -> Iterator[Callable[[], int | None]]:
             signal.signal(number, handler)
 
 
-def _check_finite(running: Running, progress: Progress, recipe: Recipe) -> None:
+def _check_finite(s: Session) -> None:
     """TrainingError where a step's loss was NaN or infinite. Waits for the device."""
-    if not (step := int(running.bad_step)):
+    if not (step := int(s.running.bad_step)):
         return
-    row = progress.row
+    row = s.progress.row
     last = f"at step {row['step']} train_loss was {row['train_loss']:.3f}" if row else "no row was logged before"
     raise TrainingError(
-        f"the loss became NaN or infinite at step {step}; {last}, grad_norm {float(running.grad_norm):.3g} at the last step. "
-        f"Try a lower --lr (it was {recipe.lr:g}), --clip-norm 1, --precision fp32, or --init he with --input-scale imagenet"
+        f"the loss became NaN or infinite at step {step}; {last}, and the last gradient's norm is "
+        f"{float(s.running.grad_norm):.3g}. "
+        f"Try a lower --lr (it was {s.recipe.lr:g}), --clip-norm 1 or --precision fp32"
     )
 
 
-def _warn_of_plateau(progress: Progress, recipe: Recipe, classes: int, say: Callable[[str], None]) -> None:
+def _warn_of_plateau(s: Session, say: Callable[[str], None]) -> None:
     """Say once, from step 200 on, that the loss has not left the plateau of guessing, and why that may be."""
-    if progress.warned or progress.step < 200 or progress.row["train_loss"] < math.log(classes) - 0.05:
+    guessing, loss = math.log(s.card.num_classes), s.progress.row["train_loss"]
+    if s.progress.warned or s.progress.step < 200 or loss < guessing - 0.05:
         return
-    progress.warned = True
+    s.progress.warned = True
     say(
-        f"warning: after {progress.step} steps the loss is {progress.row['train_loss']:.3f}, no better than guessing "
-        f"(ln {classes} = {math.log(classes):.3f}). Likely cause: {recipe.init!r} initialisation on {recipe.input_scale!r} "
-        "input; N(0, 0.01) weights are made for raw pixels. Remedies: --input-scale raw, or --init he"
+        f"warning: after {s.progress.step} steps the loss is {loss:.3f}, no better than guessing (ln "
+        f"{s.card.num_classes} = {guessing:.3f}). Likely cause: {remedies(s.recipe)}"
     )

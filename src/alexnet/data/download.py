@@ -54,6 +54,8 @@ def fetch(
         DownloadError: no connection, an error status, or a wrong checksum (the part is then deleted).
         OSError: the disk is full or may not be written.
     """
+    if _matches(target, algorithm, digest):
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     while True:

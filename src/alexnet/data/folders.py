@@ -108,23 +108,21 @@ def read_table(parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, A
     """
     import pyarrow as pa
 
-    title, first = parts[0]
-    image, label = _columns(title, first.schema, features)
-    chunks = [chunk for _, table in parts for chunk in table.column(image).chunks]
-    labels = []
+    images, labels, names = [], [], None
     for title, table in parts:
+        image, label = _columns(title, table.schema, features)
         column = table.column(label)
         if not pa.types.is_integer(column.type) or column.null_count:
             what = f"{column.null_count} of its rows are empty" if column.null_count else f"it holds {column.type}"
             raise ValueError(f"{title}: the column '{label}' must hold integers, but {what}")
         labels.append(column.to_numpy().astype(np.int64))
-    starts = np.cumsum([0] + [len(part) for part in labels])
-    store = Encoded(
-        pa.chunked_array(chunks, first.schema.field(image).type),
-        tuple(starts[:-1].tolist()),
-        tuple(t for t, _ in parts),
-    )
-    names = _kind(features, label).get("names")
+        images.append(table.column(image))
+        if images[-1].type != images[0].type:
+            raise ValueError(f"{title}: the column '{image}' is not of the same type as in {parts[0][0]}")
+        names = _kind(features, label).get("names")
+    column = pa.chunked_array([chunk for part in images for chunk in part.chunks], images[0].type)
+    starts = np.cumsum([0] + [len(part) for part in labels[:-1]]).tolist()
+    store = Encoded(column, tuple(starts), tuple(title for title, _ in parts))
     return Table(store, np.concatenate(labels), tuple(names) if names else None)
 
 
@@ -158,10 +156,9 @@ def from_tables(spec: str, name: str, train: Table, val: Table | None, val_split
     Raises:
         ValueError: the two splits do not have the same classes.
     """
-    names = train.names
-    if val and val.names != names:
-        ours, theirs = (set(table.names or ()) for table in (train, val))
-        difference = some(sorted(ours ^ theirs)) or "their order"
+    names = train.names or (val and val.names)
+    if val and train.names and val.names and train.names != val.names:
+        difference = some(sorted(set(train.names) ^ set(val.names))) or "their order"
         raise ValueError(f"{name}: train and {val_split} must have the same classes; they differ in {difference}")
     numbers = np.arange(len(names)) if names else np.unique(train.labels)
 

@@ -78,10 +78,8 @@ def _reason(source: str | Path | bytes, error: Exception) -> str:
     """Why opening failed, in words for the person whose image it is."""
     if isinstance(error, ImageError):
         return str(error)
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, PermissionError):
-        return "permission denied"
+    if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have none
+        return error.strerror[:1].lower() + error.strerror[1:]
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large: the limit is {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):

@@ -6,9 +6,10 @@ the epoch and its place, so a run resumed in the middle of an epoch sees exactly
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ SCALE = (0.8, 1.0)  # of RandomResizedCrop's area
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
 RESIDENT_SIDE = 96  # larger images make the table of matrices larger than the images
 RESIDENT_BYTES = 2 << 30
-WORKERS = 4
+WORKERS = min(4, os.cpu_count() or 1)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -121,8 +122,11 @@ def open_batches(
         raise ValueError(
             f"--batch-size {recipe.batch_size}: {source.name} has only {len(source.train)} training images"
         )
-    if recipe.batch_size < share.world:
-        raise ValueError(f"--batch-size {recipe.batch_size}: fewer than the {share.world} processes")
+    last = len(source.train) % recipe.batch_size or recipe.batch_size
+    if last < share.world:
+        raise ValueError(
+            f"--batch-size {recipe.batch_size}: an epoch's last batch has {last} images for {share.world} processes"
+        )
     why_not = not_resident(source)
     if recipe.loader == "resident" and why_not:
         raise ValueError(f"--loader resident: {why_not}; allowed: auto or workers")
@@ -230,7 +234,11 @@ class WorkerBatches:
         self.device, self.count = device, len(source.train)
         self.steps_per_epoch = -(-self.count // recipe.batch_size)
         self.sampler = _EpochSampler(self.count, recipe.batch_size, recipe.seed, share)
-        options = {"num_workers": WORKERS, "persistent_workers": True, "pin_memory": device.type == "cuda"}
+        options: dict[str, Any] = {
+            "num_workers": WORKERS,
+            "persistent_workers": True,
+            "pin_memory": device.type == "cuda",
+        }
         self.train_loader = DataLoader(
             _Transformed(source.train, TrainTransform(size, norm, flip)), batch_sampler=self.sampler, **options
         )

@@ -9,8 +9,8 @@ one pair of matrices an image, chosen by the crop's box. A batch is two batched 
 no worker process and no image ever resized twice. The rows of V and H sum to 1, so the images are normalised while
 they are small: V·(x − m)·Hᵀ = V·x·Hᵀ − m.
 
-Differences from the PIL chain: PIL rounds to 8 bits after each pass, this does not; for the same boxes and flips the two
-stay within 2/255 of each other (tests/data/test_resident.py).
+Differences from the PIL chain: PIL rounds to 8 bits after each pass, this does not; for the same boxes and flips the
+two stay within 2/255 of each other (tests/data/test_resident.py).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["Boxes", "CropMatrices", "draw_boxes", "resampling_matrix"]
 def resampling_matrix(source: int, target: int) -> Tensor:
     """The matrix ``[target, source]`` of bilinear resizing with antialiasing, float64; its rows sum to 1.
 
-    PIL's and torchvision's definition: a triangle around each target pixel's centre, as wide as a target pixel where the
-    image shrinks and as wide as a source pixel where it grows, cut at the borders and normalised.
+    PIL's and torchvision's definition: a triangle around each target pixel's centre, as wide as a target pixel where
+    the image shrinks and as wide as a source pixel where it grows, cut at the borders and normalised.
     """
     scale = source / target
     centre = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
@@ -71,7 +71,7 @@ def draw_boxes(
     aspect = torch.exp(low + (high - low) * uniform[..., 1])
     width = torch.round(torch.sqrt(area * aspect)).long()
     height = torch.round(torch.sqrt(area / aspect)).long()
-    fits = (0 < width) & (width <= side) & (0 < height) & (height <= side)
+    fits = (width > 0) & (width <= side) & (height > 0) & (height <= side)
     first = fits.long().argmax(1, keepdim=True)
     none = ~fits.any(1)
     width = width.gather(1, first)[:, 0].masked_fill(none, side)

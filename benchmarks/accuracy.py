@@ -1,0 +1,94 @@
+"""Train recipes over seeds and keep one record a run.
+
+    python benchmarks/accuracy.py classic reference --seeds 0 1 2 --data FOLDER [--max-steps N] [flags of the recipe]
+
+A record is results/accuracy-RECIPE-LABEL-sSEED.json: the recipe, every logged row, the last row as the result, the
+hardware and the versions. Nothing is picked: the result is the last step's, whatever came before. A run whose record exists is
+not run again; a run folder that was interrupted is resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import time
+from pathlib import Path
+
+from alexnet import recipes, train
+from alexnet.checkpoint import write_atomically
+from alexnet.runfolder import read_config
+from alexnet.tracking import read_rows
+
+
+def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Path:
+    """Train once, or go on where a run stopped, and write its record."""
+    name = f"{recipe.name}-{label}-s{recipe.seed}"
+    path = results / f"accuracy-{name}.json"
+    if path.exists():
+        return path
+    began = time.time()
+    result = train.run(recipe, out=runs / name, resume=(runs / name).is_dir())
+    if result.stopped_by:
+        raise KeyboardInterrupt
+    config = read_config(runs / name)
+    record = {
+        "kind": "accuracy",
+        "command": command(recipe),
+        "data": config["data"],
+        "recipe": dataclasses.asdict(recipe) | {"data": config["data"]["name"], "data_dir": ""},
+        "steps": result.final["step"],
+        "final": result.final,
+        "wall_seconds": round(time.time() - began, 1),
+        **{key: config[key] for key in ("device", "precision", "loader", "compiled", "hardware", "versions", "commit")},
+        "date": config["started"][:10],
+        "rows": read_rows(runs / name),
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    text = re.sub(r"\{\s+(\"step\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)  # a row a line
+    write_atomically(path, lambda file: file.write_text(text + "\n") and None)
+    return path
+
+
+def command(recipe: recipes.Recipe) -> str:
+    """The command line that trains ``recipe``, with a placeholder for the data's place."""
+    base = recipes.RECIPES[recipe.name]()
+    parts = ["alexnet train", recipe.name]
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.name in ("name", "data_dir") or value == getattr(base, field.name):
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(flag if value else "--no-" + flag[2:])
+        else:
+            parts += [flag, "FOLDER" if field.name == "data" else str(value)]
+    return " ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+", choices=sorted(recipes.RECIPES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--plain", action="store_true", help="worker processes, float32, not compiled")
+    parser.add_argument("--label", default="", help="distinguishes records of one recipe, such as gpu or cpu-1-epoch")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--tracker", default="none", choices=["wandb", "trackio", "tensorboard", "none"])
+    args = parser.parse_args()
+    changes = {"data": args.data, "max_steps": args.max_steps, "tracker": args.tracker}
+    if args.plain:
+        changes |= {"loader": "workers", "precision": "fp32", "compile": False}
+    label = "-".join(filter(None, [args.label, "plain" if args.plain else ""])) or "run"
+    for seed in args.seeds:
+        for name in args.recipes:
+            path = measure(recipes.RECIPES[name](seed=seed, **changes), args.runs, args.results, label)
+            final = json.loads(path.read_text())["final"]
+            print(f"{path}: step {final['step']}, val_acc {final['val_acc']:.2f}%", flush=True)
+
+
+if __name__ == "__main__":
+    main()

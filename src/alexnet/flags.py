@@ -1,0 +1,233 @@
+"""The command line of ``alexnet``: which commands and flags there are, and what a wrong one is told.
+
+Only the standard library and the recipes are imported, so ``alexnet --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from alexnet import __version__
+from alexnet.recipes import RECIPES, Recipe, choices_of, field_docs, field_types
+
+__all__ = ["UsageError", "parse", "recipe_from"]
+
+VIEWS = ("center", "ten-crop")
+FORMATS = ("onnx", "safetensors", "torchscript")
+_METAVARS = {"data": "SPEC", "data_dir": "DIR", "save_every": "MINUTES"}
+
+
+class UsageError(Exception):
+    """The command line is wrong. The message names the flag, the value and what is allowed."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self._negative_number_matcher = re.compile(r"-[\d.]")  # argparse's own takes -1e-3 for a flag
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command; ``command`` is its name. No words at all are taken for ``--help``.
+
+    Of the recipe's fields, ``train`` and ``doctor`` have those that were given.
+
+    Raises:
+        UsageError: an unknown command or flag, or a value that is not allowed.
+        SystemExit: after ``--help`` and ``--version``.
+    """
+    argv = list(argv) or ["--help"]
+    parser = _Parser(
+        prog="alexnet",
+        description="AlexNet (2012): train it, watch it, evaluate it, use it.",
+        epilog="start here:\n  alexnet train quickstart",
+    )
+    parser.add_argument("--version", action="version", version=f"alexnet {__version__}")
+    places = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    commands = {}
+    for name, (fill, description, example) in _COMMANDS.items():
+        command = commands[name] = places.add_parser(
+            name,
+            help=description,
+            description=description,
+            epilog=f"example:\n  alexnet {name} {example}".rstrip(),
+        )
+        fill(command)
+        command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    if not argv[0].startswith("-"):
+        _one_of("command", argv[0], commands)
+        _check_flags(argv, commands[argv[0]])
+    return parser.parse_args(argv)
+
+
+def recipe_from(name: str, changes: dict[str, Any]) -> Recipe:
+    """The recipe ``name`` with some fields changed. UsageError where there is no such recipe or value."""
+    is_data = name in ("cifar10", "digits") or name.startswith("hf:") or Path(name).is_dir()
+    _one_of("recipe", name, RECIPES, f"; images are named with --data {name}" if is_data else "")
+    try:
+        return RECIPES[name](**changes)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_flags(argv: Sequence[str], parser: _Parser) -> None:
+    # argparse would first complain of what is missing, which a misspelt flag may have given.
+    known = parser._option_string_actions
+    for word in argv:
+        if word == "--":
+            return
+        flag = word.split("=")[0]
+        if flag.startswith("--") and flag not in known:
+            near = difflib.get_close_matches(flag, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(f"{flag}: no such flag; {hint}{parser.prog} --help lists those allowed")
+
+
+def _one_of(what: str, value: str, allowed: Collection[str], hint: str = "") -> str:
+    if value in allowed:
+        return value
+    near = difflib.get_close_matches(value, allowed, n=1)
+    hint = hint or (f" (did you mean {near[0]}?)" if near else "")
+    raise UsageError(f"{what} {value}: allowed is one of {', '.join(allowed)}{hint}")
+
+
+def _add(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    hint: Any,
+    help: str,
+    *,
+    least: int | None = None,
+    metavar: str | None = None,
+    **more: Any,
+) -> None:
+    """A flag with a value of type ``hint``: a Literal or a tuple of strings, str, int, float, or one of these or None.
+
+    The range of a recipe's fields is left to the recipe; that of other numbers is ``least`` or more.
+    """
+    choices = hint if isinstance(hint, tuple) else choices_of(hint)
+    kinds = () if choices else get_args(hint) or (hint,)
+
+    def read(text: str) -> Any:
+        if choices:
+            return _one_of(flag, text, choices)
+        if type(None) in kinds and text.lower() == "none":
+            return None
+        try:
+            value = kinds[0](text)
+        except ValueError:
+            allowed = "a whole number" if int in kinds else "a number"
+            raise UsageError(f"{flag} {text}: allowed is {allowed}{' or none' * (type(None) in kinds)}") from None
+        if least is not None and value < least:
+            raise UsageError(f"{flag} {text}: allowed is {least} or more")
+        return value
+
+    metavar = metavar or ("{" + ",".join(choices) + "}" if choices else "N" if int in kinds else "F")
+    parser.add_argument(flag, type=read, metavar=metavar, help=help.replace("%", "%%"), **more)
+
+
+def _add_fields(parser: argparse.ArgumentParser, *names: str, **default: Any) -> None:
+    """A flag for each of these fields of ``Recipe``. Without a default it leaves no trace where it is not given."""
+    for name in names:
+        hint, flag = field_types()[name], f"--{name.replace('_', '-')}"
+        text = f"{field_docs()[name]} {_shown(default['default']) if default else _recipe_defaults(name)}".strip()
+        options = default or {"default": argparse.SUPPRESS}
+        if bool in (get_args(hint) or (hint,)):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%"), **options)
+        else:
+            _add(parser, flag, hint, text, metavar=_METAVARS.get(name), **options)
+
+
+def _recipe_defaults(name: str) -> str:
+    values = {recipe: getattr(make(), name) for recipe, make in RECIPES.items()}
+    others = {recipe: value for recipe, value in values.items() if value != values["classic"]}
+    return _shown(values["classic"], **others)
+
+
+def _shown(default: Any, **others: Any) -> str:
+    if default is None and not others:
+        return ""  # the field's own words say what then happens
+    words = {"True": "yes", "False": "no", "None": "none"}
+    first, *rest = (words.get(str(value), str(value)) for value in (default, *others.values()))
+    return f"(default {first}{''.join(f'; {name} {value}' for name, value in zip(others, rest, strict=True))})"
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "alexnet train [RECIPE] [--out DIR] [--resume] [flags]"
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"{', '.join(RECIPES)} (default classic)")
+    parser.add_argument("--out", metavar="DIR", help="the run's folder (default runs/RECIPE)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in that folder, with its own recipe")
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only the result")
+    _add_fields(parser, *(name for name in field_types() if name != "name"))
+    about = {name: (make.__doc__ or "").splitlines()[0].replace("`", "") for name, make in RECIPES.items()}
+    parser.epilog = "\n".join(
+        ["recipes:", *(f"  {name:12}{line}" for name, line in about.items()), "", parser.epilog or ""]
+    )
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="a run's folder, a .ckpt or a .safetensors file")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    docs = field_docs()
+    parser.add_argument("--data", metavar="SPEC", help=f"{docs['data']} (default the run's own)")
+    parser.add_argument("--data-dir", metavar="DIR", help=f"{docs['data_dir']} (default the run's own)")
+    text = "center: one crop an image; ten-crop: the mean over corners, centre and their mirrors (default center)"
+    _add(parser, "--views", VIEWS, text, default="center")
+    parser.add_argument("--out", metavar="FILE", help="the confusion matrix as a PNG (default the run's confusion.png)")
+    _add_fields(parser, "device", "precision", default="auto")
+
+
+def _predict(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    _add(parser, "--top-k", int, "Classes an image (default 5, or all where there are fewer)", least=1, metavar="K")
+    _add_fields(parser, "device", "precision", default="auto")
+
+
+def _summary(parser: argparse.ArgumentParser) -> None:
+    _add_fields(parser, "variant", default="classic")
+    _add(parser, "--num-classes", int, "Length of the output. (default 10)", least=1, default=10)
+
+
+def _variants(parser: argparse.ArgumentParser) -> None:
+    pass  # no flags of its own
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _add(parser, "--format", FORMATS, "What to write.", required=True)
+    parser.add_argument("--out", required=True, metavar="FILE", help="Where to write it.")
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", help="weights from elsewhere")
+    parser.add_argument("out", metavar="OUT", help="the file to write")
+    _add_fields(parser, "variant", default=None)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    _add(parser, "--recipe", tuple(RECIPES), "Also say whether this recipe will start to learn.", metavar="RECIPE")
+    _add_fields(parser, "data", "data_dir", "init", "input_scale")
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
+    "train": (_train, "Train a network and leave a run folder.", "classic --data cifar10 --out runs/first --epochs 5"),
+    "evaluate": (_evaluate, "Measure a trained network on validation images.", "runs/first --views ten-crop"),
+    "predict": (_predict, "Classify image files.", "runs/first cat.jpg dog.png --top-k 3"),
+    "summary": (_summary, "Show a network layer by layer.", "--variant paper --num-classes 1000"),
+    "variants": (_variants, "Show how the networks called AlexNet differ.", ""),
+    "export": (_export, "Write a trained network for use elsewhere.", "runs/first --format onnx --out alexnet.onnx"),
+    "convert": (_convert, "Make weights from elsewhere loadable here.", "bvlc_alexnet.caffemodel alexnet.safetensors"),
+    "doctor": (_doctor, "Check this machine, and whether a recipe will learn.", "--recipe classic --init he"),
+}

@@ -1,0 +1,165 @@
+"""What a run works with: data, network, optimiser and progress, opened from a recipe, saved and restored whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from alexnet import hardware
+from alexnet.checkpoint import BEST, LAST, ModelCard, load_checkpoint, save_checkpoint, save_weights
+from alexnet.data import pipeline, sources
+from alexnet.evaluate import Running
+from alexnet.model import AlexNet_2012
+from alexnet.recipes import Recipe
+
+__all__ = ["Progress", "Session", "open_session"]
+
+
+@dataclass
+class Progress:
+    """Where a run is. With the weights, optimiser, running sums and random states, all that resuming needs."""
+
+    step: int = 0
+    logged: int = 0
+    """The last step with a logged row."""
+    best_acc: float = -1.0
+    best_step: int = 0
+    warned: bool = False
+    seconds: float = 0.0
+    """Spent on steps since the running sums began, validation left out; and waiting for data within them."""
+    waited: float = 0.0
+    row: dict[str, float] = field(default_factory=dict)
+    """The last full row."""
+
+
+@dataclass
+class Session:
+    """The parts of one run, on one device of one process."""
+
+    recipe: Recipe
+    folder: Path
+    source: sources.Source
+    card: ModelCard
+    batches: pipeline.Batches
+    accelerator: Accelerator
+    net: AlexNet_2012
+    """The network itself; ``model`` is the same as Accelerate prepared it: autocast, several processes."""
+    model: nn.Module
+    optimizer: Any
+    compiled: bool
+    running: Running
+    progress: Progress
+    unsaved_best: dict[str, Tensor] | None = None
+    """Copy of the weights with the best validation so far, until they are on disk."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device  # type: ignore[no-any-return]
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole schedule."""
+        return self.recipe.epochs * self.batches.steps_per_epoch
+
+    @property
+    def last_step(self) -> int:
+        """Where this run ends."""
+        return min(self.total_steps, self.recipe.max_steps or self.total_steps)
+
+    def agree(self, *wishes: bool) -> list[bool]:
+        """Each wish that any process has. Processes must leave the loop, and save, at the same step."""
+        if self.accelerator.num_processes == 1:
+            return list(wishes)
+        flags = torch.tensor(wishes, dtype=torch.float32, device=self.device)
+        return [flag > 0 for flag in self.accelerator.reduce(flags).tolist()]
+
+    def keep_if_best(self, val_acc: float) -> None:
+        """Hold a copy of the weights where ``val_acc`` is the highest so far."""
+        if val_acc > self.progress.best_acc:
+            self.progress.best_acc, self.progress.best_step = val_acc, self.progress.step
+            self.unsaved_best = {name: value.detach().cpu().clone() for name, value in self.net.state_dict().items()}
+
+    def save(self) -> None:
+        """Write last.ckpt, and best.safetensors if there is a new best. All processes call it together."""
+        running = self.running.state_dict(self.accelerator.reduce)
+        if not self.accelerator.is_main_process:
+            return
+        if self.unsaved_best is not None:
+            notes = {"step": str(self.progress.best_step), "val_acc": f"{self.progress.best_acc:.4f}"}
+            save_weights(self.folder / BEST, self.unsaved_best, self.card, **notes)
+            self.unsaved_best = None
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "running": running,
+            "random": random,
+        }
+        save_checkpoint(self.folder / LAST, state, self.card)
+
+    def restore(self) -> None:
+        """Take up everything from last.ckpt. ValueError where it is broken."""
+        state = load_checkpoint(self.folder / LAST)
+        self.net.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        if self.accelerator.is_main_process:  # the sums are those of all processes
+            self.running.load_state_dict(state["running"])
+            torch.set_rng_state(state["random"]["cpu"])
+            if "cuda" in state["random"] and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+        else:
+            torch.manual_seed(self.recipe.seed + self.accelerator.process_index + self.progress.step)
+
+
+def open_session(recipe: Recipe, folder: Path, source: sources.Source, device: torch.device) -> Session:
+    """Build the parts of a run, at its beginning. ValueError where the recipe does not fit the data."""
+    precision = hardware.pick_precision(recipe.precision, device)
+    if not torch.distributed.is_initialized():
+        # Accelerate keeps its choices for the whole process; a second run in it may choose otherwise.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    device = accelerator.device
+
+    torch.manual_seed(recipe.seed)
+    net = AlexNet_2012(len(source.classes), recipe.variant, recipe.init)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    norm = pipeline.normalization(recipe.input_scale, source.train)
+    share = pipeline.Share(accelerator.process_index, accelerator.num_processes)
+    batches = pipeline.open_batches(source, recipe, norm, net.variant.image_sizes[0], device, share)
+    compiled = device.type == "cuda" if recipe.compile is None else recipe.compile
+    if compiled and (compiled := hardware.can_compile(device)):
+        net.compile()
+    optimizer = torch.optim.SGD(
+        net.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    model, optimizer = accelerator.prepare(net, optimizer)
+    torch.manual_seed(recipe.seed + share.rank)  # dropout differs between processes
+    return Session(
+        recipe=recipe,
+        folder=folder,
+        source=source,
+        card=ModelCard(recipe.variant, source.classes, norm, source.name),
+        batches=batches,
+        accelerator=accelerator,
+        net=net,
+        model=model,
+        optimizer=optimizer,
+        compiled=compiled,
+        running=Running(device),
+        progress=Progress(),
+    )

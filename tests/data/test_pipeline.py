@@ -1,0 +1,169 @@
+"""Both loaders: the transforms, the order, the share of each process, the choice between them."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+
+from alexnet import recipes
+from alexnet.data import pipeline, sources
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> sources.Source:
+    return sources.load("digits")
+
+
+def open_(source: sources.Source, share: pipeline.Share = pipeline.Share(), **changes: object) -> pipeline.Batches:  # noqa: B008
+    recipe = recipes.quickstart(**changes)
+    norm = pipeline.normalization(recipe.input_scale, source.train)
+    return pipeline.open_batches(source, recipe, norm, 224, CPU, share)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+
+
+def test_eval_transform_is_torchvisions(photo: Image.Image) -> None:
+    norm = pipeline.Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    theirs = v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor(), v1.Normalize(norm.mean, norm.std)])
+    assert torch.allclose(pipeline.EvalTransform(224, norm)(photo), theirs(photo), atol=1e-6)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_train_transform_is_torchvisions(photo: Image.Image, flip: bool) -> None:
+    norm = pipeline.Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    flips = [v1.RandomHorizontalFlip()] if flip else []
+    theirs = v1.Compose(
+        [
+            v1.Resize(256),
+            v1.RandomResizedCrop(224, scale=(0.8, 1.0)),
+            *flips,
+            v1.ToTensor(),
+            v1.Normalize(norm.mean, norm.std),
+        ]
+    )
+    ours = pipeline.TrainTransform(224, norm, flip)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = theirs(photo)
+        torch.manual_seed(seed)
+        assert torch.allclose(ours(photo), expected, atol=1e-6)
+
+
+def test_raw_is_pixels_minus_the_mean(digits: sources.Source) -> None:
+    norm = pipeline.normalization("raw", digits.train)
+    pixels = digits.train.array()
+    assert pixels is not None
+    assert np.allclose(np.array(norm.mean) * 255, pixels.reshape(-1, 3).mean(0))
+    assert norm.std == (1 / 255,) * 3
+    white = Image.new("RGB", (256, 256), (255, 255, 255))
+    out = pipeline.EvalTransform(224, norm)(white)
+    assert torch.allclose(out[:, 0, 0], 255 - 255 * torch.tensor(norm.mean), atol=1e-3)
+
+
+def test_means_of_images_of_many_sizes() -> None:
+    class Mixed:
+        labels = np.zeros(4, dtype=np.int64)
+
+        def __len__(self) -> int:
+            return 4
+
+        def image(self, i: int) -> Image.Image:
+            return Image.new("RGB", (300 + i, 280), (10 * i, 20, 30))
+
+        def array(self) -> None:
+            return None
+
+    assert np.allclose(pipeline.channel_means(Mixed()), [15, 20, 30])  # type: ignore[arg-type]
+
+
+def test_both_loaders_give_the_same_order(digits: sources.Source) -> None:
+    resident, workers = open_(digits, loader="resident"), open_(digits, loader="workers")
+    assert (resident.kind, workers.kind) == ("resident", "workers")
+    for epoch in (0, 1):
+        ours = [labels for _, labels in itertools.islice(resident.train(epoch), 3)]
+        theirs = [labels for _, labels in itertools.islice(workers.train(epoch), 3)]
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_both_loaders_give_the_same_validation_images(digits: sources.Source) -> None:
+    (ours, labels), (theirs, other) = (next(open_(digits, loader=k).val()) for k in ("resident", "workers"))  # type: ignore[arg-type]
+    assert torch.equal(labels, other)
+    assert (ours - theirs).abs().max() <= 2.0  # in 0..255, before the division by std = 1/255 · 255
+
+
+@pytest.mark.parametrize("loader", ["resident", "workers"])
+def test_starting_in_the_middle_gives_the_same_batches(digits: sources.Source, loader: str) -> None:
+    batches = open_(digits, loader=loader)
+    whole = list(itertools.islice(batches.train(1), 4))
+    torch.rand(7)  # the global state must not matter
+    rest = list(itertools.islice(open_(digits, loader=loader).train(1, start=2), 2))
+    for (images, labels), (again, labels_again) in zip(whole[2:], rest, strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, labels_again)
+
+
+def test_workers_leave_the_global_random_state_alone(digits: sources.Source) -> None:
+    dataset = pipeline._Transformed(
+        digits.train, pipeline.TrainTransform(224, pipeline.normalization("raw", digits.train), True)
+    )
+    before = torch.get_rng_state()
+    first, second, other = dataset[0, 11][0], dataset[0, 11][0], dataset[0, 12][0]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("loader", ["resident", "workers"])
+def test_an_epoch_is_every_image_once(digits: sources.Source, loader: str) -> None:
+    batches = open_(digits, loader=loader)
+    sizes, counts = [], np.zeros(10, dtype=int)
+    for images, labels in batches.train(0):
+        sizes.append(len(images))
+        counts += np.bincount(labels.numpy(), minlength=10)
+    assert len(sizes) == batches.steps_per_epoch
+    assert sizes[:-1] == [32] * (len(sizes) - 1)
+    assert counts.tolist() == np.bincount(digits.train.labels, minlength=10).tolist()
+
+
+def test_processes_share_each_batch(digits: sources.Source) -> None:
+    whole = next(open_(digits).train(0))
+    parts = [next(open_(digits, pipeline.Share(rank, 2)).train(0)) for rank in (0, 1)]
+    for rank, (images, labels) in enumerate(parts):
+        assert torch.equal(images, whole[0][rank::2])
+        assert torch.equal(labels, whole[1][rank::2])
+    seen = sum(len(y) for rank in (0, 1) for _, y in open_(digits, pipeline.Share(rank, 2)).val())
+    assert seen == len(digits.val)
+
+
+def test_seeds_and_epochs_differ(digits: sources.Source) -> None:
+    orders = {tuple(pipeline.epoch_order(100, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_digits_are_never_mirrored(digits: sources.Source) -> None:
+    assert not open_(digits, flip=True).flip  # type: ignore[attr-defined]
+
+
+def test_refusals(digits: sources.Source) -> None:
+    with pytest.raises(ValueError, match=r"--batch-size 5000: digits has only 1438"):
+        open_(digits, batch_size=5000)
+    with pytest.raises(ValueError, match="last batch has 30 images for 31 processes"):
+        open_(digits, pipeline.Share(0, 31))
+    large = np.zeros((4, 200, 200, 3), dtype=np.uint8)
+
+    class Large:
+        name = "photos"
+        train = val = type(
+            "Split", (), {"array": lambda self, limit=0: large, "__len__": lambda self: 4, "labels": np.zeros(4)}
+        )()
+
+    with pytest.raises(ValueError, match=r"--loader resident: the images of photos are 200×200"):
+        open_(Large(), loader="resident", batch_size=2, input_scale="imagenet")  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""A split: how it decodes, subsets and travels."""
+
+import io
+import pickle
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet.data import splits
+from alexnet.data.images import ImageError, open_image
+from alexnet.data.splits import Encoded, Files, Images, Pixels, hold_out
+
+SHAPE = (12, 5, 7, 3)
+PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+
+
+def png(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "PNG")
+    return out.getvalue()
+
+
+def column(contents: list[bytes | None]) -> pa.ChunkedArray:
+    rows = pa.array([{"bytes": content, "path": None} for content in contents])
+    return pa.chunked_array([rows.slice(0, 5), rows.slice(5)])
+
+
+@pytest.fixture(params=["pixels", "encoded", "files"])
+def images(request, tmp_path):
+    """The same twelve images in each kind of store."""
+    if request.param == "pixels":
+        store = Pixels(PIXELS, "made up")
+    elif request.param == "encoded":
+        store = Encoded(column([png(array) for array in PIXELS]), (0, 4), ("a.parquet", "b.parquet"))
+    else:
+        paths = [tmp_path / f"{i}.png" for i in range(len(PIXELS))]
+        for path, array in zip(paths, PIXELS, strict=True):
+            path.write_bytes(png(array))
+        store = Files([str(path) for path in paths])
+    return Images(np.arange(12) % 3, store)
+
+
+def test_every_store_gives_the_same_images(images):
+    assert len(images) == 12
+    assert images.image(3).mode == "RGB"
+    assert all(np.array_equal(images.image(i), PIXELS[i]) for i in range(12))
+    assert np.array_equal(images.image(-1), PIXELS[-1])
+    assert np.array_equal(images.array(), PIXELS)
+    with pytest.raises(IndexError):
+        images.image(12)
+
+
+def test_array_is_decoded_once(images):
+    assert images.array() is images.array()
+
+
+def test_array_keeps_to_its_limit(images):
+    size = PIXELS.nbytes
+    assert images.array(size - 1) is None
+    assert images.array(size).nbytes == size
+    assert images.array(size - 1) is None
+
+
+def test_subset(images):
+    some = images.subset([4, 2, 2, -1])
+    assert some.labels.tolist() == [1, 2, 2, 2]
+    assert np.array_equal(some.array(), PIXELS[[4, 2, 2, 11]])
+    assert some.names(0) == images.names(4)
+    assert np.array_equal(some.subset(np.array([3, 0])).array(), PIXELS[[11, 4]])
+    assert np.array_equal(images.subset(images.labels == 1).array(), PIXELS[1::3])
+    assert len(images.subset([])) == 0
+    assert images.subset([]).array() is None
+    with pytest.raises(IndexError):
+        images.subset([12])
+
+
+@given(first=st.lists(st.integers(0, 11), min_size=1, max_size=20), data=st.data())
+def test_a_subset_of_a_subset(first, data):
+    images = Images(np.arange(12), Pixels(PIXELS, "made up"))
+    second = data.draw(st.lists(st.integers(0, len(first) - 1), max_size=20))
+    chosen = images.subset(first).subset(second)
+    expected = [first[i] for i in second]
+    assert chosen.labels.tolist() == expected
+    assert [chosen.names(i) for i in range(len(chosen))] == [images.names(i) for i in expected]
+
+
+def test_it_travels_to_a_worker_without_what_it_decoded(images):
+    images.array()
+    copy = pickle.loads(pickle.dumps(images))
+    assert not copy._decoded
+    assert np.array_equal(copy.image(7), PIXELS[7])
+    assert np.array_equal(copy.labels, images.labels)
+
+
+def test_names():
+    store = Encoded(column([png(array) for array in PIXELS]), (0, 4), ("a.parquet", "b.parquet"))
+    images = Images(np.zeros(12, np.int64), store)
+    assert [images.names(i) for i in (0, 3, 4, 11)] == [
+        "a.parquet row 0",
+        "a.parquet row 3",
+        "b.parquet row 0",
+        "b.parquet row 7",
+    ]
+    titled = pa.chunked_array([pa.array([{"bytes": b"", "path": "cat_1.jpg"}])])
+    assert Encoded(titled, (0,), ("a.parquet",)).name(0) == "a.parquet row 0 (cat_1.jpg)"
+
+
+@pytest.mark.parametrize("threads_from", [0, 1 << 40])
+def test_images_of_several_sizes_give_no_array(monkeypatch, threads_from):
+    monkeypatch.setattr(splits, "_THREADS_PAY_FROM", threads_from)
+    contents = [png(array) for array in PIXELS] * 20
+    contents[217] = png(PIXELS[0, :4])
+    assert Images(np.zeros(240, np.int64), Encoded(column(contents), (0,), ("a",))).array() is None
+
+
+@pytest.mark.parametrize("threads_from", [0, 1 << 40])
+def test_a_damaged_image_is_named_by_array(monkeypatch, threads_from):
+    monkeypatch.setattr(splits, "_THREADS_PAY_FROM", threads_from)
+    contents = [png(array) for array in PIXELS] * 20
+    contents[217] = contents[217][:60]
+    images = Images(np.zeros(240, np.int64), Encoded(column(contents), (0,), ("a.parquet",)))
+    with pytest.raises(ImageError, match=r"^a.parquet row 217: damaged"):
+        images.array()
+    with pytest.raises(ImageError, match=r"^a.parquet row 217: damaged"):
+        images.subset([217]).image(0)
+
+
+def test_larger_images_are_decoded_in_threads(monkeypatch):
+    big = np.broadcast_to(PIXELS[0, :1, :1], (160, 160, 3)).copy()
+    contents = [png(big + i) for i in range(4)] * 64
+    seen = set()
+    monkeypatch.setattr(splits, "open_image", lambda *a: (seen.add(threading.get_ident()), open_image(*a))[1])
+    array = Images(np.zeros(256, np.int64), Encoded(column(contents), (0,), ("a",))).array()
+    assert all(np.array_equal(array[i], big + i % 4) for i in range(256))
+    assert len(seen - {threading.get_ident()}) >= 1
+
+
+def test_a_row_without_an_image_is_named():
+    store = Encoded(
+        pa.chunked_array([pa.array([{"bytes": None, "path": None}, None, {"bytes": b"", "path": "x"}])]), (0,), ("a",)
+    )
+    for row, what in (
+        (0, "a row 0: the row holds no image"),
+        (1, "a row 1: the row holds no image"),
+        (2, "a row 2 .x.: empty"),
+    ):
+        with pytest.raises(ImageError, match=what):
+            store.open(row)
+
+
+def test_a_row_may_point_to_a_file(tmp_path):
+    (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
+    rows = pa.array([{"bytes": None, "path": str(tmp_path / "x.png")}])
+    assert np.array_equal(Encoded(pa.chunked_array([rows]), (0,), ("a",)).open(0), PIXELS[0])
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.sampled_from([5, 10]))
+def test_hold_out_takes_a_share_of_every_class(labels, part):
+    images = Images(np.array(labels), Pixels(np.arange(len(labels), dtype=np.uint8)[:, None, None, None], "x"))
+    train, held = hold_out(images, part)
+    names = [side.names(i) for side in (train, held) for i in range(len(side))]
+    assert sorted(names) == sorted(images.names(i) for i in range(len(images)))
+    for label in set(labels):
+        count, taken = labels.count(label), int((held.labels == label).sum())
+        assert taken == min(max(1, round(count / part)), count - 1)
+    again = hold_out(images, part)[1]
+    assert [again.names(i) for i in range(len(again))] == [held.names(i) for i in range(len(held))]

@@ -1,0 +1,304 @@
+"""The loop: its records, exact resuming after every kind of interruption, and what it refuses.
+
+The network is the real one, 58 million weights, so the runs here are a few steps of a few digits.
+"""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import recipes, train
+from alexnet.checkpoint import load_checkpoint, load_weights
+from alexnet.evaluate import Running
+from alexnet.session import Progress
+from alexnet.tracking import read_rows
+
+SMALL = {"batch_size": 8, "val_every": 3, "seed": 1}
+COMMAND = [
+    sys.executable,
+    "-m",
+    "alexnet",
+    "train",
+    "quickstart",
+    "--batch-size",
+    "8",
+    "--val-every",
+    "3",
+    "--seed",
+    "1",
+]
+TIMES = {"images_per_sec", "data_wait_pct"}
+
+
+def run(out: Path, *, resume: bool = False, **changes: object) -> train.Result:
+    return train.run(recipes.quickstart(**SMALL | changes), out=out, resume=resume, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(folder, max_steps=6)
+    return folder
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    """Bit for bit the same weights, optimiser, random states, place and rows; only times may differ."""
+    ours, theirs = load_checkpoint(folder / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
+    for part in ("model", "random"):
+        assert ours[part].keys() == theirs[part].keys()
+        for name in ours[part]:
+            assert torch.equal(ours[part][name], theirs[part][name]), f"{part}: {name}"
+    momenta = zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True)
+    assert all(torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in momenta)
+    assert torch.equal(ours["running"]["sums"], theirs["running"]["sums"])
+    for name in ("step", "logged", "best_acc", "best_step"):
+        assert ours["progress"][name] == theirs["progress"][name]
+    assert rows_without_times(folder) == rows_without_times(whole)
+
+
+def rows_without_times(folder: Path) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(folder)]
+
+
+def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
+    assert {p.name for p in whole.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "last.ckpt",
+        "best.safetensors",
+        "curves.png",
+    }
+    rows = read_rows(whole)
+    assert [row["step"] for row in rows] == [3, 6]
+    assert (
+        set(rows[0]) == {"step", "epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "grad_norm"} | TIMES
+    )
+    assert rows[0]["epoch"] == pytest.approx(3 / 180)
+    assert rows[0]["train_acc"] in {100 * n / 24 for n in range(25)}
+    assert rows[0]["val_acc"] in {100 * n / 359 for n in range(360)}
+    config = json.loads((whole / "config.json").read_text())
+    assert config["recipe"]["batch_size"] == 8
+    assert config["data"] == {"spec": "digits", "name": "digits", "train": 1438, "val": 359, "val_split": "test"}
+    assert config["classes"] == [str(n) for n in range(10)]
+    assert {"torch", "python"} <= set(config["versions"])
+    assert (whole / "last.ckpt").stat().st_size < 480e6
+    _, card = load_weights(whole / "best.safetensors")
+    assert card.classes == tuple(config["classes"])
+
+
+def test_epoch_ends_are_logged(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", batch_size=1438, epochs=1, val_every=50, device="cpu")
+    (row,) = read_rows(tmp_path / "run")
+    assert row["epoch"] == 1.0
+    assert row["epoch_val_acc"] == row["val_acc"] == result.final["val_acc"]
+    assert result.best == {"val_acc": row["val_acc"], "step": 1}
+    assert result.stopped_by is None
+
+
+def test_resuming_after_max_steps_is_exact(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", max_steps=3)
+    run(tmp_path / "run", max_steps=6, resume=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_max_steps_between_two_rows_adds_a_row_and_changes_nothing_else(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", max_steps=4)
+    run(tmp_path / "run", max_steps=6, resume=True)
+    rows = rows_without_times(tmp_path / "run")
+    assert [row["step"] for row in rows] == [3, 4, 6]
+    assert [rows[0], rows[2]] == rows_without_times(whole)
+
+
+def start(out: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "--max-steps", "6", "--save-every", "0", "--out", str(out), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def test_killed_at_any_moment_and_resumed_is_exact(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for attempt, delay in enumerate((0.1, 1.3)):
+        process = start(out, *(["--resume"] if attempt else []))
+        wait_for(out / ("last.ckpt" if attempt else "last.ckpt.tmp"), process)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        if (out / "last.ckpt").exists():
+            load_checkpoint(out / "last.ckpt")  # whole, or not there
+    process = start(out, "--resume")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert_same_run(out, whole)
+    assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_by_a_signal_and_resumed_is_exact(whole: Path, tmp_path: Path, number: int, code: int) -> None:
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(out / "last.ckpt", process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == code, output
+    assert f"alexnet train --resume --out {out}" in output
+    run(out, max_steps=6, resume=True)
+    assert_same_run(out, whole)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "same", max_steps=3)
+    assert rows_without_times(tmp_path / "same") == rows_without_times(whole)[:1]
+    run(tmp_path / "other", max_steps=3, seed=2)
+    assert rows_without_times(tmp_path / "other") != rows_without_times(whole)[:1]
+
+
+KEPT = {  # float32, batches of 8 digits, seed 1; from the first version of the loop
+    "classic": [],
+    "reference": [],
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_first_losses_are_the_kept_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    add = Running.add
+    monkeypatch.setattr(
+        Running, "add", lambda self, loss, *rest: (losses.append(loss.item()), add(self, loss, *rest))[1]
+    )
+    recipe = recipes.RECIPES[name](batch_size=8, seed=1, max_steps=5, precision="fp32", tracker="none", device="cpu")
+    train.run(recipe, data="digits", out=tmp_path / "run", quiet=True)
+    assert losses == pytest.approx(KEPT[name], abs=2e-3)
+
+
+def test_cosine_is_pytorchs() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    for step in range(50):
+        assert train.cosine(step, 50, 0.01) == pytest.approx(schedule.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        schedule.step()
+    assert train.cosine(50, 50, 0.01) == pytest.approx(0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(train.TrainingError, match=r"NaN or infinite at step [23]; no row .* Try a lower --lr") as error:
+        run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_the_plateau_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        recipe = recipes.reference()
+        progress = Progress(step=200, row={"train_loss": math.log(10) - 0.01})
+        card = type("Card", (), {"num_classes": 10})
+
+    said: list[str] = []
+    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    assert len(said) == 1
+    for part in ("after 200 steps", "ln 10 = 2.303", "'zero-bias'", "'imagenet'", "--input-scale raw", "--init he"):
+        assert part in said[0]
+    Session.progress = Progress(step=100, row={"train_loss": 2.3})
+    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    Session.progress = Progress(step=200, row={"train_loss": 2.2})
+    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    assert len(said) == 1
+
+
+def test_refusals_leave_no_folder(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    for changes, message in (
+        ({"batch_size": 2000}, r"--batch-size 2000: digits has only 1438 training images"),
+        ({"data": "no-such-folder"}, "no-such-folder"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            run(out, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"--resume: .* does not exist"):
+        run(out, resume=True)
+    with pytest.raises(ValueError, match="already exists; name another, or continue the run in it with --resume"):
+        run(whole)
+    with pytest.raises(ValueError, match=r"was started with --lr 0.01, not 0.5"):
+        run(whole, resume=True, lr=0.5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.gpu
+def test_cuda_learns_digits(tmp_path: Path) -> None:
+    result = train.run(recipes.quickstart(), out=tmp_path / "run", quiet=True)
+    assert result.final["val_acc"] > 85
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    """A file-size limit stands in for the full disk: the write fails half-way with an OSError."""
+    out = tmp_path / "run"
+    run(out, max_steps=3)
+    before = (out / "last.ckpt").read_bytes()[-100_000:]
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000_000, 100_000_000)); "
+    code = limit + "from alexnet.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "train", "--resume", "--out", str(out), "--max-steps", "4"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "last.ckpt" in done.stderr.splitlines()[-1]
+    assert (out / "last.ckpt").read_bytes()[-100_000:] == before
+    assert not list(out.glob("*.tmp"))
+    run(out, max_steps=6, resume=True)
+    assert_same_run_but_for_row(out, whole, extra=4)
+
+
+def assert_same_run_but_for_row(folder: Path, whole: Path, extra: int) -> None:
+    rows = [row for row in rows_without_times(folder) if row["step"] != extra]
+    assert rows == rows_without_times(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
+    """Dropout differs between processes, so the losses are compared at the first step, before any update."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    flags = ["--max-steps", "3", "--precision", "fp32", "--device", "cpu", "--out", str(tmp_path / "two")]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
+    command = [sys.executable, *launch, *COMMAND[2:], *flags]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run(tmp_path / "one", max_steps=3, precision="fp32", device="cpu")
+    (two,), (one,) = read_rows(tmp_path / "two"), read_rows(tmp_path / "one")
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
+    assert two["train_loss"] == pytest.approx(one["train_loss"], abs=0.15)
+    assert set(one) == set(two)
+
+
+@pytest.mark.slow
+def test_compiled_on_cpu(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain", max_steps=3, precision="fp32", device="cpu")
+    compiled = run(tmp_path / "compiled", max_steps=3, precision="fp32", device="cpu", compile=True)
+    assert json.loads((tmp_path / "compiled" / "config.json").read_text())["compiled"]
+    assert compiled.final["train_loss"] == pytest.approx(plain.final["train_loss"], abs=0.2)
+
+
+def test_batches_follow_one_another_over_epochs() -> None:
+    class Batches:
+        steps_per_epoch = 3
+
+        def train(self, epoch: int, start: int = 0):  # type: ignore[no-untyped-def]
+            return ((epoch, place) for place in range(start, 3))
+
+    stream = train._stream(Batches(), 4)  # type: ignore[arg-type]
+    assert list(itertools.islice(stream, 4)) == [(1, 1), (1, 2), (2, 0), (2, 1)]
