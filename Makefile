@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: setup quickstart test test-slow lint format bench bench-gpu results clean
+.PHONY: setup quickstart test test-slow lint format results bench bench-gpu accuracy-gpu clean
 
 setup: .venv/dev  ## Create .venv with everything for development
 
@@ -39,8 +39,22 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/run  ## This project beside the usual way, on this machine
-	$(BIN)/python benchmarks/compare.py --json results/compare-$(shell uname -m)-cpu.json
+results: .venv/run  ## RESULTS.md and the README's table from the records in results/
+	$(BIN)/python benchmarks/report.py
+
+DATA ?= cifar10
+
+bench: .venv/run  ## This project beside the usual way, on this machine's CPU
+	$(BIN)/python benchmarks/compare.py --device cpu --json results/compare-cpu.json
+
+bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER, and five seeds of classic
+	$(BIN)/python benchmarks/compare.py --device cuda --data $(DATA) --json results/compare-gpu.json
+	$(BIN)/python benchmarks/changes.py --device cuda --json results/changes-gpu.json
+	$(BIN)/python benchmarks/accuracy.py classic --seeds 0 1 2 3 4 --label gpu --data $(DATA)
+
+accuracy-gpu: .venv/run  ## Three seeds of reference, and of classic the plain way, with DATA=FOLDER
+	$(BIN)/python benchmarks/accuracy.py reference --seeds 0 1 2 --label gpu --data $(DATA)
+	$(BIN)/python benchmarks/accuracy.py classic --plain --seeds 0 1 2 --label gpu --data $(DATA)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

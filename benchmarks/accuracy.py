@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py classic reference --seeds 0 1 2 --data FOLDER [--max-steps N] [flags of the recipe]
 
 A record is results/accuracy-RECIPE-LABEL-sSEED.json: the recipe, every logged row, the last row as the result, the
-hardware and the versions. Nothing is picked: the result is the last step's, whatever came before. A run whose record exists is
-not run again; a run folder that was interrupted is resumed.
+hardware and the versions. Nothing is picked: the result is the last step's, whatever came before. A run whose record
+exists is not run again; a run folder that was interrupted is resumed.
 """
 
 from __future__ import annotations

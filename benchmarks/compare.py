@@ -344,7 +344,7 @@ def measure(spec: str, device: torch.device, repeats: int, files: list[Path]) ->
 
 
 def training_flop() -> float:
-    """Floating-point operations to train on one image: forward, and both backward products but conv1's for its input."""
+    """Operations to train on one image: forward, and both backward products but conv1's for its input."""
     layers = summarize("classic", 10)["layers"]
     total = sum(layer["multiply_adds"] for layer in layers)
     first = next(layer["multiply_adds"] for layer in layers if layer["multiply_adds"])
@@ -431,9 +431,8 @@ def main() -> None:
     print(f"\n{'':18}{'ours':>12}{'baseline':>12}{'ratio':>8}   spread of ours, of baseline")
     for row in rows:
         spreads = ", ".join(f"{min(v):.4g} to {max(v):.4g}" for v in (row["ours_all"], row["baseline_all"]))
-        print(
-            f"{row['name']:18}{row['ours']:>12.4g}{row['baseline']:>12.4g}{row['ratio']:>8.2f}   {row['unit']}; {spreads}"
-        )
+        figures = f"{row['ours']:>12.4g}{row['baseline']:>12.4g}{row['ratio']:>8.2f}"
+        print(f"{row['name']:18}{figures}   {row['unit']}; {spreads}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(record, indent=1) + "\n")

@@ -8,15 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from alexnet import AlexNet_2012, load_model
+from alexnet.card import ModelCard, Normalization
 from alexnet.checkpoint import (
-    ModelCard,
     load_checkpoint,
     load_weights,
     save_checkpoint,
     save_weights,
     write_atomically,
 )
-from alexnet.data.pipeline import Normalization
 
 CARD = ModelCard("classic", ("cat", "dog", "été"), Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), "pets")
 

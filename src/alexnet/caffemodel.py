@@ -1,8 +1,8 @@
 """Read Caffe's binary files: a ``.caffemodel``'s layers with their weights, and a ``.binaryproto``'s mean image.
 
 Both are protocol buffers. Only the few fields that hold weights are read, straight from the wire format, so neither
-Caffe nor protobuf is needed. Field numbers are those of BVLC's src/caffe/proto/caffe.proto; the wire format is described
-at protobuf.dev/programming-guides/encoding.
+Caffe nor protobuf is needed. Field numbers are those of BVLC's src/caffe/proto/caffe.proto; the wire format is
+described at protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ __all__ = ["CaffeLayer", "read_binaryproto", "read_caffemodel"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 FLOATS = {FIXED32: "<f4", FIXED64: "<f8"}
+
+Value = int | memoryview | np.ndarray  # a varint, bytes or a message, and floats
 
 # V1LayerParameter.LayerType; the newer format writes these names out
 V1_TYPES = {4: "Convolution", 6: "Dropout", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax"}
@@ -41,8 +43,8 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
     """
     layers = []
     try:
-        for number, wire, value in _fields(_read(path)):
-            if wire == BYTES and number in (2, 100):
+        for number, value in _fields(_read(path)):
+            if isinstance(value, memoryview) and number in (2, 100):
                 layers.append(_layer(value, old=number == 2))
     except _WireError as error:
         raise ValueError(f"{path}: cut short or not a Caffe model ({error})") from error
@@ -75,17 +77,18 @@ def _read(path: Path) -> memoryview:
 def _layer(data: memoryview, old: bool) -> CaffeLayer:
     name_field, type_field, blobs_field = (4, 5, 6) if old else (1, 2, 7)
     name, kind, blobs = "", "", []
-    for number, wire, value in _fields(data):
-        if old and number == 1 and wire == BYTES:
-            raise _WireError("Caffe's first format, V0; Caffe's upgrade_net_proto_binary makes a newer one of it")
-        if number == name_field and wire == BYTES:
-            name = _text(value)
-        elif number == type_field and wire == BYTES:
-            kind = _text(value)
-        elif number == type_field and wire == VARINT:
+    for number, value in _fields(data):
+        if isinstance(value, memoryview):
+            if old and number == 1:
+                raise _WireError("Caffe's first format, V0; Caffe's upgrade_net_proto_binary makes a newer one of it")
+            if number == name_field:
+                name = _text(value)
+            elif number == type_field:
+                kind = _text(value)
+            elif number == blobs_field:
+                blobs.append(_blob(value))
+        elif isinstance(value, int) and number == type_field:
             kind = V1_TYPES.get(value, f"type {value}")
-        elif number == blobs_field and wire == BYTES:
-            blobs.append(_blob(value))
     return CaffeLayer(name, kind, tuple(blobs))
 
 
@@ -94,15 +97,15 @@ def _blob(data: memoryview) -> np.ndarray:
     parts: list[np.ndarray] = []
     shape: list[int] | None = None
     sides = {1: 0, 2: 0, 3: 0, 4: 0}
-    for number, wire, value in _fields(data):
-        if number in (5, 8):  # data, double_data
-            kind = "<f4" if number == 5 else "<f8"
-            if wire == BYTES and len(value) % int(kind[2]):
+    for number, value in _fields(data):
+        if number in (5, 8) and not isinstance(value, int):  # data, double_data
+            kind = np.dtype("<f4" if number == 5 else "<f8")
+            if isinstance(value, memoryview) and len(value) % kind.itemsize:
                 raise _WireError("a blob whose length is no whole number of values")
-            parts.append(np.frombuffer(value, kind) if wire == BYTES else np.asarray(value))
-        elif number == 7 and wire == BYTES:
-            shape = [side for field in _fields(value) if field[0] == 1 for side in _varints(field[1], field[2])]
-        elif number in sides and wire == VARINT:
+            parts.append(np.frombuffer(value, kind) if isinstance(value, memoryview) else value)
+        elif number == 7 and isinstance(value, memoryview):
+            shape = [side for field, sides_ in _fields(value) if field == 1 for side in _numbers(sides_)]
+        elif number in sides and isinstance(value, int):
             sides[number] = value
     values = np.concatenate(parts).astype(np.float32, copy=False) if parts else np.empty(0, np.float32)
     if shape is None:
@@ -112,10 +115,12 @@ def _blob(data: memoryview) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _varints(wire: int, value: int | memoryview) -> list[int]:
-    """The numbers of a repeated field, packed or not."""
+def _numbers(value: Value) -> list[int]:
+    """The integers of a repeated field, packed or one at a time."""
     if isinstance(value, int):
         return [value]
+    if not isinstance(value, memoryview):
+        raise _WireError("a side that is no integer")
     numbers, at = [], 0
     while at < len(value):
         number, at = _varint(value, at)
@@ -123,8 +128,8 @@ def _varints(wire: int, value: int | memoryview) -> list[int]:
     return numbers
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview | np.ndarray]]:
-    """(field number, wire type, value) of a message. Runs of one unpacked float field come as a single array."""
+def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
+    """(field number, value) of a message. A run of one unpacked float field comes as a single array."""
     at = 0
     while at < len(data):
         start = at
@@ -134,25 +139,29 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview | np.
             raise _WireError(f"field number 0 at byte {start}")
         if wire == VARINT:
             value, at = _varint(data, at)
-            yield number, wire, value
+            yield number, value
         elif wire == BYTES:
             size, at = _varint(data, at)
             if at + size > len(data):
                 raise _WireError(f"{size} bytes announced, {len(data) - at} there")
-            yield number, wire, data[at : at + size]
+            yield number, data[at : at + size]
             at += size
         elif wire in FLOATS:
-            tag_type = np.dtype((np.void, at - start))
-            record = np.dtype([("tag", tag_type), ("value", FLOATS[wire])])
-            rows = np.frombuffer(data[start:], record, count=(len(data) - start) // record.itemsize)
-            if not len(rows):
-                raise _WireError("a number is cut off")
-            other = np.flatnonzero(rows["tag"] != rows["tag"][0])
-            rows = rows[: other[0]] if len(other) else rows
-            yield number, wire, rows["value"]
-            at = start + len(rows) * record.itemsize
+            floats, at = _run(data, start, at - start, FLOATS[wire])
+            yield number, floats
         else:
             raise _WireError(f"wire type {wire} at byte {start}")
+
+
+def _run(data: memoryview, start: int, tag_bytes: int, kind: str) -> tuple[np.ndarray, int]:
+    """All values of one field that follow each other, each behind its tag, and where the next field begins."""
+    record = np.dtype([("tag", np.void, tag_bytes), ("value", kind)])
+    rows = np.frombuffer(data[start:], record, count=(len(data) - start) // record.itemsize)
+    if not len(rows):
+        raise _WireError("a number is cut off")
+    other = np.flatnonzero(rows["tag"] != rows["tag"][0])
+    rows = rows[: other[0]] if len(other) else rows
+    return rows["value"], start + len(rows) * record.itemsize
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -6,11 +6,9 @@ holds the old file or the new one, whole. Nothing is unpickled that could run co
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from alexnet.data.pipeline import Normalization
+from alexnet.card import ModelCard
 from alexnet.model import AlexNet_2012
 
 __all__ = [
@@ -35,35 +33,6 @@ __all__ = [
 
 LAST, BEST = "last.ckpt", "best.safetensors"
 FORMAT = "alexnet-2012/1"
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What weights need beside them to be used: the network, its classes and the input it expects."""
-
-    variant: str
-    classes: tuple[str, ...]
-    normalization: Normalization
-    data: str
-    """Display name of the data set it was trained on."""
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelCard:
-        fields = json.loads(text)
-        norm = fields.pop("normalization")
-        return cls(
-            variant=fields["variant"],
-            classes=tuple(fields["classes"]),
-            normalization=Normalization(tuple(norm["mean"]), tuple(norm["std"])),
-            data=fields["data"],
-        )
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

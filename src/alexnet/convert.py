@@ -138,7 +138,8 @@ def _from_caffe(source: Path, layers: list[CaffeLayer]) -> list[Layer]:
             )
         weight, bias = layer.blobs
         if layer.type == "InnerProduct":
-            weight = weight.reshape(weight.shape[-2:])  # older files pad it to four sides
+            while weight.ndim > 2 and len(weight) == 1:
+                weight = weight[0]  # older files have four sides, the first two of 1
         elif not found:
             weight = weight[:, ::-1]  # conv1 sees BGR in Caffe, RGB here
         found.append((torch.from_numpy(weight.copy()), torch.from_numpy(bias.reshape(-1).copy())))
@@ -235,7 +236,7 @@ def _from_state_dict(source: Path, tensors: dict[str, Tensor]) -> list[Layer]:
     layers: list[Layer] = [(pair[2], pair[1]) for pair in by_stem.values()]
     if any(weight.shape == (64, 3, 11, 11) for weight, _ in layers):
         raise ValueError(f"{source}: {TORCHVISION}")
-    place = {shape: number for number, shape in enumerate(_shapes())}
+    place = {shape: number % 7 for number, shape in enumerate(_shapes())}
     if len({place.get(tuple(weight.shape)) for weight, _ in layers}) == 8:  # one of each, and fc8 as the unknown one
         layers.sort(key=lambda layer: place.get(tuple(layer[0].shape), math.inf))
     return layers

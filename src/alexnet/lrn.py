@@ -190,7 +190,7 @@ def _forward_blocks(x: Tensor, size: int, alpha: float, beta: float, k: float) -
     blocks, channels_last = _as_blocks(x)
     y = torch.empty_like(blocks)
     rows, window = _blocks(blocks, size)
-    for source, target in zip(blocks.split(rows), y.split(rows), strict=True):
+    for source, target in zip(torch.split(blocks, rows), torch.split(y, rows), strict=True):
         n = source.shape[0]
         wide = source.to(window.padded.dtype)
         torch.mul(wide, wide, out=window.inside(n))
@@ -205,7 +205,8 @@ def _backward_blocks(x: Tensor, grad: Tensor, size: int, alpha: float, beta: flo
     grads, _ = _as_blocks(grad.contiguous(memory_format=memory_format))
     dx = torch.empty_like(blocks)
     rows, window = _blocks(blocks, size)
-    for source, incoming, target in zip(blocks.split(rows), grads.split(rows), dx.split(rows), strict=True):
+    parts = zip(torch.split(blocks, rows), torch.split(grads, rows), torch.split(dx, rows), strict=True)
+    for source, incoming, target in parts:
         n = source.shape[0]
         wide = source.to(window.padded.dtype)
         torch.mul(wide, wide, out=window.inside(n))

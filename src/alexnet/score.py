@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from alexnet import hardware
-from alexnet.checkpoint import ModelCard
-from alexnet.data.pipeline import RESIDENT_BYTES, RESIDENT_SIDE, RESIZE, EvalTransform, Normalization, val_batch_size
+from alexnet.card import ModelCard, Normalization
+from alexnet.data.pipeline import RESIDENT_BYTES, RESIDENT_SIDE, RESIZE, EvalTransform, val_batch_size
 from alexnet.data.resident import CropMatrices, centre_box
 from alexnet.data.sources import Images, Source
 from alexnet.evaluate import Metrics, evaluate

@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from alexnet import hardware
-from alexnet.checkpoint import BEST, LAST, ModelCard, load_checkpoint, save_checkpoint, save_weights
+from alexnet.card import ModelCard
+from alexnet.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, save_weights
 from alexnet.data import pipeline, sources
 from alexnet.evaluate import Running
 from alexnet.model import AlexNet_2012

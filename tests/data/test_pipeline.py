@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision import transforms as v1
 
 from alexnet import recipes
+from alexnet.card import Normalization
 from alexnet.data import pipeline, sources
 
 CPU = torch.device("cpu")
@@ -31,14 +32,14 @@ def photo() -> Image.Image:
 
 
 def test_eval_transform_is_torchvisions(photo: Image.Image) -> None:
-    norm = pipeline.Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    norm = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     theirs = v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor(), v1.Normalize(norm.mean, norm.std)])
     assert torch.allclose(pipeline.EvalTransform(224, norm)(photo), theirs(photo), atol=1e-6)
 
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_train_transform_is_torchvisions(photo: Image.Image, flip: bool) -> None:
-    norm = pipeline.Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    norm = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     flips = [v1.RandomHorizontalFlip()] if flip else []
     theirs = v1.Compose(
         [

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from alexnet.card import Normalization
 from alexnet.data.resident import CropMatrices, centre_box, draw_boxes
 from alexnet.data.sources import Images, Source
 from alexnet.recipes import Recipe
 
-__all__ = ["Batches", "EvalTransform", "Normalization", "TrainTransform", "normalization", "open_batches"]
+__all__ = ["Batches", "EvalTransform", "TrainTransform", "normalization", "open_batches"]
 
 RESIZE = 256
 SCALE = (0.8, 1.0)  # of RandomResizedCrop's area
@@ -32,14 +33,6 @@ RESIDENT_BYTES = 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """``(x / 255 − mean) / std`` per channel, RGB. With ``std`` 1/255 the values are 0..255 minus the mean."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 def normalization(input_scale: str, images: Images) -> Normalization:
@@ -55,10 +48,11 @@ def channel_means(images: Images, most: int = 2000) -> np.ndarray:
     the centre crops of ``most`` of them, taken at equal distances."""
     array = images.array()
     if array is not None:
-        return array.reshape(-1, 3).mean(0, dtype=np.float64)
+        return np.asarray(array.reshape(-1, 3).mean(0, dtype=np.float64))
     crop = v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(224)])
     chosen = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
-    return np.mean([np.asarray(crop(images.image(int(i)))).reshape(-1, 3).mean(0) for i in chosen], axis=0)
+    means = [np.asarray(crop(images.image(int(i)))).reshape(-1, 3).mean(0) for i in chosen]
+    return np.asarray(np.mean(means, axis=0))
 
 
 class TrainTransform:
@@ -207,7 +201,7 @@ class ResidentBatches:
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = (t[self.share.rank :: self.share.world] for t in (self.val_images, self.val_labels))
         size = val_batch_size(self.device)
-        for x, y in zip(images.split(size), labels.split(size), strict=True):
+        for x, y in zip(torch.split(images, size), torch.split(labels, size), strict=True):
             yield self.matrices.apply(self._normalized(x), centre_box(len(x), RESIZE, self.size)), y
 
 

@@ -47,7 +47,7 @@ class Boxes:
     width: Tensor
     flip: Tensor
 
-    def __getitem__(self, index: Tensor) -> Boxes:
+    def __getitem__(self, index: Tensor | slice) -> Boxes:
         return Boxes(self.top[index], self.left[index], self.height[index], self.width[index], self.flip[index])
 
 

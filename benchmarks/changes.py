@@ -1,0 +1,103 @@
+"""What each change to a training step gives: one added after another, each in a process of its own.
+
+    python benchmarks/changes.py [--json FILE] [--steps 5]
+
+The step is the network's alone, on a batch of 128 that is already there: forward, loss, backward, clipping, SGD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from alexnet import hardware
+from alexnet.model import AlexNet_2012
+from alexnet.runfolder import git_commit
+
+STAGES = [
+    ("float32, channels first, torch's response normalisation", set()),
+    ("freed memory kept, huge pages", {"memory"}),
+    ("our response normalisation", {"memory", "lrn"}),
+    ("channels last", {"memory", "lrn", "layout"}),
+    ("bf16 autocast", {"memory", "lrn", "layout", "bf16"}),
+    ("fused SGD", {"memory", "lrn", "layout", "bf16", "fused"}),
+    ("torch.compile", {"memory", "lrn", "layout", "bf16", "fused", "compile"}),
+    ("all but memory kept", {"lrn", "layout", "bf16", "fused"}),
+    ("all but our response normalisation, which bf16 needs on a CPU", {"memory", "layout", "fused"}),
+]
+
+
+def step_seconds(changes: set[str], device_name: str, steps: int, pipe: Any) -> None:
+    """Send the seconds of each of ``steps`` steps after two that do not count."""
+    if "memory" in changes:
+        hardware.keep_freed_memory()
+    device = torch.device(device_name)
+    torch.manual_seed(0)
+    net = AlexNet_2012(10).to(device)
+    if "lrn" not in changes:
+        for name in ("norm1", "norm2"):
+            setattr(net.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0))
+    layout = torch.channels_last if "layout" in changes else torch.contiguous_format
+    net.to(memory_format=layout)
+    if "compile" in changes:
+        net.compile()
+    fused = True if "fused" in changes else None
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
+    images = (torch.randn(128, 3, 224, 224, device=device) * 60).to(memory_format=layout)
+    labels = torch.randint(10, (128,), device=device)
+    seconds = []
+    for _ in range(steps + 2):
+        began = time.perf_counter()
+        with hardware.autocast(device, "bf16" if "bf16" in changes else "fp32"):
+            logits = net(images)
+        cross_entropy(logits.float(), labels).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0).item()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    pipe.send(seconds[2:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    args = parser.parse_args()
+    device = hardware.pick_device(args.device)
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for name, changes in STAGES:
+        mine, theirs = context.Pipe()
+        process = context.Process(target=step_seconds, args=(changes, device.type, args.steps, theirs))
+        process.start()
+        seconds = mine.recv()
+        process.join()
+        rows.append({"name": name, "seconds": [round(s, 4) for s in seconds]})
+        print(f"{name:64} {statistics.median(seconds):8.4f} s  ({min(seconds):.4f} to {max(seconds):.4f})", flush=True)
+    record = {
+        "kind": "changes",
+        "command": f"python benchmarks/changes.py --steps {args.steps}",
+        "hardware": hardware.describe(device),
+        "versions": hardware.versions(),
+        "commit": git_commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "rows": rows,
+    }
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Write RESULTS.md, and the table at the head of README.md, from the records in results/.
+
+    python benchmarks/report.py [--check]
+
+Every published number comes from a record, so none can be mistyped or outlive its measurement. ``--check`` writes
+nothing and fails where a page differs from what the records say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- results: made by benchmarks/report.py -->", "<!-- end of results -->"
+MEASURES = {
+    "train_step": "training step of 128, data included",
+    "matrix_rate_share": "share of the bf16 matrix rate that a step reaches",
+    "data_path": "data path alone",
+    "lrn": "response normalisation, forward and backward, 128×96×55×55",
+    "validation": "validation of 10,000 images",
+    "classic_job": "the whole `classic` job, 13 epochs",
+    "inference": "inference from 512 image files",
+    "peak_memory": "peak memory",
+}
+
+
+def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The records in ``folder`` by their kind."""
+    found = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        found[record["kind"]].append(record | {"file": path.name})
+    return found
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; columns but the first are right-aligned."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """``mean ± standard deviation``; of a single value, the value."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Hardware and versions in a few words."""
+    hardware, versions = record["hardware"], record["versions"]
+    name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['cores']} cores"
+    return f"{name}; torch {versions['torch']}"
+
+
+def groups(accuracy: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs that differ in nothing but their seed."""
+    found = defaultdict(list)
+    for record in accuracy:
+        recipe = {key: value for key, value in record["recipe"].items() if key not in ("seed", "tracker", "save_every")}
+        key = (
+            json.dumps(recipe, sort_keys=True),
+            record["steps"],
+            record["precision"],
+            record["loader"],
+            machine(record),
+        )
+        found[key].append(record)
+    return sorted(found.values(), key=lambda runs: (runs[0]["recipe"]["name"], runs[0]["steps"]))
+
+
+def accuracy_rows(accuracy: list[dict[str, Any]]) -> list[list[str]]:
+    rows = []
+    for runs in groups(accuracy):
+        first = runs[0]
+        finals = [run["final"] for run in runs]
+        rows.append(
+            [
+                f"`{first['recipe']['name']}`",
+                first["data"]["name"],
+                f"{first['final']['epoch']:.3g} of {first['recipe']['epochs']}",
+                str(len(runs)),
+                spread([final["val_acc"] for final in finals], 2),
+                spread([final["val_loss"] for final in finals], 3),
+                spread([run["wall_seconds"] / 60 for run in runs]),
+                f"{first['device']}, {first['precision']}",
+            ]
+        )
+    return rows
+
+
+ACCURACY_HEAD = ["recipe", "data", "epochs", "runs", "val_acc, %", "val_loss", "minutes a run", "on"]
+
+
+def compare_rows(record: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            MEASURES[row["name"]],
+            *(
+                f"{row[side]:.4g} ({min(row[side + '_all']):.4g} to {max(row[side + '_all']):.4g})"
+                for side in ("ours", "baseline")
+            ),
+            row["unit"],
+            f"**{row['ratio']:.2f}**",
+        ]
+        for row in record["rows"]
+    ]
+
+
+def change_rows(record: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            row["name"],
+            f"{statistics.median(row['seconds']):.3g} ({min(row['seconds']):.3g} to {max(row['seconds']):.3g})",
+        ]
+        for row in record["rows"]
+    ]
+
+
+def learning_rows(record: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            f"`{run['input_scale']}`",
+            f"`{run['init']}`",
+            f"step {run['learned_at']}" if run["learned_at"] else "no",
+            f"{run['losses'][0]:.3f}",
+            f"{statistics.mean(run['losses'][-20:]):.3f}",
+        ]
+        for run in record["runs"]
+    ]
+
+
+def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
+    """The whole of RESULTS.md."""
+    parts = [
+        "# Results\n\nEvery number here is computed from a record in [results/](results/) by `make results`. "
+        "Accuracies on “CIFAR-10 (JPEG q75 copy)” were measured on a lossy copy of CIFAR-10, train and test; they are "
+        "compared with each other alone, not with figures on CIFAR-10.",
+        "## Accuracy\n\nThe last step's figures, nothing picked; mean ± standard deviation over seeds where there are "
+        "several runs. The validation images are the test set, as in the published run of `reference`.\n\n"
+        + table(ACCURACY_HEAD, accuracy_rows(found["accuracy"])),
+    ]
+    for runs in groups(found["accuracy"]):
+        first = runs[0]
+        files = ", ".join(f"[{run['file']}](results/{run['file']})" for run in runs)
+        parts.append(f"- `{first['command']}` on {machine(first)}, {first['date']}, commit {first['commit']}: {files}")
+    for record in found["compare"]:
+        head = ["measure", "ours", "baseline", "unit", "ratio"]
+        parts.append(
+            f"## Speed: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}; the bf16 "
+            f"matrix rate measured in the same run was {record['hardware']['matrix_tflops_bf16']} TFLOP/s. Medians, and in "
+            f"brackets the least and the most. {record['notes']}. Record: "
+            f"[{record['file']}](results/{record['file']}).\n\n" + table(head, compare_rows(record))
+        )
+    for record in found["changes"]:
+        parts.append(
+            f"## What each change gives: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit "
+            f"{record['commit']}. Seconds of a training step of 128 without its data, median, and in brackets the least and "
+            f"the most; each line adds to the one before, until the last two. Record: "
+            f"[{record['file']}](results/{record['file']}).\n\n" + table(["with", "seconds"], change_rows(record))
+        )
+    for record in found["learning"]:
+        head = ["input", "initialisation", "starts to learn", "first loss", "last 20 losses"]
+        parts.append(
+            f"## Starting to learn\n\n`{record['command']}` on {record['data']}, {record['precision']}, {machine(record)}. "
+            f"It has started when the mean of 20 training losses is below ln 10 − 0.05 = 2.253. Record: "
+            f"[{record['file']}](results/{record['file']}).\n\n" + table(head, learning_rows(record))
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """The measured figures that open the README."""
+    parts = []
+    if found["accuracy"]:
+        parts.append(table(ACCURACY_HEAD, accuracy_rows(found["accuracy"])))
+    for record in found["compare"]:
+        rows = [
+            [
+                MEASURES[row["name"]],
+                f"{row['ours']:.3g} {row['unit']}",
+                f"{row['baseline']:.3g} {row['unit']}",
+                f"{row['ratio']:.1f}×",
+            ]
+            for row in record["rows"]
+            if row["name"] in ("train_step", "data_path", "lrn", "classic_job")
+        ]
+        parts.append(f"On {machine(record)}:\n\n" + table(["speed", "this project", "the usual way", "gain"], rows))
+    return "\n\n".join(parts)
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """Each page that this script keeps, as it should be."""
+    found = records(root / "results")
+    readme = root / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return {
+        root / "RESULTS.md": results_page(found),
+        readme: f"{before}{BEGIN}\n\n{readme_table(found)}\n\n{END}{after}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
+    args = parser.parse_args()
+    for path, text in pages(ROOT).items():
+        if args.check and (not path.exists() or path.read_text() != text):
+            sys.exit(f"{path.name} differs from the records; run `make results`")
+        if not args.check:
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
