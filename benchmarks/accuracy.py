@@ -47,7 +47,7 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
     text = re.sub(r"\{\s+(\"step\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)  # a row a line
-    write_atomically(path, lambda file: file.write_text(text + "\n") and None)
+    write_atomically(path, lambda file: file.write_text(text + "\n"))
     return path
 
 

@@ -116,7 +116,7 @@ def main() -> None:
             }
         )
         text = json.dumps(record, indent=None, ensure_ascii=False).replace('{"input_scale"', '\n  {"input_scale"')
-        write_atomically(args.json, lambda file, text=text: file.write_text(text + "\n") and None)
+        write_atomically(args.json, lambda file, text=text: file.write_text(text + "\n"))
         print(
             f"{input_scale:9} {init:10} learned at {step}, last loss {losses[-1]:.3f}, {seconds:.2f} s a step",
             flush=True,

@@ -154,24 +154,24 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
     for record in found["compare"]:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
         parts.append(
-            f"## Speed: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}; the bf16 "
-            f"matrix rate measured in the same run was {record['hardware']['matrix_tflops_bf16']} TFLOP/s. Medians, and in "
-            f"brackets the least and the most. {record['notes']}. Record: "
+            f"## Speed: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}; the "
+            f"bf16 matrix rate measured in the same run was {record['hardware']['matrix_tflops_bf16']} TFLOP/s. "
+            f"Medians, and in brackets the least and the most. {record['notes']}. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(head, compare_rows(record))
         )
     for record in found["changes"]:
         parts.append(
             f"## What each change gives: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit "
-            f"{record['commit']}. Seconds of a training step of 128 without its data, median, and in brackets the least and "
-            f"the most; each line adds to the one before, until the last two. Record: "
+            f"{record['commit']}. Seconds of a training step of 128 without its data, median, and in brackets the "
+            "least and the most; each line adds to the one before, until the last two. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(["with", "seconds"], change_rows(record))
         )
     for record in found["learning"]:
         head = ["input", "initialisation", "starts to learn", "first loss", "last 20 losses"]
         parts.append(
-            f"## Starting to learn\n\n`{record['command']}` on {record['data']}, {record['precision']}, {machine(record)}. "
-            f"It has started when the mean of 20 training losses is below ln 10 − 0.05 = 2.253. Record: "
-            f"[{record['file']}](results/{record['file']}).\n\n" + table(head, learning_rows(record))
+            f"## Starting to learn\n\n`{record['command']}` on {record['data']}, {record['precision']}, "
+            f"{machine(record)}. It has started when the mean of 20 training losses is below ln 10 − 0.05 = 2.253. "
+            f"Record: [{record['file']}](results/{record['file']}).\n\n" + table(head, learning_rows(record))
         )
     return "\n\n".join(parts) + "\n"
 
@@ -196,6 +196,31 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts)
 
 
+def draw_learning(record: dict[str, Any], path: Path) -> None:
+    """The ten losses of the learning record: one panel an input scale, one line an initialisation."""
+    import math
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    colors = {"paper": "#1b6ca8", "zero-bias": "#d1495b", "source": "#2e8b57", "caffe": "#8a6fb0", "he": "#c98a1b"}
+    for axes, scale in zip(panels, ("raw", "imagenet"), strict=True):
+        for run in (run for run in record["runs"] if run["input_scale"] == scale):
+            losses = run["losses"]
+            smooth = [statistics.mean(losses[max(0, i - 19) : i + 1]) for i in range(len(losses))]
+            axes.plot(range(1, len(smooth) + 1), smooth, color=colors[run["init"]], label=run["init"], linewidth=1.6)
+        axes.axhline(math.log(10), color="0.5", linewidth=0.8, linestyle="--")
+        axes.text(record["steps"], math.log(10) + 0.02, "guessing: ln 10 = 2.303", ha="right", fontsize=8, color="0.35")
+        title = {"raw": "input: 0..255 minus the mean", "imagenet": "input: scaled to a standard deviation of 1"}
+        axes.set(title=title[scale], xlabel="step", xlim=(1, record["steps"]), ylim=(1.6, 3.2))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("training loss, mean of 20 steps (nats)")
+    panels[1].legend(title="initialisation", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
 def pages(root: Path) -> dict[Path, str]:
     """Each page that this script keeps, as it should be."""
     found = records(root / "results")
@@ -212,6 +237,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
     args = parser.parse_args()
+    if not args.check:
+        for record in records(ROOT / "results")["learning"]:
+            draw_learning(record, ROOT / "docs" / "why-2.303.png")
     for path, text in pages(ROOT).items():
         if args.check and (not path.exists() or path.read_text() != text):
             sys.exit(f"{path.name} differs from the records; run `make results`")

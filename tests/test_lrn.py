@@ -54,7 +54,7 @@ constants = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     batch=st.integers(1, 4),
     channels=st.integers(1, 12),
@@ -155,7 +155,7 @@ def test_second_derivative_is_refused():
     x = torch.randn(1, 5, 2, requires_grad=True)
     (dx,) = torch.autograd.grad(local_response_norm(x, **PAPER).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(dx.sum(), x)
+        dx.sum().backward()
 
 
 class Norm(nn.Module):

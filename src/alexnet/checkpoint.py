@@ -35,7 +35,7 @@ LAST, BEST = "last.ckpt", "best.safetensors"
 FORMAT = "alexnet-2012/1"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in place in one step. OSError if the disk is full."""
     beside = path.with_name(path.name + ".tmp")
     try:

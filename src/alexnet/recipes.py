@@ -156,7 +156,8 @@ def quickstart(**changes: Any) -> Recipe:
 
     alexnet train quickstart. 1,438 training images, 45 steps an epoch.
     """
-    return _make(Recipe(name="quickstart", data="digits", batch_size=32, epochs=5, tracker="none"), changes)
+    base = Recipe(name="quickstart", data="digits", batch_size=32, epochs=5, val_every=45, tracker="none")
+    return _make(base, changes)
 
 
 def _make(base: Recipe, changes: dict[str, Any]) -> Recipe:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet import hardware
+from alexnet.checkpoint import write_atomically
 from alexnet.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["claim", "describe_run", "read_config", "write_config"]
 
 CONFIG = "config.json"
 # A continued run may differ from its beginning in these: they do not change what is computed.
-FREE = {"max_steps", "save_every", "tracker", "data_dir", "data"}
+FREE = {"max_steps", "save_every", "tracker", "data_dir"}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -34,13 +35,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def claim(folder: Path, recipe: Recipe, *, resume: bool) -> Path:
+def claim(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     """Make the folder of a run. ValueError if it holds another run, or, to be resumed, one of another recipe."""
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"--out {folder}: already exists; name another, or continue the run in it with --resume")
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return
     if not folder.is_dir():
         raise ValueError(f"--resume: {folder} does not exist; name the run's folder with --out")
     if (folder / CONFIG).is_file():
@@ -49,7 +50,6 @@ def claim(folder: Path, recipe: Recipe, *, resume: bool) -> Path:
             if name not in FREE and before.get(name) != value:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"--resume: {folder} was started with {flag} {before.get(name)}, not {value}")
-    return folder
 
 
 def describe_run(s: Session) -> dict[str, Any]:
@@ -80,7 +80,8 @@ def describe_run(s: Session) -> dict[str, Any]:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.json into the run folder."""
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def git_commit() -> str | None:

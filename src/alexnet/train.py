@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -82,7 +83,9 @@ def run(
     hardware.keep_freed_memory()
     device = hardware.pick_device(recipe.device)
     source = sources.load(recipe.data, recipe.data_dir)
-    folder = claim(Path(out) if out else Path("runs") / recipe.name, recipe, resume=resume)
+    folder = Path(out) if out else Path("runs") / recipe.name
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one
+        claim(folder, recipe, resume=resume)
     s = open_session(recipe, folder, source, device)
     if resume and (folder / LAST).is_file():
         s.restore()

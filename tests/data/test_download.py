@@ -397,7 +397,7 @@ def test_cifar10_from_the_university(hub, tmp_path):
 
 
 def test_an_archive_that_somebody_brought_is_used(hub, tmp_path):
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive())
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(hub.files["/cifar-10-python.tar.gz"])
     check(load("cifar10", tmp_path))
     assert hub.asked == []
 

@@ -1,0 +1,77 @@
+"""The pages: their commands, snippets and links work as written, and their figures are those of the records."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet import flags, recipes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line.removeprefix(".venv/bin/") for line in lines if re.match(r"(\.venv/bin/)?alexnet ", line)]
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(commands()) >= 7
+    assert len(blocks(ROOT / "README.md", "python")) >= 2
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_are_understood(command: str) -> None:
+    args = flags.parse(shlex.split(command, comments=True)[1:])
+    if args.command == "train":
+        given = {name: value for name, value in vars(args).items() if name in recipes.field_types()}
+        flags.recipe_from(args.recipe or "classic", given)
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for page in PAGES:
+        for target in re.findall(r"\bmake ([a-z]+(?:-[a-z]+)?)\b", "\n".join(blocks(page, "bash"))):
+            assert target in targets, f"{page.name}: make {target}"
+
+
+def test_quickstart_is_the_recipe() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^quickstart:.*\n\t\$\(BIN\)/alexnet train quickstart$", makefile, flags=re.MULTILINE)
+
+
+def test_readme_snippets_run(tmp_path: Path) -> None:
+    code = "\n".join(blocks(ROOT / "README.md", "python"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs" / "python" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_figures_are_those_of_the_records() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_page_names_this_machine() -> None:
+    home = str(ROOT.parent)
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode or len(home) < 4:
+        pytest.skip("not a git checkout")
+    for name in tracked.stdout.splitlines():
+        if (ROOT / name).suffix in {".md", ".json", ".toml", ".txt", ".py"}:
+            assert f"{home}/" not in (ROOT / name).read_text(), name
