@@ -28,8 +28,8 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
     path = results / f"accuracy-{name}.json"
     if path.exists():
         return path
-    began = time.time()
-    result = train.run(recipe, out=runs / name, resume=(runs / name).is_dir())
+    began, resumed = time.time(), (runs / name).is_dir()
+    result = train.run(recipe, out=runs / name, resume=resumed)
     if result.stopped_by:
         raise KeyboardInterrupt
     config = read_config(runs / name)
@@ -40,7 +40,7 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
         "recipe": dataclasses.asdict(recipe) | {"data": config["data"]["name"], "data_dir": ""},
         "steps": result.final["step"],
         "final": result.final,
-        "wall_seconds": round(time.time() - began, 1),
+        "wall_seconds": None if resumed else round(time.time() - began, 1),
         **{key: config[key] for key in ("device", "precision", "loader", "compiled", "hardware", "versions", "commit")},
         "date": config["started"][:10],
         "rows": read_rows(runs / name),

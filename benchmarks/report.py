@@ -48,6 +48,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """``mean ± standard deviation``; of a single value, the value."""
+    if not values:
+        return "–"
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
@@ -89,7 +91,7 @@ def accuracy_rows(accuracy: list[dict[str, Any]]) -> list[list[str]]:
                 str(len(runs)),
                 spread([final["val_acc"] for final in finals], 2),
                 spread([final["val_loss"] for final in finals], 3),
-                spread([run["wall_seconds"] / 60 for run in runs]),
+                spread([run["wall_seconds"] / 60 for run in runs if run["wall_seconds"]]),
                 f"{first['device']}, {first['precision']}",
             ]
         )

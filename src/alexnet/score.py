@@ -133,7 +133,7 @@ def val_batches(
         matrices = CropMatrices(width, RESIZE, size, size, device)
         for first in range(0, len(array), step):
             x = (torch.from_numpy(array[first : first + step]).to(device).float() - mean) / std
-            yield matrices.apply(x, centre_box(len(x), RESIZE, size)), labels[first : first + step]
+            yield matrices.apply(x, centre_box(len(x), RESIZE, size).to(device)), labels[first : first + step]
         return
     transform = EvalTransform(size, norm)
     pixels = ahead(lambda index: np.asarray(transform.pixels(images.image(index))), range(len(images)), 2 * step)

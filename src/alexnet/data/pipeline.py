@@ -190,19 +190,22 @@ class ResidentBatches:
 
     def train(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         count, size = len(self.train_images), self.recipe.batch_size
-        order = epoch_order(count, self.recipe.seed, epoch)
+        # drawn for the whole epoch, and sent to the device once: a step then waits for nothing
+        order = epoch_order(count, self.recipe.seed, epoch).to(self.device)
         boxes = draw_boxes(count, RESIZE, _generator(self.recipe.seed, epoch, stream=1), flip=self.flip, scale=SCALE)
+        boxes = boxes.to(self.device)
         for first in range(start * size, count, size):
             mine = slice(first + self.share.rank, min(first + size, count), self.share.world)
-            index = order[mine].to(self.device, non_blocking=True)
+            index = order[mine]
             images = self._normalized(self.train_images[index])
             yield self.matrices.apply(images, boxes[mine]), self.train_labels[index]
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = (t[self.share.rank :: self.share.world] for t in (self.val_images, self.val_labels))
         size = val_batch_size(self.device)
+        boxes = centre_box(size, RESIZE, self.size).to(self.device)
         for x, y in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-            yield self.matrices.apply(self._normalized(x), centre_box(len(x), RESIZE, self.size)), y
+            yield self.matrices.apply(self._normalized(x), boxes[: len(x)]), y
 
 
 def val_batch_size(device: torch.device) -> int:

@@ -50,6 +50,9 @@ class Boxes:
     def __getitem__(self, index: Tensor | slice) -> Boxes:
         return Boxes(self.top[index], self.left[index], self.height[index], self.width[index], self.flip[index])
 
+    def to(self, device: torch.device) -> Boxes:
+        return Boxes(*(t.to(device) for t in (self.top, self.left, self.height, self.width, self.flip)))
+
 
 def draw_boxes(
     count: int,
@@ -107,20 +110,18 @@ class CropMatrices:
             table.append((resampling_matrix(length, crop) @ windows).float())
         self.table = torch.cat(table).to(device)
         counts = torch.tensor([side - length + 1 for length in range(smallest, side + 1)])
-        self.start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)[:-1]])
+        self.start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)[:-1]]).to(device)
 
     def pairs(self, offset: Tensor, length: Tensor) -> Tensor:
         """Rows of the table: int64 ``[N]`` for offsets and lengths ``[N]``."""
         return self.start[length - self.smallest] + offset
 
     def apply(self, images: Tensor, boxes: Boxes) -> Tensor:
-        """``[N, source, source, 3]`` float32 to ``[N, 3, crop, crop]``, channels last in memory."""
-        device = images.device
+        """``[N, source, source, 3]`` float32 to ``[N, 3, crop, crop]``, channels last in memory; all on one device."""
         n, rows, columns, channels = images.shape
-        vertical = self.table[self.pairs(boxes.top, boxes.height).to(device, non_blocking=True)]
-        horizontal = self.table[self.pairs(boxes.left, boxes.width).to(device, non_blocking=True)]
-        flip = boxes.flip.to(device, non_blocking=True)[:, None, None]
-        horizontal = torch.where(flip, horizontal.flip(1), horizontal)
+        vertical = self.table[self.pairs(boxes.top, boxes.height)]
+        horizontal = self.table[self.pairs(boxes.left, boxes.width)]
+        horizontal = torch.where(boxes.flip[:, None, None], horizontal.flip(1), horizontal)
         x = images.transpose(1, 2).reshape(n, columns, rows * channels)
         x = torch.bmm(horizontal, x)  # [N, crop, rows · 3]
         x = x.view(n, self.crop, rows, channels).transpose(1, 2).reshape(n, rows, self.crop * channels)
