@@ -66,8 +66,8 @@ def test_curves_are_six_labelled_charts(tmp_path, monkeypatch):
     assert "epoch (passes over the training images)" in found
     assert found.count("ln 10 = 2.30") == 2
     assert found.count("chance 10%") == 3
-    assert "lowest 0.311 at step 2,000" in found  # 2.3·e^-2
-    assert "highest 48.9% at step 2,000" in found  # 55 - 45·e^-2
+    assert "0.311 at step 2,000" in found  # 2.3·e^-2
+    assert "48.9% at step 2,000" in found  # 55 - 45·e^-2
     assert "no rows yet" not in found
     assert [file.name for file in path.parent.glob("*.tmp")] == []
 
@@ -77,7 +77,7 @@ def test_curves_of_one_row(tmp_path, monkeypatch):
     plots.curves(write(tmp_path, some_rows(1)))  # and no config.json
     assert found.count("no rows yet") == 1  # epoch_val_acc
     assert not [text for text in found if text.startswith(("ln ", "chance"))]
-    assert "lowest 2.081 at step 100" in found
+    assert "2.081 at step 100" in found
 
 
 def test_curves_of_nothing_and_of_gaps(tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_curves_of_nothing_and_of_gaps(tmp_path, monkeypatch):
     broken = [{"step": 100, "train_loss": 2.0}, {"step": 200, "train_loss": None}, {"step": 300, "train_loss": 1.5}]
     plots.curves(write(tmp_path / "gaps", broken))
     assert found.count("no rows yet") == 5  # no epoch, so no step against epoch either
-    assert "lowest 1.500 at step 300" in found
+    assert "1.500 at step 300" in found
     plots.curves(write(tmp_path / "nan", [{"step": 100, "train_loss": None, "val_loss": None}]))
 
 

@@ -88,7 +88,7 @@ def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
     assert rows[0]["val_acc"] in {100 * n / 359 for n in range(360)}
     config = json.loads((whole / "config.json").read_text())
     assert config["recipe"]["batch_size"] == 8
-    assert config["data"] == {"spec": "digits", "name": "digits", "train": 1438, "val": 359, "val_split": "test"}
+    assert config["data"] == {"spec": "digits", "name": "digits", "train": 1438, "val": 359, "val_split": "val"}
     assert config["classes"] == [str(n) for n in range(10)]
     assert {"torch", "python"} <= set(config["versions"])
     assert (whole / "last.ckpt").stat().st_size < 480e6

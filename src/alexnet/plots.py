@@ -155,7 +155,7 @@ def _panel(
     _ticks(ax.yaxis, whole=key == "step", thousands=key == "step")
     if key == "step":
         return
-    _best(ax, x, y, against, lowest=key.endswith("loss"))
+    _last(ax, x, y, against, "{:.3f}" if key.endswith("loss") else "{:.1f}%")
     if classes:
         _chance(ax, classes, loss=key.endswith("loss"))
 
@@ -168,15 +168,14 @@ def _ticks(axis: Axis, whole: bool, thousands: bool) -> None:
         axis.set_major_formatter("{x:,.0f}")
 
 
-def _best(ax: Axes, x: list[float], y: list[float], against: str, lowest: bool) -> None:
-    """The best value and where it was, at the right end of the title's line."""
+def _last(ax: Axes, x: list[float], y: list[float], against: str, form: str) -> None:
+    """The last value, which is the run's result, and where it was, at the right end of the title's line."""
     finite = [(value, at) for at, value in zip(x, y, strict=True) if not math.isnan(value)]
     if not finite:
         return
-    value, at = min(finite) if lowest else max(finite, key=lambda point: (point[0], -point[1]))
-    best = f"lowest {value:.3f}" if lowest else f"highest {value:.1f}%"
+    value, at = finite[-1]
     place = f"{at:,}" if against == "step" else f"{at:.4g}"
-    ax.set_title(f"{best} at {against} {place}", loc="right", fontsize=9, color=_SOFT, fontweight="normal")
+    ax.set_title(f"{form.format(value)} at {against} {place}", loc="right", fontsize=9, color=_SOFT, fontweight="normal")
 
 
 def _chance(ax: Axes, classes: int, loss: bool) -> None:

@@ -103,8 +103,9 @@ def _classify(
     model: AlexNet_2012, pixels: list[np.ndarray], top_k: int, device: torch.device, precision: str
 ) -> list[list[tuple[str, float]]]:
     card = card_of(model)
+    images = normalized(pixels, card.normalization, device)
     with hardware.autocast(device, precision):
-        logits = model(normalized(pixels, card.normalization, device))
+        logits = model(images)
     found = logits.float().softmax(1).topk(top_k, dim=1)
     return [
         [(card.classes[index], value) for index, value in zip(indices, values, strict=True)]

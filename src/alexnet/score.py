@@ -54,6 +54,18 @@ class TenCrop(nn.Module):
         return torch.logsumexp(torch.stack(views), dim=0) - math.log(len(views))
 
 
+class _Autocast(nn.Module):
+    """A network in some precision; what makes its batches stays outside, in float32."""
+
+    def __init__(self, net: nn.Module, device: torch.device, precision: str) -> None:
+        super().__init__()
+        self.net, self.device, self.precision = net, device, hardware.pick_precision(precision, device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with hardware.autocast(self.device, self.precision):
+            return self.net(images)  # type: ignore[no-any-return]
+
+
 def card_of(model: AlexNet_2012) -> ModelCard:
     """A loaded model's classes and input. ValueError for a model that did not come from ``load_model``."""
     card = getattr(model, "card", None)
@@ -91,11 +103,10 @@ def score(
     check_classes(source, card.classes)
     place = hardware.pick_device(device)
     model.to(place).to(memory_format=torch.channels_last).eval()
-    net = TenCrop(model, size) if views == "ten-crop" else model
+    net = _Autocast(TenCrop(model, size) if views == "ten-crop" else model, place, precision)
     batches = val_batches(source.val, card.normalization, RESIZE if views == "ten-crop" else size, place)
     metrics = Metrics(len(source.classes), place)
-    with hardware.autocast(place, hardware.pick_precision(precision, place)):
-        evaluate(net, watch(batches, -(-count // val_batch_size(place))), metrics)
+    evaluate(net, watch(batches, -(-count // val_batch_size(place))), metrics)
     found = metrics.result(expected=count)
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]

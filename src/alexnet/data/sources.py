@@ -8,7 +8,6 @@ import difflib
 import hashlib
 import importlib.util
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -160,9 +159,7 @@ def _verified_pickle(path: Path, md5: Mapping[str, str]) -> dict[str, Any]:
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5[path.name]:
         wrong = "damaged (its md5 checksum is wrong)" if data else "missing or empty"
         raise ValueError(f"{path}: {wrong}; delete the folder to have it downloaded again")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy 2.4 deprecates the way that NumPy of 2009 wrote its dtypes
-        content: dict[str, Any] = pickle.loads(data, encoding="latin1")  # written by Python 2
+    content: dict[str, Any] = pickle.loads(data, encoding="latin1")  # written by Python 2
     return content
 
 
