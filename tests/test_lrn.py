@@ -1,18 +1,16 @@
 """Response normalisation against PyTorch's, which nobody here wrote, and against numerical gradients."""
 
-import shutil
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet import local_response_norm, lrn
+from alexnet import hardware, local_response_norm, lrn
 
 PAPER = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(not hardware.can_compile(torch.device("cpu")), reason="needs a C++ compiler")
 
 
 def theirs(x, size, alpha, beta, k):
@@ -21,11 +19,11 @@ def theirs(x, size, alpha, beta, k):
     return F.local_response_norm(x, size, alpha, beta, k)
 
 
-def assert_near(ours, expected, relative=1e-5):
-    """Largest difference at most ``relative`` of the largest value."""
+def assert_near(ours, expected, scale=0.0):
+    """Largest difference at most 1e-5 of the largest value, or of ``scale`` where that is larger."""
     assert ours.shape == expected.shape
     if expected.numel():
-        assert float((ours - expected).abs().max()) <= relative * float(expected.abs().max())
+        assert float((ours - expected).abs().max()) <= 1e-5 * max(float(expected.abs().max()), scale)
 
 
 def with_gradient(function, x, grad):
@@ -39,8 +37,10 @@ def check(x, size, alpha, beta, k, grad=None):
     grad = torch.randn(x.shape) if grad is None else grad
     ours = with_gradient(lambda t: local_response_norm(t, size, alpha, beta, k), x, grad)
     expected = with_gradient(lambda t: theirs(t, size, alpha, beta, k), x, grad)
-    for got, wanted in zip(ours, expected, strict=True):
-        assert_near(got, wanted)
+    assert_near(ours[0], expected[0])
+    # The gradient is a difference; where its terms cancel, as for β = 1/2 and large inputs, the first sets the scale.
+    first_term = (grad * expected[0] / x).nan_to_num()
+    assert_near(ours[1], expected[1], float(first_term.abs().max()) if x.numel() else 0.0)
     assert torch.equal(local_response_norm(x, size, alpha, beta, k), ours[0])  # without a gradient too
 
 
@@ -65,6 +65,7 @@ constants = st.fixed_dictionaries(
     constants=constants,
     seed=st.integers(0, 99),
 )
+@example(1, 1, [], 60.0, False, 50, {"size": 1, "alpha": 2.0, "beta": 0.5, "k": 0.5}, 0)  # the gradient's terms cancel
 def test_equals_torch_in_value_and_gradient(batch, channels, pixels, spread, channels_last, block, constants, seed):
     torch.manual_seed(seed)
     x = torch.randn(batch, channels, *pixels) * spread

@@ -84,7 +84,11 @@ def _system_reason(error: OSError) -> str:
 
 
 def _run(argv: list[str]) -> int:
-    args = parse(argv)
+    try:
+        args = parse(argv)
+    except SystemExit:  # --help: a reader who has gone shall be noticed here, not at Python's end
+        sys.stdout.flush()
+        raise
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext(), _memory():
         answer = _COMMANDS[args.command](args)
@@ -280,17 +284,24 @@ def _variants(args: argparse.Namespace) -> Answer:
 def _export(args: argparse.Namespace) -> Answer:
     from alexnet.export import export
 
-    return _written(export(Path(args.model), args.format, Path(args.out)))
+    done = export(Path(args.model), args.format, Path(args.out))
+    opset = f", opset {done['opset']}" if "opset" in done else ""
+    return Answer(
+        done,
+        f"{done['file']}: {done['format']}{opset}, {done['bytes'] / 1e6:.1f} MB\n"
+        f"checked with {done['checked_with']}: its logits differ by {done['checked']:.1e} of the largest",
+    )
 
 
 def _convert(args: argparse.Namespace) -> Answer:
     from alexnet.convert import convert
 
-    return _written(convert(Path(args.source), Path(args.out), args.variant))
-
-
-def _written(document: dict[str, Any]) -> Answer:
-    return Answer(document, ", ".join(f"{name} {value}" for name, value in document.items()))
+    done = convert(Path(args.source), Path(args.out), args.variant)
+    return Answer(
+        done,
+        f"{done['file']}: variant {done['variant']}, {done['num_classes']} classes ({done['classes']})\n"
+        f"normalization: {done['normalization']}",
+    )
 
 
 def _doctor(args: argparse.Namespace) -> Answer:

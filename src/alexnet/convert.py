@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alexnet.caffemodel import CaffeLayer, read_binaryproto, read_caffemodel
-from alexnet.checkpoint import FORMAT, ModelCard, load_model, save_weights
-from alexnet.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from alexnet.card import ModelCard, Normalization
+from alexnet.checkpoint import FORMAT, load_model, save_weights
+from alexnet.data.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from alexnet.model import VARIANTS, AlexNet_2012
 
 __all__ = ["convert"]

@@ -23,6 +23,7 @@ from alexnet.model import AlexNet_2012, ResponseNorm, RoundUpPad, WithinMapNorm
 __all__ = ["FORMATS", "export"]
 
 OPSET = 17  # the oldest that runtimes in use all read; LRN is unchanged since 13
+BATCHES = ((1, 60.0), (3, 60.0), (2, 1.0))  # images and their spread: raw pixels and standardised ones
 TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by about 1e-6
 NEEDS_ONNX = "export to onnx needs the onnx package: pip install 'alexnet-2012[export]'"
 
@@ -63,10 +64,10 @@ def export(source: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 
 
 def _difference(model: AlexNet_2012, run: Run) -> float:
-    """Largest difference of a logit over the largest logit, on batches of one, three and two images."""
+    """Largest difference of a logit over the largest logit, on a few batches of noise."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    for count, spread in ((1, 60.0), (3, 60.0), (2, 1.0)):  # raw pixels and standardised ones
+    for count, spread in BATCHES:
         side = model.variant.image_sizes[0]
         images = torch.randn(count, 3, side, side, generator=generator) * spread
         with torch.no_grad():

@@ -18,7 +18,7 @@ from alexnet.recipes import RECIPES, Recipe, choices_of, field_docs, field_types
 __all__ = ["UsageError", "parse", "recipe_from"]
 
 VIEWS = ("center", "ten-crop")
-FORMATS = ("onnx", "safetensors", "torchscript")
+FORMATS = ("onnx", "safetensors", "pt2", "torchscript")
 _METAVARS = {"data": "SPEC", "data_dir": "DIR", "save_every": "MINUTES"}
 
 

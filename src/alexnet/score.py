@@ -27,6 +27,7 @@ from alexnet.model import AlexNet_2012
 __all__ = ["VIEWS", "TenCrop", "ahead", "card_of", "format_score", "normalized", "score", "val_batches"]
 
 VIEWS = ("center", "ten-crop")
+TERMINAL = 100  # columns
 WIDEST = 20  # classes; a confusion matrix of more does not fit a terminal
 
 _Item = TypeVar("_Item")
@@ -142,9 +143,10 @@ def val_batches(
     if array is not None:
         mean, std = (torch.tensor(values, device=device) * 255 for values in (norm.mean, norm.std))
         matrices = CropMatrices(width, RESIZE, size, size, device)
+        boxes = centre_box(step, RESIZE, size).to(device)
         for first in range(0, len(array), step):
             x = (torch.from_numpy(array[first : first + step]).to(device).float() - mean) / std
-            yield matrices.apply(x, centre_box(len(x), RESIZE, size).to(device)), labels[first : first + step]
+            yield matrices.apply(x, boxes[: len(x)]), labels[first : first + step]
         return
     transform = EvalTransform(size, norm)
     pixels = ahead(lambda index: np.asarray(transform.pixels(images.image(index))), range(len(images)), 2 * step)
@@ -192,7 +194,8 @@ def format_score(found: dict[str, Any], views: str) -> str:
         lines.append(f"{name:{wide}}  {total:>6}  {'-' if share is None else f'{share:.1f}%':>6}  {taken}")
     if len(names) > WIDEST:
         return "\n".join(lines)
-    cell = max(5, len(str(max(map(max, matrix)))) + 1)
+    least, room = len(str(max(map(max, matrix)))) + 1, (TERMINAL - wide) // len(names)
+    cell = max(least, 4, min(room, 1 + max(map(len, names))))
     lines += ["", "confusion matrix: a row for each true class, a column for each answer"]
     lines.append(" " * wide + "".join(f" {name[: cell - 1]:>{cell - 1}}" for name in names))
     lines += [f"{name:{wide}}" + "".join(f"{n:>{cell}}" for n in row) for name, row in zip(names, matrix, strict=True)]

@@ -20,12 +20,13 @@ from torchvision.transforms import v2
 
 from alexnet.card import Normalization
 from alexnet.data.resident import CropMatrices, centre_box, draw_boxes
-from alexnet.data.sources import Images, Source
+from alexnet.data.sources import ImageError, Images, Source
 from alexnet.recipes import Recipe
 
 __all__ = ["Batches", "EvalTransform", "TrainTransform", "normalization", "open_batches"]
 
 RESIZE = 256
+STRIP = 32  # times as long as wide: no crop reaches beyond the middle of such an image
 SCALE = (0.8, 1.0)  # of RandomResizedCrop's area
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
 RESIDENT_SIDE = 96  # larger images make the table of matrices larger than the images
@@ -49,7 +50,7 @@ def channel_means(images: Images, most: int = 2000) -> np.ndarray:
     array = images.array()
     if array is not None:
         return np.asarray(array.reshape(-1, 3).mean(0, dtype=np.float64))
-    crop = v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(224)])
+    crop = v2.Compose([_shortened, v2.Resize(RESIZE), v2.CenterCrop(224)])
     chosen = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
     means = [np.asarray(crop(images.image(int(i)))).reshape(-1, 3).mean(0) for i in chosen]
     return np.asarray(np.mean(means, axis=0))
@@ -61,6 +62,7 @@ class TrainTransform:
     def __init__(self, size: int, norm: Normalization, flip: bool) -> None:
         self.pixels = v2.Compose(
             [
+                _shortened,
                 v2.Resize(RESIZE),
                 v2.RandomResizedCrop(size, scale=SCALE),
                 *([v2.RandomHorizontalFlip()] if flip else []),
@@ -76,11 +78,20 @@ class EvalTransform:
     """PIL image to float32 ``[3, size, size]``: resize, centre crop, normalise."""
 
     def __init__(self, size: int, norm: Normalization) -> None:
-        self.pixels = v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(size)])
+        self.pixels = v2.Compose([_shortened, v2.Resize(RESIZE), v2.CenterCrop(size)])
         self.to_tensor = _to_tensor(norm)
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.to_tensor(self.pixels(image))  # type: ignore[no-any-return]
+
+
+def _shortened(image: Image.Image) -> Image.Image:
+    """Of a strip, its middle: with the shorter side at 256, the other could be millions of pixels long."""
+    longest = STRIP * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = (min(side, longest) for side in image.size)
+    return v2.functional.center_crop(image, [height, width])  # type: ignore[no-any-return]
 
 
 def _to_tensor(norm: Normalization) -> v2.Compose:
@@ -252,9 +263,13 @@ class WorkerBatches:
         return self._on_device(self.val_loader)
 
     def _on_device(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in loader:
-            images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-            yield images, labels.to(self.device, non_blocking=True)
+        try:
+            for images, labels in loader:
+                images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+                yield images, labels.to(self.device, non_blocking=True)
+        except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
+            last = str(error).strip().splitlines()[-1]
+            raise ImageError(last.removeprefix(f"{ImageError.__module__}.{ImageError.__name__}: ")) from None
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
