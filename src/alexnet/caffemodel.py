@@ -107,7 +107,8 @@ def _blob(data: memoryview) -> np.ndarray:
             shape = [side for field, sides_ in _fields(value) if field == 1 for side in _numbers(sides_)]
         elif number in sides and isinstance(value, int):
             sides[number] = value
-    values = np.concatenate(parts).astype(np.float32, copy=False) if parts else np.empty(0, np.float32)
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite
+        values = np.concatenate(parts or [np.empty(0)]).astype(np.float32, copy=False)
     if shape is None:
         shape = list(sides.values())
     if math.prod(shape) != values.size:

@@ -25,7 +25,7 @@ __all__ = ["FORMATS", "export"]
 OPSET = 17  # the oldest that runtimes in use all read; LRN is unchanged since 13
 BATCHES = ((1, 60.0), (3, 60.0), (2, 1.0))  # images and their spread: raw pixels and standardised ones
 TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by about 1e-6
-NEEDS_ONNX = "export to onnx needs the onnx package: pip install 'alexnet-2012[export]'"
+NEEDS_ONNX = "export to onnx needs the packages onnx and onnxruntime: pip install 'alexnet-2012[export]'"
 
 Run = Callable[[Tensor], Tensor]
 
@@ -66,18 +66,19 @@ def export(source: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 def _difference(model: AlexNet_2012, run: Run) -> float:
     """Largest difference of a logit over the largest logit, on a few batches of noise."""
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
+    side = model.variant.image_sizes[0]
+    differences = []
     for count, spread in BATCHES:
-        side = model.variant.image_sizes[0]
         images = torch.randn(count, 3, side, side, generator=generator) * spread
         with torch.no_grad():
             expected, got = model(images), run(images)
         if got.shape != expected.shape:
             raise ValueError(f"the exported file gives {list(got.shape)} where the model gives {list(expected.shape)}")
-        worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
-    if not worst <= TOLERANCE:  # NaN fails too
-        raise ValueError(f"the exported file differs from the model by {worst:.1e} of the largest logit; not kept")
-    return worst
+        differences.append(float((got - expected).abs().max() / expected.abs().max()))
+    for worst in differences:
+        if not worst <= TOLERANCE:  # NaN fails too
+            raise ValueError(f"the exported file differs from the model by {worst:.1e} of the largest logit; not kept")
+    return max(differences)
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------------
@@ -139,6 +140,7 @@ def _example(model: AlexNet_2012) -> Tensor:
 def _onnx(model: AlexNet_2012, card: ModelCard, file: Path) -> tuple[Run, dict[str, Any]]:
     try:
         import onnx
+        import onnxruntime  # to check the file: onnx's own evaluator gets LRN wrong (1.23 sums over the wrong channels)
     except ModuleNotFoundError as error:
         raise ValueError(NEEDS_ONNX) from error
     graph = _Graph()
@@ -152,23 +154,9 @@ def _onnx(model: AlexNet_2012, card: ModelCard, file: Path) -> tuple[Run, dict[s
     proto = graph.model(x, side, card)
     onnx.checker.check_model(proto)
     file.write_bytes(proto.SerializeToString())
-    run, name = _onnx_runtime(file)
-    return run, {"opset": OPSET, "checked_with": name}
-
-
-def _onnx_runtime(file: Path) -> tuple[Run, str]:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        import onnx.reference
-
-        evaluator: Any = onnx.reference.ReferenceEvaluator(str(file))
-        return lambda images: torch.from_numpy(evaluator.run(None, {"images": images.numpy()})[0]), "onnx.reference"
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return (
-        lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
-        f"onnxruntime {onnxruntime.__version__}",
-    )
+    notes = {"opset": OPSET, "checked_with": f"onnxruntime {onnxruntime.__version__}"}
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), notes
 
 
 class _Graph:

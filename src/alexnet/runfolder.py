@@ -1,4 +1,4 @@
-"""The run folder: claiming it for a new run or a resumed one, and the config.json that says what ran where."""
+"""The run folder: whether a run may begin or go on in it, and the config.json that says what ran where."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alexnet.recipes import Recipe
 if TYPE_CHECKING:
     from alexnet.session import Session
 
-__all__ = ["claim", "describe_run", "read_config", "write_config"]
+__all__ = ["check_folder", "describe_run", "read_config", "write_config"]
 
 CONFIG = "config.json"
 # A continued run may differ from its beginning in these: they do not change what is computed.
@@ -35,12 +35,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def claim(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    """Make the folder of a run. ValueError if it holds another run, or, to be resumed, one of another recipe."""
+def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+    """ValueError where a run cannot begin in ``folder``, or, to be resumed, is not there or of another recipe."""
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"--out {folder}: already exists; name another, or continue the run in it with --resume")
-        folder.mkdir(parents=True, exist_ok=True)
         return
     if not folder.is_dir():
         raise ValueError(f"--resume: {folder} does not exist; name the run's folder with --out")

@@ -32,7 +32,7 @@ from alexnet.display import Display
 from alexnet.doctor import remedies
 from alexnet.evaluate import Metrics, evaluate
 from alexnet.recipes import Recipe
-from alexnet.runfolder import claim, describe_run, write_config
+from alexnet.runfolder import check_folder, describe_run, write_config
 from alexnet.session import Session, open_session
 
 __all__ = ["Result", "TrainingError", "cosine", "run"]
@@ -82,10 +82,12 @@ def run(
 
     hardware.keep_freed_memory()
     device = hardware.pick_device(recipe.device)
+    folder, first = Path(out) if out else Path("runs") / recipe.name, os.environ.get("RANK", "0") == "0"
+    if first:  # of several processes
+        check_folder(folder, recipe, resume=resume)
     source = sources.load(recipe.data, recipe.data_dir)
-    folder = Path(out) if out else Path("runs") / recipe.name
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first one
-        claim(folder, recipe, resume=resume)
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
     s = open_session(recipe, folder, source, device)
     if resume and (folder / LAST).is_file():
         s.restore()
