@@ -163,8 +163,8 @@ def draw(file: Path) -> None:
         draw_column(axes, found, places, number)
         draw_words(axes, column, place)
     draw_counts(axes, found, places)
-    norm = "LRN: n = 5, α = 10⁻⁴, β = 0.75, k = 2      max pool: 3×3, stride 2      dropout: p = 0.5"
-    axes.text(LEFT + 4, 14, norm, fontsize=9.5, color=FAINT)
+    norm = "LRN: n = 5, α = 10⁻⁴ divided by n, β = 0.75, k = 2      max pool: 3×3, stride 2      dropout: p = 0.5"
+    axes.text(LEFT + 4, 12, norm, fontsize=9.5, color=FAINT)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)
 
@@ -203,7 +203,7 @@ def draw_words(axes: Axes, column: Column, x: float) -> None:
 def draw_counts(axes: Axes, found: list[Column], places: list[float]) -> None:
     """Two rows of numbers, each before a bar of its share of the row's largest."""
     rows = {"parameters": [c.parameters for c in found], "multiply-adds": [c.multiply_adds for c in found]}
-    for y, (name, counts) in zip((62, 38), rows.items(), strict=True):
+    for y, (name, counts) in zip((68, 44), rows.items(), strict=True):
         axes.text(places[0], y, name, fontsize=10, color=FAINT, ha="center", va="center_baseline")
         for x, count in zip(places, counts, strict=True):
             if count:

@@ -248,7 +248,9 @@ def test_refusals_leave_no_folder(run: Run, tmp_path: Path, whole: Path) -> None
     ):
         with pytest.raises((ValueError, OSError), match=message):
             run(out, **changes)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"--resume: .* does not exist"):
+    assert not out.exists()
+    out.write_text("")
+    with pytest.raises(ValueError, match="a file; name a run's folder"):
         run(out, resume=True)
     with pytest.raises(ValueError, match="already exists; name another, or continue the run in it with --resume"):
         run(whole)

@@ -25,9 +25,9 @@ from alexnet.recipes import Recipe, classic
 
 __all__ = ["Layer", "examine", "probe", "remedies", "report", "verdict"]
 
-# Below this the images' logits are alike: the signal has to grow for hundreds of steps first. Measured: of the ten
-# pairs of input scale and initialisation the highest that stalls is 0.0006, the lowest that learns 0.005.
-LEAST_SIGNAL = 2e-3
+# What the logits of different images may differ by. Below, the signal has to grow for hundreds of steps first; above,
+# the first steps break the network. Set between what stalls and what learns in docs/why-2.303.md.
+LEAST_SIGNAL, MOST_SIGNAL = 2e-3, 3.0
 PROBE_BATCH = 64
 CHECKPOINTS_GB = 0.7  # last.ckpt and best.safetensors
 
@@ -76,22 +76,27 @@ def probe(net: AlexNet_2012, images: Tensor, labels: Tensor) -> list[Layer]:
 def verdict(layers: list[Layer], recipe: Recipe) -> tuple[bool, str]:
     """Whether the training loss will fall below ln(classes) − 0.05 within 300 steps, and why or why not."""
     first, last = layers[0].signal_std, layers[-1].signal_std
+    if last > MOST_SIGNAL:
+        return False, (
+            f"the logits of different images differ by {last:.2g} before any training (at most {MOST_SIGNAL:g} is good): the "
+            f"first steps drive the ReLUs to zero. Likely cause: {remedies(recipe)}"
+        )
     if last >= LEAST_SIGNAL:
         return True, f"the logits of different images differ by {last:.2g}: enough for the gradient to tell them apart"
     return False, (
         f"the signal that tells images apart shrinks from {first:.2g} after conv1 to {last:.2g} in the logits "
-        f"(at least {LEAST_SIGNAL:g} is needed): {remedies(recipe)}"
+        f"(at least {LEAST_SIGNAL:g} is needed). Likely cause: {remedies(recipe)}"
     )
 
 
 def remedies(recipe: Recipe) -> str:
     """The likely cause of a loss that stays at ln(classes), and what to change. The training loop says the same."""
+    pair = f"{recipe.init!r} initialisation on {recipe.input_scale!r} input"
+    if recipe.init == "he" and recipe.input_scale == "raw":
+        return f"{pair}; weights this large want standardised input. Remedies: --input-scale imagenet, or --init paper"
     if recipe.init == "he":
-        return f"{recipe.init!r} initialisation on {recipe.input_scale!r} input. Remedy: a lower --lr"
-    return (
-        f"{recipe.init!r} initialisation on {recipe.input_scale!r} input; weights this small are made for raw pixels. "
-        "Remedies: --input-scale raw, or --init he"
-    )
+        return f"not {pair}, which starts well; look at the labels. Remedy to try: another --lr"
+    return f"{pair}; weights this small are made for raw pixels. Remedies: --input-scale raw, or --init he"
 
 
 def examine(recipe: Recipe | None = None) -> dict[str, Any]:

@@ -169,13 +169,14 @@ def _ticks(axis: Axis, whole: bool, thousands: bool) -> None:
 
 
 def _last(ax: Axes, x: list[float], y: list[float], against: str, form: str) -> None:
-    """The last value, which is the run's result, and where it was, at the right end of the title's line."""
+    """The last value, the result of the run, and where it was, at the right end of the title line."""
     finite = [(value, at) for at, value in zip(x, y, strict=True) if not math.isnan(value)]
     if not finite:
         return
     value, at = finite[-1]
     place = f"{at:,}" if against == "step" else f"{at:.4g}"
-    ax.set_title(f"{form.format(value)} at {against} {place}", loc="right", fontsize=9, color=_SOFT, fontweight="normal")
+    text = f"{form.format(value)} at {against} {place}"
+    ax.set_title(text, loc="right", fontsize=9, color=_SOFT, fontweight="normal")
 
 
 def _chance(ax: Axes, classes: int, loss: bool) -> None:

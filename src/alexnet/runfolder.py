@@ -36,13 +36,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    """ValueError where a run cannot begin in ``folder``, or, to be resumed, is not there or of another recipe."""
+    """ValueError where a run cannot begin in ``folder``, or, to be resumed, is of another recipe.
+
+    A run killed before it wrote anything is resumed from its start, so a folder that does not exist yet is no error.
+    """
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"--out {folder}: already exists; name another, or continue the run in it with --resume")
         return
-    if not folder.is_dir():
-        raise ValueError(f"--resume: {folder} does not exist; name the run's folder with --out")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder}: a file; name a run's folder")
     if (folder / CONFIG).is_file():
         before = read_config(folder)["recipe"]
         for name, value in dataclasses.asdict(recipe).items():
@@ -78,7 +81,8 @@ def describe_run(s: Session) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write config.json into the run folder."""
+    """Make the run folder, if need be, and write config.json into it."""
+    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
 

@@ -82,12 +82,10 @@ def run(
 
     hardware.keep_freed_memory()
     device = hardware.pick_device(recipe.device)
-    folder, first = Path(out) if out else Path("runs") / recipe.name, os.environ.get("RANK", "0") == "0"
-    if first:  # of several processes
+    folder = Path(out) if out else Path("runs") / recipe.name
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         check_folder(folder, recipe, resume=resume)
     source = sources.load(recipe.data, recipe.data_dir)
-    if first:
-        folder.mkdir(parents=True, exist_ok=True)
     s = open_session(recipe, folder, source, device)
     if resume and (folder / LAST).is_file():
         s.restore()
