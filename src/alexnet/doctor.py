@@ -78,8 +78,8 @@ def verdict(layers: list[Layer], recipe: Recipe) -> tuple[bool, str]:
     first, last = layers[0].signal_std, layers[-1].signal_std
     if last > MOST_SIGNAL:
         return False, (
-            f"the logits of different images differ by {last:.2g} before any training (at most {MOST_SIGNAL:g} is good): the "
-            f"first steps drive the ReLUs to zero. Likely cause: {remedies(recipe)}"
+            f"the logits of different images differ by {last:.2g} before any training (at most {MOST_SIGNAL:g} is "
+            f"good): the first steps drive the ReLUs to zero. Likely cause: {remedies(recipe)}"
         )
     if last >= LEAST_SIGNAL:
         return True, f"the logits of different images differ by {last:.2g}: enough for the gradient to tell them apart"
