@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from torch import nn
 
@@ -145,8 +146,16 @@ def short(number: int) -> str:
 
 
 def draw(file: Path) -> None:
-    plt.rcdefaults()
-    plt.rcParams.update({"svg.hashsalt": "alexnet-2012", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
+    """Write the picture: SVG with the same bytes each time, or what else the file's ending says."""
+    with plt.rc_context():
+        plt.rcdefaults()
+        plt.rcParams.update({"svg.hashsalt": "alexnet-2012", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
+        figure = compose()
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    plt.close(figure)
+
+
+def compose() -> Figure:
     figure = plt.figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, WIDTH)
@@ -165,8 +174,7 @@ def draw(file: Path) -> None:
     draw_counts(axes, found, places)
     norm = "LRN: n = 5, α = 10⁻⁴ divided by n, β = 0.75, k = 2      max pool: 3×3, stride 2      dropout: p = 0.5"
     axes.text(LEFT + 4, 12, norm, fontsize=9.5, color=FAINT)
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    plt.close(figure)
+    return figure
 
 
 def draw_column(axes: Axes, found: list[Column], places: list[float], number: int) -> None:

@@ -54,7 +54,7 @@ class PretrainedMixin(PyTorchModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, nn.Module)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        safetensors.torch.save_file(weights, save_directory / WEIGHTS, {"format": "pt"})
+        (save_directory / WEIGHTS).write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
         config = {**self._hub_mixin_config, "card": json.loads(self.card.to_json()) if self.card else None}  # type: ignore[dict-item]
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
