@@ -156,7 +156,7 @@ def quickstart(**changes: Any) -> Recipe:
 
     alexnet train quickstart. 1,438 training images, 45 steps an epoch.
     """
-    base = Recipe(name="quickstart", data="digits", batch_size=32, epochs=5, val_every=45, tracker="none")
+    base = Recipe(name="quickstart", data="digits", batch_size=32, epochs=7, val_every=45, tracker="none")
     return _make(base, changes)
 
 
