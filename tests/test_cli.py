@@ -135,7 +135,7 @@ def test_train_help_has_every_field_with_its_words_and_defaults(
         if name != "name":
             flag = f"--{name.replace('_', '-')}"
             assert re.search(rf" {flag}(, --no-{flag[2:]}| \S+) {re.escape(doc)}", text), name
-    assert "over the training images. (default 13; quickstart 5)" in text
+    assert f"over the training images. (default 13; quickstart {RECIPES['quickstart']().epochs})" in text
     assert "Mirror half of the training images; never done to digits. (default yes)" in text
     recipes = text.split(" recipes: ")[1]
     assert all(f"{recipe} " in recipes for recipe in RECIPES)
@@ -231,6 +231,7 @@ def test_what_contradicts_the_machine_the_data_or_the_folder(
         (f"train {data} --out {out}", r"--out .*my run: already exists; .*"),
         (f"train {data} --batch-size 25 --out {tmp_path}/a", r"--batch-size 25: .* has only 24 training images"),
         (f"train --resume --lr 0.5 --out {out}", r"--resume: .* was started with --lr 0\.001, not 0\.5"),
+        (f"train --resume --max-steps 1 --out {out}", r"--max-steps 1: the run in .* is at step 2 already"),
         (f"train --resume --epochs 0 --out {out}", r"--epochs 0: allowed is 1 or more"),
         (f"train reference --resume --out {out}", r"recipe reference: .* was started with classic; .*"),
         (f"predict {out} x.png --top-k 4", r"--top-k 4: the model knows 3 classes; allowed is 1 to 3"),
@@ -348,6 +349,26 @@ def test_quickstart_ends_with_commands_that_work(
     monkeypatch.setattr("alexnet.train.run", lambda recipe, **_: result(tmp_path))
     assert main(["train", "quickstart", "--data", "elsewhere"]) == 0
     assert f"alexnet predict {tmp_path} IMAGE" in capsys.readouterr().out
+
+
+def test_the_commands_it_prints_are_found_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("alexnet.train.run", lambda recipe, **_: result(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for called, typed in (
+        (".venv/bin/alexnet", ".venv/bin/alexnet"),
+        ("my env/bin/alexnet", "'my env/bin/alexnet'"),
+        ("lib/alexnet/__main__.py", f"{sys.executable} -m alexnet"),
+        ("bin/pytest", "alexnet"),
+    ):
+        monkeypatch.setattr("sys.argv", [called])
+        assert main(["train"]) == 0
+        assert f"\n  {typed} evaluate {tmp_path}\n" in capsys.readouterr().out
+    (tmp_path / "alexnet").touch(0o755)
+    monkeypatch.setattr("sys.argv", [".venv/bin/alexnet"])
+    assert main(["train"]) == 0
+    assert f"\n  alexnet evaluate {tmp_path}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -553,21 +574,24 @@ def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == ""
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_the_command_to_go_on(colours: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    command = f"train --data {colours} --out {out} --batch-size 8 --epochs 999 --max-steps 900 --tracker none --json"
+def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_to_go_on(colours: Path, tmp_path: Path) -> None:
+    """As job schedulers do it; Ctrl-C reaches the data workers too."""
+    out, rows = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    command = f"train --data {colours} --out {out} --batch-size 8 --epochs 999 --max-steps 900 --tracker none"
     process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet", *command.split(), "--val-every", "1"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "alexnet", *command.split(), "--loader", "workers", "--val-every", "1", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     until = time.monotonic() + 120
-    rows = out / "metrics.jsonl"
     while not (rows.exists() and rows.stat().st_size) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
     printed, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert json.loads(printed)["stopped_by"] == signal.SIGINT
-    assert said.splitlines()[-1].split() == ["alexnet", "train", "--resume", "--out", str(out), "--max-steps", "900"]
+    assert process.returncode == 143, said
+    assert json.loads(printed)["stopped_by"] == signal.SIGTERM
+    assert said.splitlines()[-1].endswith(f"alexnet train --resume --out {out} --max-steps 900")
     assert "Traceback" not in said
     assert (out / "last.ckpt").is_file()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet.card import ModelCard, Normalization
 from alexnet.data.images import open_image
-from alexnet.data.pipeline import EvalTransform
+from alexnet.data.pipeline import EvalTransform, _shortened
 from alexnet.model import AlexNet_2012
 from alexnet.predict import Prediction, predict
 from alexnet.score import ahead
@@ -96,12 +96,16 @@ def test_only_bad_files_and_no_files(model: AlexNet_2012, tmp_path: Path) -> Non
     assert answers(model, []) == []
 
 
-def test_a_strip_fits_in_memory(model: AlexNet_2012, tmp_path: Path) -> None:
-    """Resized with its shorter side at 256, this one alone would take 59 GB."""
-    Image.new("RGB", (300_000, 1), "teal").save(tmp_path / "strip.png")
+def test_of_a_strip_the_middle_is_taken(model: AlexNet_2012, tmp_path: Path) -> None:
+    """With its shorter side at 256, a strip could take all memory."""
+    for size, expected in (((300_000, 1), (32, 1)), ((2, 900), (2, 64)), ((320, 10), (320, 10))):
+        assert _shortened(Image.new("RGB", size)).size == expected
+    strip = Image.new("RGB", (4000, 1), "teal")
+    strip.paste("white", (0, 0, 1900, 1))
+    strip.save(tmp_path / "strip.png")
     Image.new("RGB", (9, 9), "teal").save(tmp_path / "square.png")
-    strip, square = answers(model, [tmp_path / "strip.png", tmp_path / "square.png"])
-    assert dict(strip.top) == pytest.approx(dict(square.top), abs=1e-5)
+    found = answers(model, [tmp_path / "strip.png", tmp_path / "square.png"])
+    assert dict(found[0].top) == pytest.approx(dict(found[1].top), abs=1e-5)
 
 
 def test_top_k(model: AlexNet_2012, pictures: list[Path]) -> None:
@@ -124,8 +128,8 @@ def test_refusals(model: AlexNet_2012, pictures: list[Path]) -> None:
 
 def test_answers_come_before_all_files_are_read(model: AlexNet_2012, pictures: list[Path]) -> None:
     taken = itertools.count()
-    endless = (pictures[next(taken) % 2] for _ in itertools.count())
-    stream = predict(model, endless, device="cpu", precision="fp32", batch_size=4)
+    many = (pictures[next(taken) % 2] for _ in range(200))
+    stream = predict(model, many, device="cpu", precision="fp32", batch_size=4)
     assert [answer.file for answer in itertools.islice(stream, 3)] == [str(pictures[i]) for i in (0, 1, 0)]
     assert next(taken) <= 4 + 2 * 4 + 1
     stream.close()  # type: ignore[attr-defined]

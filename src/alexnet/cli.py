@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,7 +166,7 @@ def _train(args: argparse.Namespace) -> Answer:
     document = {"folder": str(folder), "final": result.final, "best": best, "stopped_by": result.stopped_by}
     if result.stopped_by:
         steps = ["--max-steps", str(changes["max_steps"])] if changes.get("max_steps") else []
-        again = shlex.join(["alexnet", "train", "--resume", "--out", str(folder), *steps])
+        again = f"{_program()} {shlex.join(['train', '--resume', '--out', str(folder), *steps])}"
         name = signal.Signals(result.stopped_by).name
         return Answer(document, "", 128 + result.stopped_by, f"stopped by {name}; to go on:\n  {again}")
     return Answer(document, _result_text(result, recipe))
@@ -179,11 +180,10 @@ def _result_text(result: Result, recipe: Recipe) -> str:
 
     final, best, folder = result.final, result.best, result.folder
     told = figures(final, ["val_acc", "val_loss", "train_acc", "train_loss"])
-    lines = [
-        f"result, after step {final['step']:,.0f}: {told}",
-        f"highest val_acc on the way: {best['val_acc']:.2f}% at step {best['step']:,.0f}; "
-        "picked on the validation images, so not a result",
-    ]
+    lines = [f"result, after step {final['step']:,.0f}: {told}"] if final else []
+    if best.get("step"):
+        where = f"{best['val_acc']:.2f}% at step {best['step']:,.0f}"
+        lines.append(f"highest val_acc on the way: {where}; picked on the validation images, so not a result")
     picture, place = folder / "curves.png", shlex.quote(str(folder))
     viewer = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
     if recipe.name == "quickstart":
@@ -193,11 +193,22 @@ def _result_text(result: Result, recipe: Recipe) -> str:
             "look at the curves:",
             f"  {viewer} {shlex.quote(str(picture))}",
             "classify an image:",
-            f"  alexnet predict {place} {shlex.quote(str(example)) if example else 'IMAGE'}",
+            f"  {_program()} predict {place} {shlex.quote(str(example)) if example else 'IMAGE'}",
         ]
     else:
-        lines += [f"curves: {picture}", f"next:\n  alexnet evaluate {place}\n  alexnet predict {place} IMAGE"]
+        call = _program()
+        lines += [f"curves: {picture}", f"next:\n  {call} evaluate {place}\n  {call} predict {place} IMAGE"]
     return "\n".join(lines)
+
+
+def _program() -> str:
+    """What to type for this command: as it was called, where its name alone would not be found."""
+    called = Path(sys.argv[0])
+    if shutil.which("alexnet"):
+        return "alexnet"
+    if called.name == "__main__.py" and called.parent.name == "alexnet":
+        return shlex.join([sys.executable, "-m", "alexnet"])
+    return shlex.quote(sys.argv[0]) if called.name == "alexnet" else "alexnet"
 
 
 def _example(folder: Path, recipe: Recipe) -> Path | None:
@@ -230,8 +241,8 @@ def _evaluate(args: argparse.Namespace) -> Answer:
         raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
     source = sources.load(spec, data_dir or "data")
     if args.views == "ten-crop" and not source.flip:
-        print(f"warning: ten-crop mirrors the images, and a mirrored image of {source.name} is another thing",
-              file=sys.stderr)  # fmt: skip
+        warning = f"warning: ten-crop mirrors the images, and a mirrored image of {source.name} is another thing"
+        print(warning, file=sys.stderr)
     found = score(model, source, args.views, device=args.device, precision=args.precision, watch=_bar)
     text = format_score(found, args.views)
     if args.out or is_run:

@@ -89,6 +89,8 @@ def run(
     s = open_session(recipe, folder, source, device)
     if resume and (folder / LAST).is_file():
         s.restore()
+    if s.progress.step > s.last_step:
+        raise ValueError(f"--max-steps {recipe.max_steps}: the run in {folder} is at step {s.progress.step} already")
     main = s.accelerator.is_main_process
     display = Display(s.last_step, s.progress.step, quiet=quiet or not main)
     config = describe_run(s)

@@ -7,6 +7,7 @@ the epoch and its place, so a run resumed in the middle of an epoch sees exactly
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -246,6 +247,7 @@ class WorkerBatches:
             "num_workers": WORKERS,
             "persistent_workers": True,
             "pin_memory": device.type == "cuda",
+            "worker_init_fn": _leave_signals_to_the_loop,
         }
         self.train_loader = DataLoader(
             _Transformed(source.train, TrainTransform(size, norm, flip)), batch_sampler=self.sampler, **options
@@ -270,6 +272,12 @@ class WorkerBatches:
         except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
             last = str(error).strip().splitlines()[-1]
             raise ImageError(last.removeprefix(f"{ImageError.__module__}.{ImageError.__name__}: ")) from None
+
+
+def _leave_signals_to_the_loop(_worker: int) -> None:
+    # Ctrl-C and job schedulers signal every process at once; without its workers the loop could not end as it should.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
