@@ -117,6 +117,8 @@ def load_model(path: str | Path) -> AlexNet_2012:
         ValueError: a file that is broken, foreign or unsafe.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run folder or file")
     if path.is_dir():
         found = [path / name for name in (LAST, BEST) if (path / name).is_file()]
         if not found:

@@ -50,7 +50,7 @@ class Result:
     final: dict[str, float]
     """The last logged row: the run's result."""
     best: dict[str, float]
-    """``val_acc`` and ``step`` of the best validation. Picked on the validation images, so not a result."""
+    """``val_acc`` and ``step`` of the best validation, once there is one. Picked on those images, so not a result."""
     stopped_by: int | None = None
     """The signal that ended the run early, if one did."""
 
@@ -112,7 +112,7 @@ def run(
         tracker.finish({}, "failed")
         raise
 
-    best = {"val_acc": s.progress.best_acc, "step": s.progress.best_step}
+    best = {"val_acc": s.progress.best_acc, "step": s.progress.best_step} if s.progress.best_step else {}
     final = s.progress.row if s.progress.row.get("step") == s.progress.step else {}
     summary = final | {f"best_{name}": value for name, value in best.items()}
     tracker.finish(summary, "stopped" if stopped_by else "finished")

@@ -11,6 +11,7 @@ from torchvision import transforms as v1
 from alexnet import recipes
 from alexnet.card import Normalization
 from alexnet.data import pipeline, sources
+from alexnet.data.splits import Images, Pixels
 
 CPU = torch.device("cpu")
 
@@ -158,13 +159,7 @@ def test_refusals(digits: sources.Source) -> None:
         open_(digits, batch_size=5000)
     with pytest.raises(ValueError, match="last batch has 30 images for 31 processes"):
         open_(digits, pipeline.Share(0, 31))
-    large = np.zeros((4, 200, 200, 3), dtype=np.uint8)
-
-    class Large:
-        name = "photos"
-        train = val = type(
-            "Split", (), {"array": lambda self, limit=0: large, "__len__": lambda self: 4, "labels": np.zeros(4)}
-        )()
-
+    large = Images(np.arange(4) % 2, Pixels(np.zeros((4, 200, 200, 3), dtype=np.uint8), "large"))
+    photos = sources.Source("photos", "photos", ("a", "b"), large, large, "val")
     with pytest.raises(ValueError, match=r"--loader resident: the images of photos are 200×200"):
-        open_(Large(), loader="resident", batch_size=2, input_scale="imagenet")  # type: ignore[arg-type]
+        open_(photos, loader="resident", batch_size=2, input_scale="imagenet")

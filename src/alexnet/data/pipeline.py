@@ -144,16 +144,15 @@ def open_batches(
 
 def not_resident(source: Source) -> str:
     """Why the resident path cannot take this source; empty if it can."""
+    width, height = source.train.image(0).size  # tells large images before all are decoded
+    if height != width or height > RESIDENT_SIDE:
+        size = f"{height}×{width}"
+        return f"the images of {source.name} are {size}; the resident path takes squares up to {RESIDENT_SIDE}"
     train, val = source.train.array(RESIDENT_BYTES), source.val.array(RESIDENT_BYTES)
     if train is None or val is None:
         return f"the images of {source.name} are not of one size, or too many for memory"
-    height, width = train.shape[1:3]
     if train.shape[1:] != val.shape[1:]:
         return f"the training and validation images of {source.name} differ in size"
-    if height != width or height > RESIDENT_SIDE:
-        return (
-            f"the images of {source.name} are {height}×{width}; the resident path takes squares up to {RESIDENT_SIDE}"
-        )
     return ""
 
 
