@@ -93,7 +93,7 @@ def test_foreign_files_are_named(model: AlexNet_2012, tmp_path: Path) -> None:
         load_model(tmp_path / "wrong.safetensors")
     with pytest.raises(FileNotFoundError, match=r"neither last\.ckpt nor best\.safetensors"):
         load_model(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no such run folder or file"):
+    with pytest.raises(FileNotFoundError, match="no such file or run folder"):
         load_model(tmp_path / "nothing.ckpt")
 
 

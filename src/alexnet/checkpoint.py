@@ -118,7 +118,7 @@ def load_model(path: str | Path) -> AlexNet_2012:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such run folder or file")
+        raise FileNotFoundError(f"{path}: no such file or run folder")
     if path.is_dir():
         found = [path / name for name in (LAST, BEST) if (path / name).is_file()]
         if not found:
