@@ -14,7 +14,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from alexnet.card import ModelCard
@@ -85,7 +85,8 @@ def save_weights(path: Path, weights: dict[str, Tensor], card: ModelCard, **note
     """Write a state dict as safetensors, with ``card`` and ``notes`` in its metadata."""
     metadata = {"format": FORMAT, "card": card.to_json(), **notes}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_atomically(path, lambda file: save_file(tensors, file, metadata))
+    # not save_file, which makes files that only their owner can read
+    write_atomically(path, lambda file: file.write_bytes(save(tensors, metadata)))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
