@@ -49,8 +49,8 @@ def probe(net: AlexNet_2012, images: Tensor, labels: Tensor) -> list[Layer]:
     """Push ``images`` ``[N, 3, S, S]`` (float32) through ``net`` and back; dropout is off, so only images differ."""
     net.eval()
     outputs: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out.detach()))
+    hooks = [  # copies, for the ReLU behind a layer works in place
+        layer.register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out.detach().clone()))
         for name, layer in net.weight_layers()
     ]
     net.zero_grad()
