@@ -152,7 +152,10 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
     for runs in groups(found["accuracy"]):
         first = runs[0]
         files = ", ".join(f"[{run['file']}](results/{run['file']})" for run in runs)
-        parts.append(f"- `{first['command']}` on {machine(first)}, {first['date']}, commit {first['commit']}: {files}")
+        notes = f"; {first['notes']}" if "notes" in first else ""
+        parts.append(
+            f"- `{first['command']}` on {machine(first)}, {first['date']}, commit {first['commit']}{notes}: {files}"
+        )
     for record in found["compare"]:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
         parts.append(
@@ -241,7 +244,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.check:
         for record in records(ROOT / "results")["learning"]:
-            draw_learning(record, ROOT / "docs" / "why-2.303.png")
+            if len(record["runs"]) == 10:
+                draw_learning(record, ROOT / "docs" / "why-2.303.png")
     for path, text in pages(ROOT).items():
         if args.check and (not path.exists() or path.read_text() != text):
             sys.exit(f"{path.name} differs from the records; run `make results`")
