@@ -126,6 +126,15 @@ def change_rows(record: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def agreement_rows(record: dict[str, Any]) -> list[list[str]]:
+    plain, rows = record["losses"]["plain"], []
+    for name in ("fast", "plain, rounded images"):
+        losses = record["losses"][name]
+        gaps = [abs(a - b) for a, b in zip(losses, plain, strict=True)]
+        rows.append([name, f"{statistics.mean(gaps):.4f}", f"{max(gaps):.4f}", f"{losses[-1]:.3f} ({plain[-1]:.3f})"])
+    return rows
+
+
 def learning_rows(record: dict[str, Any]) -> list[list[str]]:
     return [
         [
@@ -170,6 +179,15 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{record['commit']}. Seconds of a training step of 128 without its data, median, and in brackets the "
             "least and the most; each line adds to the one before, until the last two. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(["with", "seconds"], change_rows(record))
+        )
+    for record in found["agreement"]:
+        head = ["against the plain path", "difference on average", "at most", "last loss"]
+        parts.append(
+            f"## The fast path computes what the plain one does: {machine(record)}\n\n`{record['command']}` on "
+            f"{record['data']}, {record['precision']}, {record['date']}. Differences of the training loss, step by step, "
+            f"from a float32 run with torch's response normalisation; the second line is that run with nothing but its "
+            f"images rounded to bf16. Record: [{record['file']}](results/{record['file']}).\n\n"
+            + table(head, agreement_rows(record))
         )
     for record in found["learning"]:
         head = ["input", "initialisation", "starts to learn", "first loss", "last 20 losses"]
