@@ -184,8 +184,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         head = ["against the plain path", "difference on average", "at most", "last loss"]
         parts.append(
             f"## The fast path computes what the plain one does: {machine(record)}\n\n`{record['command']}` on "
-            f"{record['data']}, {record['precision']}, {record['date']}. Differences of the training loss, step by step, "
-            f"from a float32 run with torch's response normalisation; the second line is that run with nothing but its "
+            f"{record['data']}, {record['precision']}, {record['date']}. Differences of the training loss, step by "
+            f"step, from a float32 run with torch's response normalisation; the second line is that run with nothing but its "
             f"images rounded to bf16. Record: [{record['file']}](results/{record['file']}).\n\n"
             + table(head, agreement_rows(record))
         )
