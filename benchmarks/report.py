@@ -185,8 +185,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         parts.append(
             f"## The fast path computes what the plain one does: {machine(record)}\n\n`{record['command']}` on "
             f"{record['data']}, {record['precision']}, {record['date']}. Differences of the training loss, step by "
-            f"step, from a float32 run with torch's response normalisation; the second line is that run with nothing but its "
-            f"images rounded to bf16. Record: [{record['file']}](results/{record['file']}).\n\n"
+            "step, from a float32 run with torch's response normalisation; the second line is that run with nothing but "
+            f"its images rounded to bf16. Record: [{record['file']}](results/{record['file']}).\n\n"
             + table(head, agreement_rows(record))
         )
     for record in found["learning"]:
