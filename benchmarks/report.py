@@ -185,7 +185,7 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         parts.append(
             f"## The fast path computes what the plain one does: {machine(record)}\n\n`{record['command']}` on "
             f"{record['data']}, {record['precision']}, {record['date']}. Differences of the training loss, step by "
-            "step, from a float32 run with torch's response normalisation; the second line is that run with nothing but "
+            "step, from a float32 run with torch's response normalisation; the second line is that run with only "
             f"its images rounded to bf16. Record: [{record['file']}](results/{record['file']}).\n\n"
             + table(head, agreement_rows(record))
         )
