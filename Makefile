@@ -52,8 +52,9 @@ bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER, and five seeds of c
 	$(BIN)/python benchmarks/changes.py --device cuda --json results/changes-gpu.json
 	$(BIN)/python benchmarks/accuracy.py classic --seeds 0 1 2 3 4 --label gpu --data $(DATA)
 
-accuracy-gpu: .venv/run  ## Three seeds of reference, and of classic the plain way, with DATA=FOLDER
-	$(BIN)/python benchmarks/accuracy.py reference --seeds 0 1 2 --label gpu --data $(DATA)
+accuracy-gpu: .venv/run  ## Five seeds of modern, three of reference, paper, and classic the plain way, with DATA=FOLDER
+	$(BIN)/python benchmarks/accuracy.py modern --seeds 0 1 2 3 4 --label gpu --data $(DATA)
+	$(BIN)/python benchmarks/accuracy.py reference paper --seeds 0 1 2 --label gpu --data $(DATA)
 	$(BIN)/python benchmarks/accuracy.py classic --plain --seeds 0 1 2 --label gpu --data $(DATA)
 
 clean:

@@ -18,7 +18,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,6 +47,7 @@ from alexnet.train import cosine
 BATCH = 128
 LRN_SHAPE = (BATCH, 96, 55, 55)
 FILES = 512  # images that inference reads
+WORKERS = {"num_workers": 4, "multiprocessing_context": "fork"}  # as on Linux; a spawned side would spawn its own
 MEASURES = ("train_step", "validation", "peak_memory", "data_path", "lrn", "inference")
 UNITS = {
     "train_step": "s",
@@ -104,7 +105,7 @@ class Baseline:
         self.train_batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
 
     def _loader(self, images: Dataset, *, shuffle: bool) -> DataLoader:
-        return DataLoader(images, BATCH, shuffle=shuffle, num_workers=4, pin_memory=self.quick)
+        return DataLoader(images, BATCH, shuffle=shuffle, pin_memory=self.quick, **WORKERS)
 
     def train_step(self) -> float:
         steps = 30 if self.quick else 4
@@ -128,7 +129,7 @@ class Baseline:
         batches = 40 if self.quick else 16
         feed = iter(self.loader)
         next(feed)  # the workers have started
-        return BATCH * batches / clock(self.device, lambda: [next(feed) for _ in range(batches)])
+        return BATCH * batches / clock(self.device, lambda: take(feed, batches))
 
     def lrn(self) -> float:
         x = torch.randn(LRN_SHAPE, device=self.device).relu().requires_grad_()
@@ -157,7 +158,7 @@ class Baseline:
     @torch.no_grad()
     def inference(self) -> float:
         self.net.eval()
-        loader = DataLoader(Files(self.files, self.eval_transform), BATCH, num_workers=4)
+        loader = DataLoader(Files(self.files, self.eval_transform), BATCH, **WORKERS)
         return len(self.files) / clock(
             self.device, lambda: [self.net(x.to(self.device)).argmax(1).tolist() for x in loader]
         )
@@ -229,7 +230,7 @@ class Ours:
         batches = 300 if self.quick else 40
         feed = self.s.batches.train(0)
         next(feed)
-        return BATCH * batches / clock(self.device, lambda: [next(feed) for _ in range(batches)])
+        return BATCH * batches / clock(self.device, lambda: take(feed, batches))
 
     def lrn(self) -> float:
         dtype = torch.bfloat16 if self.s.accelerator.mixed_precision == "bf16" else torch.float32
@@ -246,7 +247,9 @@ class Ours:
 
     def inference(self) -> float:
         self.s.net.eval()
-        return len(self.files) / clock(self.device, lambda: list(predict(self.s.net, self.files, device=self.device)))
+        return len(self.files) / clock(
+            self.device, lambda: list(predict(self.s.net, self.files, device=self.device.type))
+        )
 
     def peak_memory(self) -> float:
         return peak_memory(self.device)
@@ -268,6 +271,12 @@ def clock(device: torch.device, work: Callable[[], object]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def take(feed: Iterator[Any], count: int) -> None:
+    """Use up so many batches, one at a time, as training does."""
+    for _ in range(count):
+        next(feed)
 
 
 def lrn_milliseconds(x: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> float:

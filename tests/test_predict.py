@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet.card import ModelCard, Normalization
 from alexnet.data.images import open_image
-from alexnet.data.pipeline import EvalTransform, _shortened
+from alexnet.data.transforms import EvalTransform, _shortened
 from alexnet.model import AlexNet_2012
 from alexnet.predict import Prediction, predict
 from alexnet.score import ahead

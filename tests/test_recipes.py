@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import trials
 from alexnet import recipes
 
 
@@ -21,6 +22,33 @@ def test_reference_differs_only_where_the_published_run_does() -> None:
     ours, theirs = (dataclasses.asdict(r()) for r in (recipes.classic, recipes.reference))
     changed = {key: theirs[key] for key in ours if ours[key] != theirs[key]}
     assert changed == {"name": "reference", "input_scale": "imagenet", "init": "zero-bias"}
+
+
+def test_paper_is_the_papers() -> None:
+    recipe = recipes.paper()
+    assert (recipe.variant, recipe.init, recipe.input_scale, recipe.crop) == ("paper", "paper", "mean-image", "random")
+    assert (recipe.batch_size, recipe.lr, recipe.momentum, recipe.weight_decay) == (128, 0.01, 0.9, 5e-4)
+    assert (recipe.schedule, recipe.color_noise, recipe.test_views) == ("plateau", "eigenvalue", "ten-crop")
+
+
+def test_modern_has_the_layers_and_the_epochs_of_classic() -> None:
+    classic, modern = recipes.classic(), recipes.modern()
+    assert (modern.variant, modern.epochs) == (classic.variant, classic.epochs) == ("classic", 13)
+
+
+def test_the_ladder_of_trials_leads_from_classic_to_modern() -> None:
+    steps = dict(trials.trials())
+    assert steps["classic"] == {}
+    last = steps[trials.LADDER[-1][0]]
+    assert recipes.classic(**last, holdout=5000, test_views="flip") == dataclasses.replace(
+        recipes.modern(), name="classic"
+    )
+    assert all(recipes.classic(**changes) for changes in steps.values())
+
+
+def test_the_published_protocol_validates_on_the_test_set_and_the_others_do_not() -> None:
+    held = {name: make().holdout for name, make in recipes.RECIPES.items()}
+    assert held == {"classic": 0, "reference": 0, "quickstart": 0, "paper": 5000, "modern": 5000}
 
 
 def test_every_recipe_is_valid_named_and_documented() -> None:
@@ -47,6 +75,12 @@ def test_every_field_has_help() -> None:
         ({"clip_norm": -1.0}, "--clip-norm -1.0"),
         ({"seed": 2**31}, "--seed 2147483648"),
         ({"epochs": 1.5}, "--epochs 1.5: allowed is int"),
+        ({"holdout": -1}, "--holdout -1: allowed is 0 or more"),
+        ({"warmup": 13.0}, "--warmup 13.0: allowed is 0 to below --epochs 13"),
+        ({"nesterov": True, "momentum": 0.0}, "--nesterov True: allowed is only a --momentum above 0"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),
+        ({"ema": 1.0}, "--ema 1.0"),
+        ({"test_views": "flip"}, "--test-views flip: allowed is center, unless there is a --holdout"),
         ({"flip": 1}, "--flip 1: allowed is bool"),
         ({"init": "hee"}, r"--init hee: allowed is one of .*did you mean he\?"),
         ({"tracker": "wnb"}, r"--tracker wnb: allowed is one of wandb, .*did you mean wandb\?"),

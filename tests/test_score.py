@@ -1,5 +1,6 @@
 """A model on validation images: figures against a computation by hand, views against torchvision's."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from torchvision.transforms import v2
 
 from alexnet import flags
 from alexnet.card import ModelCard, Normalization
-from alexnet.data.pipeline import EvalTransform
 from alexnet.data.sources import Images, Source
 from alexnet.data.splits import Files, Pixels
+from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
-from alexnet.score import VIEWS, TenCrop, check_classes, format_score, score, val_batches
+from alexnet.score import VIEWS, ManyViews, check_classes, format_score, score, val_batches
 
 CLASSES = ("ant", "bee", "cow")
 NORM = Normalization((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
@@ -95,9 +96,22 @@ def test_ten_crop_is_the_mean_softmax_over_torchvisions_ten_crops() -> None:
     for size in (224, 200):  # of 227, torchvision places the mirrored centre one pixel beside the mirror of the centre
         views = v2.TenCrop(size)(images)
         expected = torch.stack([net(view).softmax(1) for view in views]).mean(0)
-        got = TenCrop(net, size)(images)
+        got = ManyViews(net, size)(images)
         assert torch.allclose(got.softmax(1), expected, atol=1e-6)
         assert F.cross_entropy(got, labels).item() == pytest.approx(F.nll_loss(expected.log(), labels).item())
+
+
+def test_flip_is_the_mean_softmax_over_image_and_mirror(model: AlexNet_2012) -> None:
+    images = small(5)
+    x, labels = next(val_batches(images, NORM, 224, CPU))
+    with torch.inference_mode():
+        expected = (model(x).softmax(1) + model(x.flip(-1)).softmax(1)) / 2
+    found = score(model, source_of(images), "flip", device="cpu", precision="fp32")
+    assert found["loss"] == pytest.approx(F.nll_loss(expected.log(), labels).item(), rel=1e-4)
+    digits = dataclasses.replace(source_of(images), flip=False)  # where a mirrored image is of another class
+    assert score(model, digits, "flip", device="cpu", precision="fp32") == score(
+        model, digits, device="cpu", precision="fp32"
+    )
 
 
 def test_ten_crop_scores(model: AlexNet_2012, mixed: Images) -> None:
@@ -152,7 +166,7 @@ def test_other_classes_are_refused_by_name(classes: tuple[str, ...], says: str) 
 
 
 def test_refusals(model: AlexNet_2012) -> None:
-    with pytest.raises(ValueError, match="--views five: allowed is one of center, ten-crop"):
+    with pytest.raises(ValueError, match="--views five: allowed is one of center, flip, ten-crop"):
         score(model, source_of(small(3)), "five")
     assert VIEWS == flags.VIEWS
 

@@ -20,8 +20,10 @@ import torch
 from PIL import Image
 
 from alexnet import recipes, train
-from alexnet.checkpoint import load_checkpoint, load_weights
+from alexnet.checkpoint import load_checkpoint, load_model, load_weights
+from alexnet.data import sources
 from alexnet.evaluate import Running
+from alexnet.score import score
 from alexnet.session import Progress
 from alexnet.tracking import read_rows
 
@@ -212,6 +214,61 @@ def test_cosine_is_pytorchs() -> None:
         optimizer.step()
         schedule.step()
     assert train.cosine(50, 50, 0.01) == pytest.approx(0)
+
+
+def test_warm_up_and_plateau() -> None:
+    rates = [train.learning_rate(recipes.classic(warmup=0.5, epochs=2), step, 10) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.01 * n / 6 for n in range(1, 6)])
+    assert rates[5] == 0.01
+    assert rates[5:] == pytest.approx([train.cosine(step, 15, 0.01) for step in range(15)])
+    recipe = recipes.classic(schedule="plateau", warmup=0.2)
+    assert [train.learning_rate(recipe, step, 10) for step in (1, 2, 129)] == pytest.approx([0.02 / 3, 0.01, 0.01])
+    assert [train.learning_rate(recipe, 5, 10, drops) for drops in (1, 3)] == pytest.approx([1e-3, 1e-5])
+
+
+MANY = {  # every part of a run that classic leaves out
+    "holdout": 4, "variant": "paper", "input_scale": "mean-image", "crop": "random", "color_noise": "std", "ema": 0.9,
+    "schedule": "plateau", "patience": 1, "warmup": 0.5, "nesterov": True, "decay_biases": False, "val_every": 3,
+    "label_smoothing": 0.1, "test_views": "ten-crop", "clip_norm": 0.0, "lr": 1e-3,
+}  # fmt: skip
+
+
+def test_the_test_images_are_opened_once_at_the_end(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    real = train._test
+    monkeypatch.setattr(train, "_test", lambda s, stopped: (opened.append(s.progress.step), real(s, stopped))[1])
+    out = tmp_path / "run"
+    result = run(out, epochs=2, **MANY)
+    rows = read_rows(out)
+    assert opened == [4]  # 16 images left, two steps an epoch
+    assert [row["step"] for row in rows if "test_acc" in row] == [4]
+    assert result.final == rows[-1]
+    assert rows[-1]["test_acc"] in {100 * n / 6 for n in range(7)}
+    config = json.loads((out / "config.json").read_text())["data"]
+    assert (config["train"], config["val"], config["val_split"], config["test"]) == (16, 4, "holdout", 6)
+    assert run(out, resume=True, epochs=2, **MANY).final == rows[-1]
+    assert opened == [4]
+    found = score(load_model(out), sources.load(str(images)), "ten-crop", device="cpu")  # the same by another road
+    assert found["loss"] == pytest.approx(rows[-1]["test_loss"], abs=1e-4)
+    assert found["top1"] == pytest.approx(rows[-1]["test_acc"])
+
+
+def test_every_part_of_a_recipe_is_resumed_exactly(run: Run, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(whole, epochs=3, **MANY)
+    for steps in (1, 4):
+        run(parts, epochs=3, max_steps=steps, resume=steps > 1, **MANY)
+    run(parts, epochs=3, resume=True, **MANY)
+    ours, theirs = load_checkpoint(parts / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
+    for part in ("model", "average"):
+        assert all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part])
+    assert not torch.equal(ours["model"]["classifier.fc8.weight"], ours["average"]["classifier.fc8.weight"])
+    for name in ("drops", "stale", "plateau_acc", "best_acc"):
+        assert ours["progress"][name] == theirs["progress"][name]
+    assert rows_without_times(parts)[-1] == rows_without_times(whole)[-1]
+    assert torch.equal(load_model(parts).classifier.fc8.weight, ours["average"]["classifier.fc8.weight"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None:

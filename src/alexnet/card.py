@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 __all__ = ["ModelCard", "Normalization"]
 
@@ -14,6 +14,9 @@ class Normalization:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    mean_image: str = field(default="", repr=False)
+    """Where not empty, subtracted in place of ``mean``: a float32 array ``[side, side, 3]`` in 0..1, little-endian, in
+    base64. It stands for the 256×256 pixels that images are cropped from, and is resized to them bilinearly."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,6 @@ class ModelCard:
         return cls(
             variant=fields["variant"],
             classes=tuple(fields["classes"]),
-            normalization=Normalization(tuple(norm["mean"]), tuple(norm["std"])),
+            normalization=Normalization(tuple(norm["mean"]), tuple(norm["std"]), norm.get("mean_image", "")),
             data=fields["data"],
         )

@@ -109,9 +109,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
 def load_model(path: str | Path) -> AlexNet_2012:
     """The model of a run folder, a checkpoint or an exported ``.safetensors``, on the CPU, in evaluation mode.
 
-    A run folder stands for its last weights: the ones that a run's result is about. For those with the best validation
-    accuracy, name the file: ``load_model("runs/x/best.safetensors")``. The model's ``card`` holds its class names and
-    the normalisation of its input.
+    A run folder stands for its last weights, or their moving average: what a run's result is about. For those with the
+    best validation accuracy, name the file: ``load_model("runs/x/best.safetensors")``. The model's ``card`` holds its
+    class names and the normalisation of its input.
 
     Raises:
         FileNotFoundError: nothing there to load.
@@ -129,7 +129,7 @@ def load_model(path: str | Path) -> AlexNet_2012:
         weights, card = load_weights(path)
     else:
         state = load_checkpoint(path, mmap=True)
-        weights, card = state["model"], state["card"]
+        weights, card = state.get("average", state["model"]), state["card"]
     with torch.device("meta"):
         model = AlexNet_2012(card.num_classes, card.variant)
     try:

@@ -179,7 +179,7 @@ def _result_text(result: Result, recipe: Recipe) -> str:
         return "  ".join(f"{n} {row[n]:.2f}%" if n.endswith("acc") else f"{n} {row[n]:.4f}" for n in names if n in row)
 
     final, best, folder = result.final, result.best, result.folder
-    told = figures(final, ["val_acc", "val_loss", "train_acc", "train_loss"])
+    told = figures(final, ["test_acc", "test_loss", "val_acc", "val_loss", "train_acc", "train_loss"])
     lines = [f"result, after step {final['step']:,.0f}: {told}"] if final else []
     if best.get("step"):
         where = f"{best['val_acc']:.2f}% at step {best['step']:,.0f}"

@@ -52,6 +52,8 @@ class Display:
             ("val_loss", ""),
             ("val_acc", "%"),
             ("epoch_val_acc", "%"),
+            ("test_loss", ""),
+            ("test_acc", "%"),
             ("images_per_sec", ""),
         ):
             if name in row:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from alexnet import hardware, tracking
 from alexnet.data import pipeline, sources
+from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import Recipe, classic
 
@@ -129,10 +130,12 @@ def examine(recipe: Recipe | None = None) -> dict[str, Any]:
 
 def _probe_recipe(recipe: Recipe) -> list[Layer]:
     source = sources.load(recipe.data, recipe.data_dir)
+    if recipe.holdout:
+        source = source.with_holdout(recipe.holdout)
     torch.manual_seed(recipe.seed)
     net = AlexNet_2012(len(source.classes), recipe.variant, recipe.init)
     norm = pipeline.normalization(recipe.input_scale, source.train)
-    transform = pipeline.EvalTransform(net.variant.image_sizes[0], norm)
+    transform = EvalTransform(net.variant.image_sizes[0], norm)
     order = pipeline.epoch_order(len(source.train), recipe.seed, epoch=0)[:PROBE_BATCH].tolist()
     images = torch.stack([transform(source.train.image(i)) for i in order])
     return probe(net, images, torch.from_numpy(source.train.labels[order]))

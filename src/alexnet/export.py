@@ -259,12 +259,18 @@ def _metadata(card: ModelCard, side: int) -> dict[str, str]:
     """What a user of the ONNX file has to know, as text and as data."""
     norm = card.normalization
     steps = f"RGB; shorter side resized to 256 (bilinear, antialiased); centre crop of {side}; (x / 255 - mean) / std"
+    if norm.mean_image:
+        steps += (
+            "; mean is the centre crop of mean_image (little-endian float32 [side, side, 3] in base64), resized to 256 "
+            "as the image is"
+        )
     return {
         "variant": card.variant,
         "classes": json.dumps(card.classes, ensure_ascii=False),
         "preprocessing": steps,
         "mean": json.dumps(norm.mean),
         "std": json.dumps(norm.std),
+        **({"mean_image": norm.mean_image} if norm.mean_image else {}),
         "data": card.data,
     }
 

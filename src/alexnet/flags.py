@@ -17,7 +17,7 @@ from alexnet.recipes import RECIPES, Recipe, choices_of, field_docs, field_types
 
 __all__ = ["UsageError", "parse", "recipe_from"]
 
-VIEWS = ("center", "ten-crop")
+VIEWS = ("center", "flip", "ten-crop")
 FORMATS = ("onnx", "safetensors", "pt2", "torchscript")
 _METAVARS = {"data": "SPEC", "data_dir": "DIR", "save_every": "MINUTES"}
 
@@ -182,7 +182,8 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     docs = field_docs()
     parser.add_argument("--data", metavar="SPEC", help=f"{docs['data']} (default the run's own)")
     parser.add_argument("--data-dir", metavar="DIR", help=f"{docs['data_dir']} (default the run's own)")
-    text = "center: one crop an image; ten-crop: the mean over corners, centre and their mirrors (default center)"
+    text = "center: one crop an image; flip: the mean over it and its mirror; ten-crop: over corners, centre and their "
+    text += "mirrors (default center)"
     _add(parser, "--views", VIEWS, text, default="center")
     parser.add_argument("--out", metavar="FILE", help="the confusion matrix as a PNG (default the run's confusion.png)")
     _add_fields(parser, "device", "precision", default="auto")

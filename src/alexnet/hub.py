@@ -63,10 +63,11 @@ class PretrainedMixin(PyTorchModelHubMixin):
         config: dict[str, Any] = self._hub_mixin_config  # type: ignore[assignment]
         training = "Weights whose training is not recorded: normalise the input as it was for them."
         if self.card:
-            mean, std = self.card.normalization.mean, self.card.normalization.std
+            norm = self.card.normalization
+            mean = f"the mean image in {CONFIG}" if norm.mean_image else f"mean {_numbers(norm.mean)}"
             training = (
                 f"Trained on {self.card.data}. Input: RGB, `(x / 255 − mean) / std` "
-                f"with mean {_numbers(mean)} and std {_numbers(std)}."
+                f"with {mean} and std {_numbers(norm.std)}."
             )
         fields = {name: config[name] for name in ("variant", "num_classes")}
         return huggingface_hub.ModelCard(

@@ -19,7 +19,7 @@ import torch
 
 from alexnet import hardware
 from alexnet.data.images import ImageError, open_image
-from alexnet.data.pipeline import EvalTransform
+from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.score import ahead, card_of, normalized
 

@@ -47,15 +47,16 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: a file; name a run's folder")
     if (folder / CONFIG).is_file():
-        before = read_config(folder)["recipe"]
+        before = dataclasses.asdict(Recipe()) | read_config(folder)["recipe"]
         for name, value in dataclasses.asdict(recipe).items():
-            if name not in FREE and before.get(name) != value:
+            if name not in FREE and before[name] != value:
                 flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"--resume: {folder} was started with {flag} {before.get(name)}, not {value}")
+                raise ValueError(f"--resume: {folder} was started with {flag} {before[name]}, not {value}")
 
 
 def describe_run(s: Session) -> dict[str, Any]:
     """The whole of what decides a run, for config.json and the tracker."""
+    norm = s.card.normalization
     return {
         "recipe": dataclasses.asdict(s.recipe),
         "seed": s.recipe.seed,
@@ -65,9 +66,10 @@ def describe_run(s: Session) -> dict[str, Any]:
             "train": len(s.source.train),
             "val": len(s.source.val),
             "val_split": s.source.val_split,
+            "test": len(s.source.test or ()),
         },
         "classes": list(s.source.classes),
-        "normalization": dataclasses.asdict(s.card.normalization),
+        "normalization": {"mean": norm.mean, "std": norm.std, "mean_image": bool(norm.mean_image)},
         "device": s.device.type,
         "precision": "bf16" if s.accelerator.mixed_precision == "bf16" else "fp32",
         "loader": s.batches.kind,

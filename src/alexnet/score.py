@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from alexnet import hardware
 from alexnet.card import ModelCard, Normalization
-from alexnet.data.pipeline import RESIDENT_BYTES, RESIDENT_SIDE, RESIZE, EvalTransform, val_batch_size
+from alexnet.data.pipeline import small_normalize, val_batch_size
 from alexnet.data.resident import CropMatrices, centre_box
 from alexnet.data.sources import Images, Source
+from alexnet.data.statistics import are_small
+from alexnet.data.transforms import RESIZE, EvalTransform, Normalize
 from alexnet.evaluate import Metrics, evaluate
-from alexnet.model import AlexNet_2012
+from alexnet.model import AlexNet_2012, Variant
 
-__all__ = ["VIEWS", "TenCrop", "ahead", "card_of", "format_score", "normalized", "score", "val_batches"]
+__all__ = ["VIEWS", "ManyViews", "ahead", "card_of", "format_score", "normalized", "score", "val_batches", "with_views"]
 
-VIEWS = ("center", "ten-crop")
+VIEWS = ("center", "flip", "ten-crop")
 TERMINAL = 100  # columns
 WIDEST = 20  # classes; a confusion matrix of more does not fit a terminal
 
@@ -34,25 +35,42 @@ _Item = TypeVar("_Item")
 _Done = TypeVar("_Done")
 
 
-class TenCrop(nn.Module):
-    """The mean of a network's softmax over ten views: four corners, the centre and their mirrors (the paper, 4.1).
+class ManyViews(nn.Module):
+    """The mean of a network's softmax over several views of each image.
 
-    Takes ``[N, 3, S, S]`` images larger than the network's and gives log-probabilities ``[N, classes]``, which serve as
-    logits: their softmax is the mean itself.
+    Of ``[N, 3, S, S]`` images larger than the network's ``size``: the four corners, the centre, and their mirrors (the
+    paper, 4.1); of images of that size: the image and its mirror. Without ``mirror``, the same without mirrors. Gives
+    log-probabilities ``[N, classes]``, which serve as logits: their softmax is the mean itself.
     """
 
-    def __init__(self, model: nn.Module, size: int) -> None:
+    def __init__(self, model: nn.Module, size: int, *, mirror: bool = True) -> None:
         super().__init__()
-        self.model, self.size = model, size
+        self.model, self.size, self.mirror = model, size, mirror
 
     def forward(self, images: Tensor) -> Tensor:
         far = images.shape[-1] - self.size
         middle = round(far / 2)
         views = []
-        for top, left in ((0, 0), (0, far), (far, 0), (far, far), (middle, middle)):
+        for top, left in ((0, 0), (0, far), (far, 0), (far, far), (middle, middle)) if far else ((0, 0),):
             crop = images[..., top : top + self.size, left : left + self.size]
-            views += [F.log_softmax(self.model(view).float(), dim=1) for view in (crop, crop.flip(-1))]
+            for view in (crop, crop.flip(-1)) if self.mirror else (crop,):
+                views.append(F.log_softmax(self.model(view).float(), dim=1))
         return torch.logsumexp(torch.stack(views), dim=0) - math.log(len(views))
+
+
+def with_views(
+    model: nn.Module,
+    variant: Variant,
+    views: str,
+    images: Images,
+    norm: Normalization,
+    device: torch.device,
+    mirror: bool,
+) -> tuple[nn.Module, Iterator[tuple[Tensor, Tensor]]]:
+    """A model that averages over ``views``, one of ``VIEWS``, and the batches of ``images`` that it wants."""
+    size = variant.image_sizes[0]
+    batches = val_batches(images, norm, RESIZE if views == "ten-crop" else size, device)
+    return (model if views == "center" else ManyViews(model, size, mirror=mirror)), batches
 
 
 class _Autocast(nn.Module):
@@ -87,7 +105,8 @@ def score(
     """What a loaded model makes of a data set's validation images, as ``alexnet evaluate --json`` prints it.
 
     Args:
-        views: ``center``, one view an image as in training, or ``ten-crop``.
+        views: ``center``, one view an image as in training; ``flip``, it and its mirror; or ``ten-crop``. Mirrors are
+            left out for data whose mirrored images are of no class, such as digits.
         device, precision: as a recipe has them.
         watch: is given the batches and their number, and hands them through; for a progress bar.
 
@@ -100,14 +119,14 @@ def score(
     """
     if views not in VIEWS:
         raise ValueError(f"--views {views}: allowed is one of {', '.join(VIEWS)}")
-    card, size, count = card_of(model), model.variant.image_sizes[0], len(source.val)
+    card, count = card_of(model), len(source.val)
     check_classes(source, card.classes)
     place = hardware.pick_device(device)
     model.to(place).to(memory_format=torch.channels_last)
-    net = _Autocast(TenCrop(model, size) if views == "ten-crop" else model, place, precision).eval()
-    batches = val_batches(source.val, card.normalization, RESIZE if views == "ten-crop" else size, place)
+    net = _Autocast(model, place, precision)
+    viewing, batches = with_views(net, model.variant, views, source.val, card.normalization, place, source.flip)
     metrics = Metrics(len(source.classes), place)
-    evaluate(net, watch(batches, -(-count // val_batch_size(place))), metrics)
+    evaluate(viewing.eval(), watch(batches, -(-count // val_batch_size(place))), metrics)
     found = metrics.result(expected=count)
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]
@@ -138,14 +157,14 @@ def val_batches(
     Small squares of one size go through the resident path, others through torchvision's transforms in threads.
     """
     step, labels = val_batch_size(device), torch.from_numpy(images.labels).to(device)
-    width, height = images.image(0).size
-    array = images.array(RESIDENT_BYTES) if width == height <= RESIDENT_SIDE else None
-    if array is not None:
-        mean, std = (torch.tensor(values, device=device) * 255 for values in (norm.mean, norm.std))
-        matrices = CropMatrices(width, RESIZE, size, size, device)
+    if are_small(images):
+        array = images.array()
+        assert array is not None
+        normalize, side = small_normalize(norm, array.shape[1], device), array.shape[1]
+        matrices = CropMatrices(side, RESIZE, size, size, device)
         boxes = centre_box(step, RESIZE, size).to(device)
         for first in range(0, len(array), step):
-            x = (torch.from_numpy(array[first : first + step]).to(device).float() - mean) / std
+            x = normalize(torch.from_numpy(array[first : first + step]).to(device))
             yield matrices.apply(x, boxes[: len(x)]), labels[first : first + step]
         return
     transform = EvalTransform(size, norm)
@@ -157,8 +176,7 @@ def val_batches(
 def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.device) -> Tensor:
     """uint8 images ``[H, W, 3]`` of one size to a normalised float32 batch ``[N, 3, H, W]``, channels last."""
     batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
-    result: Tensor = v2.functional.normalize(batch.float().div_(255), [*norm.mean], [*norm.std], inplace=True)
-    return result
+    return Normalize(norm, batch.shape[-1], device)(batch)
 
 
 def ahead(work: Callable[[_Item], _Done], items: Iterable[_Item], most: int) -> Iterator[_Done]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from alexnet import hardware
 from alexnet.card import ModelCard
@@ -38,6 +40,18 @@ class Progress:
     waited: float = 0.0
     row: dict[str, float] = field(default_factory=dict)
     """The last full row."""
+    plateau_acc: float = -1.0
+    """The best validation at an epoch's end, and the epochs since then."""
+    stale: int = 0
+    drops: int = 0
+    """How often the schedule ``plateau`` has divided the learning rate."""
+
+    def note_epoch(self, val_acc: float, patience: int) -> None:
+        """Divide the learning rate, three times at most, where ``patience`` epochs brought nothing better."""
+        self.stale = 0 if val_acc > self.plateau_acc else self.stale + 1
+        self.plateau_acc = max(val_acc, self.plateau_acc)
+        if self.stale >= patience and self.drops < 3:
+            self.drops, self.stale = self.drops + 1, 0
 
 
 @dataclass
@@ -53,6 +67,10 @@ class Session:
     net: AlexNet_2012
     """The network itself; ``model`` is the same as Accelerate prepared it: autocast, several processes."""
     model: nn.Module
+    average: AveragedModel | None
+    """The moving average of the weights, where the recipe has one."""
+    judged: nn.Module
+    """What validation uses, prepared like ``model``: the average, else ``model`` itself."""
     optimizer: Any
     compiled: bool
     running: Running
@@ -74,6 +92,11 @@ class Session:
         """Where this run ends."""
         return min(self.total_steps, self.recipe.max_steps or self.total_steps)
 
+    @property
+    def kept(self) -> AlexNet_2012:
+        """The network that is validated and kept: the average, else ``net``."""
+        return cast(AlexNet_2012, self.average.module) if self.average else self.net
+
     def agree(self, *wishes: bool) -> list[bool]:
         """Each wish that any process has. Processes must leave the loop, and save, at the same step."""
         if self.accelerator.num_processes == 1:
@@ -85,7 +108,7 @@ class Session:
         """Hold a copy of the weights where ``val_acc`` is the highest so far."""
         if val_acc > self.progress.best_acc:
             self.progress.best_acc, self.progress.best_step = val_acc, self.progress.step
-            self.unsaved_best = {name: value.detach().cpu().clone() for name, value in self.net.state_dict().items()}
+            self.unsaved_best = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
 
     def save(self) -> None:
         """Write last.ckpt, and best.safetensors if there is a new best. All processes call it together."""
@@ -106,6 +129,8 @@ class Session:
             "running": running,
             "random": random,
         }
+        if self.average:
+            state["average"] = self.kept.state_dict()
         save_checkpoint(self.folder / LAST, state, self.card)
 
     def restore(self) -> None:
@@ -114,6 +139,9 @@ class Session:
         self.net.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
+        if self.average:
+            self.average.module.load_state_dict(state["average"])
+            self.average.n_averaged.fill_(self.progress.step)
         if self.accelerator.is_main_process:  # the sums are those of all processes
             self.running.load_state_dict(state["running"])
             torch.set_rng_state(state["random"]["cpu"])
@@ -141,14 +169,11 @@ def open_session(recipe: Recipe, folder: Path, source: sources.Source, device: t
     compiled = device.type == "cuda" if recipe.compile is None else recipe.compile
     if compiled and (compiled := hardware.can_compile(device)):
         net.compile()
-    optimizer = torch.optim.SGD(
-        net.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
-    model, optimizer = accelerator.prepare(net, optimizer)
+    average = AveragedModel(net, multi_avg_fn=_moving_average(recipe.ema)) if recipe.ema else None
+    if average and compiled:
+        average.module.compile()
+    model, optimizer = accelerator.prepare(net, sgd(net, recipe, device))
+    judged = accelerator.prepare_model(average.module, evaluation_mode=True) if average else model
     torch.manual_seed(recipe.seed + share.rank)  # dropout differs between processes
     return Session(
         recipe=recipe,
@@ -159,8 +184,37 @@ def open_session(recipe: Recipe, folder: Path, source: sources.Source, device: t
         accelerator=accelerator,
         net=net,
         model=model,
+        average=average,
+        judged=judged,
         optimizer=optimizer,
         compiled=compiled,
         running=Running(device),
         progress=Progress(),
     )
+
+
+def sgd(net: AlexNet_2012, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
+    """The optimiser of a recipe, in one pass over weights, gradients and momentum where torch can."""
+    parameters: Any = net.parameters()
+    if not recipe.decay_biases:
+        biases = [layer.bias for _, layer in net.weight_layers()]
+        weights = [layer.weight for _, layer in net.weight_layers()]
+        parameters = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """The average's update. Its memory grows to 1 / (1 − decay) steps with the steps taken, so it forgets the start."""
+
+    @torch.no_grad()
+    def update(averages: Any, current: Any, count: Any) -> None:
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return update

@@ -17,13 +17,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexnet import hardware, plots, tracking
 from alexnet.checkpoint import LAST
@@ -33,9 +33,10 @@ from alexnet.doctor import remedies
 from alexnet.evaluate import Metrics, evaluate
 from alexnet.recipes import Recipe
 from alexnet.runfolder import check_folder, describe_run, write_config
+from alexnet.score import with_views
 from alexnet.session import Session, open_session
 
-__all__ = ["Result", "TrainingError", "cosine", "run"]
+__all__ = ["Result", "TrainingError", "cosine", "learning_rate", "run"]
 
 
 class TrainingError(RuntimeError):
@@ -58,6 +59,16 @@ class Result:
 def cosine(step: int, total: int, lr: float) -> float:
     """Learning rate of step ``step``, from 0, of ``total``: cosine annealing to 0, as PyTorch's scheduler gives it."""
     return lr * (1 + math.cos(math.pi * step / total)) / 2
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, drops: int = 0) -> float:
+    """Learning rate of step ``step``, from 0; ``drops``: how often the schedule ``plateau`` has divided it by 10."""
+    warm, total = round(recipe.warmup * steps_per_epoch), recipe.epochs * steps_per_epoch
+    if step < warm:
+        return recipe.lr * (step + 1) / (warm + 1)
+    if recipe.schedule == "plateau":
+        return recipe.lr * 0.1**drops
+    return cosine(step - warm, total - warm, recipe.lr)
 
 
 def run(
@@ -86,6 +97,8 @@ def run(
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         check_folder(folder, recipe, resume=resume)
     source = sources.load(recipe.data, recipe.data_dir)
+    if recipe.holdout:
+        source = source.with_holdout(recipe.holdout)
     s = open_session(recipe, folder, source, device)
     if resume and (folder / LAST).is_file():
         s.restore()
@@ -135,14 +148,15 @@ def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Cal
         if step > progress.logged and (full or epoch_end):
             _check_finite(s)
             scores = _validate(s, stopped)
-            if scores is None:
+            tested = _test(s, stopped) if scores and step == s.last_step and s.source.test else {}
+            if scores is None or tested is None:
                 break  # by a signal; resuming starts with this row
             row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
             if full:
                 train = running.read(sum_up)
                 seen = train.pop("images")
                 row |= train | {"val_loss": scores["loss"], "val_acc": scores["top1"]}
-                row["lr"] = cosine(step - 1, s.total_steps, recipe.lr)
+                row["lr"] = learning_rate(recipe, step - 1, s.batches.steps_per_epoch, progress.drops)
                 row["images_per_sec"] = seen / progress.seconds
                 row["data_wait_pct"] = 100 * progress.waited / progress.seconds
                 if step % recipe.val_every == 0:  # a row at --max-steps leaves the sums to the run's continuation
@@ -150,6 +164,8 @@ def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Cal
                     progress.seconds = progress.waited = 0.0
             if epoch_end:
                 row["epoch_val_acc"] = scores["top1"]
+                progress.note_epoch(scores["top1"], recipe.patience)
+            row |= tested
             tracker.log(row)
             display.row(row)
             s.keep_if_best(scores["top1"])
@@ -165,13 +181,15 @@ def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Cal
         images, labels = next(feed)
         progress.waited += time.perf_counter() - began
         for group in s.optimizer.param_groups:
-            group["lr"] = cosine(step, s.total_steps, recipe.lr)
+            group["lr"] = learning_rate(recipe, step, s.batches.steps_per_epoch, progress.drops)
         logits = s.model(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         s.accelerator.backward(loss)
         grad_norm = s.accelerator.clip_grad_norm_(s.net.parameters(), recipe.clip_norm or math.inf)
         s.optimizer.step()
         s.optimizer.zero_grad()
+        if s.average:
+            s.average.update_parameters(s.net)
         progress.step = step + 1
         running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
         progress.seconds += time.perf_counter() - began
@@ -190,17 +208,36 @@ def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Cal
 
 
 def _validate(s: Session, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
-    """One pass over the validation images; None if a signal cut it short (one process alone may do that)."""
+    """One pass over the validation images; None if a signal cut it short."""
+    return _measure(s, s.judged, s.batches.val(), len(s.source.val), stopped)
+
+
+def _test(s: Session, stopped: Callable[[], int | None]) -> dict[str, float] | None:
+    """The test images, opened for the first time, in the recipe's views; None if a signal cut it short."""
+    assert s.source.test is not None
+    views, rank, world = s.recipe.test_views, s.accelerator.process_index, s.accelerator.num_processes
+    mine = s.source.test.subset(range(rank, len(s.source.test), world))
+    model, batches = with_views(s.judged, s.net.variant, views, mine, s.card.normalization, s.device, s.source.flip)
+    found = _measure(s, model, batches, len(s.source.test), stopped)
+    return found and {"test_loss": found["loss"], "test_acc": found["top1"]}
+
+
+def _measure(
+    s: Session, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], expected: int, stopped: Callable
+) -> dict[str, Any] | None:
+    """``model`` on this process's share of ``expected`` images; a run of one process can be stopped in between."""
     metrics = Metrics(s.card.num_classes, s.device)
     alone = s.accelerator.num_processes == 1
-    if not evaluate(s.model, s.batches.val(), metrics, lambda: alone and stopped() is not None):
+    if not evaluate(model, batches, metrics, lambda: alone and stopped() is not None):
         return None
     metrics.reduce(s.accelerator.reduce)
-    return metrics.result(expected=len(s.source.val))
+    return metrics.result(expected)
 
 
 def _headline(s: Session, config: dict[str, Any]) -> str:
     images = f"{len(s.source.train):,} training and {len(s.source.val):,} validation images"
+    if s.source.test:
+        images += f" held out of the training set; {len(s.source.test):,} test images, opened at the end"
     how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
     if s.recipe.compile and not s.compiled:
         how += ", not compiled: no C++ compiler found"

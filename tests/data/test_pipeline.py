@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import transforms as v1
 
 from alexnet import recipes
-from alexnet.card import Normalization
 from alexnet.data import pipeline, sources
 from alexnet.data.splits import Images, Pixels
+from alexnet.data.transforms import Augmentation, EvalTransform, TrainTransform
 
 CPU = torch.device("cpu")
 
@@ -27,38 +26,6 @@ def open_(source: sources.Source, share: pipeline.Share = pipeline.Share(), **ch
     return pipeline.open_batches(source, recipe, norm, 224, CPU, share)
 
 
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
-
-
-def test_eval_transform_is_torchvisions(photo: Image.Image) -> None:
-    norm = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    theirs = v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor(), v1.Normalize(norm.mean, norm.std)])
-    assert torch.allclose(pipeline.EvalTransform(224, norm)(photo), theirs(photo), atol=1e-6)
-
-
-@pytest.mark.parametrize("flip", [True, False])
-def test_train_transform_is_torchvisions(photo: Image.Image, flip: bool) -> None:
-    norm = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    flips = [v1.RandomHorizontalFlip()] if flip else []
-    theirs = v1.Compose(
-        [
-            v1.Resize(256),
-            v1.RandomResizedCrop(224, scale=(0.8, 1.0)),
-            *flips,
-            v1.ToTensor(),
-            v1.Normalize(norm.mean, norm.std),
-        ]
-    )
-    ours = pipeline.TrainTransform(224, norm, flip)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        expected = theirs(photo)
-        torch.manual_seed(seed)
-        assert torch.allclose(ours(photo), expected, atol=1e-6)
-
-
 def test_raw_is_pixels_minus_the_mean(digits: sources.Source) -> None:
     norm = pipeline.normalization("raw", digits.train)
     pixels = digits.train.array()
@@ -66,24 +33,8 @@ def test_raw_is_pixels_minus_the_mean(digits: sources.Source) -> None:
     assert np.allclose(np.array(norm.mean) * 255, pixels.reshape(-1, 3).mean(0))
     assert norm.std == (1 / 255,) * 3
     white = Image.new("RGB", (256, 256), (255, 255, 255))
-    out = pipeline.EvalTransform(224, norm)(white)
+    out = EvalTransform(224, norm)(white)
     assert torch.allclose(out[:, 0, 0], 255 - 255 * torch.tensor(norm.mean), atol=1e-3)
-
-
-def test_means_of_images_of_many_sizes() -> None:
-    class Mixed:
-        labels = np.zeros(4, dtype=np.int64)
-
-        def __len__(self) -> int:
-            return 4
-
-        def image(self, i: int) -> Image.Image:
-            return Image.new("RGB", (300 + i, 280), (10 * i, 20, 30))
-
-        def array(self) -> None:
-            return None
-
-    assert np.allclose(pipeline.channel_means(Mixed()), [15, 20, 30])  # type: ignore[arg-type]
 
 
 def test_both_loaders_give_the_same_order(digits: sources.Source) -> None:
@@ -114,7 +65,7 @@ def test_starting_in_the_middle_gives_the_same_batches(digits: sources.Source, l
 
 def test_workers_leave_the_global_random_state_alone(digits: sources.Source) -> None:
     dataset = pipeline._Transformed(
-        digits.train, pipeline.TrainTransform(224, pipeline.normalization("raw", digits.train), True)
+        digits.train, TrainTransform(224, pipeline.normalization("raw", digits.train), Augmentation())
     )
     before = torch.get_rng_state()
     first, second, other = dataset[0, 11][0], dataset[0, 11][0], dataset[0, 12][0]
@@ -151,7 +102,7 @@ def test_seeds_and_epochs_differ(digits: sources.Source) -> None:
 
 
 def test_digits_are_never_mirrored(digits: sources.Source) -> None:
-    assert not open_(digits, flip=True).flip  # type: ignore[attr-defined]
+    assert not open_(digits, flip=True).augmentation.flip  # type: ignore[attr-defined]
 
 
 def test_refusals(digits: sources.Source) -> None:

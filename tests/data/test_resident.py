@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from alexnet.data.resident import CropMatrices, centre_box, draw_boxes, resampling_matrix
+from alexnet.data.resident import CropMatrices, centre_box, draw_boxes, draw_crops, resampling_matrix
 
 CPU = torch.device("cpu")
 
@@ -116,3 +116,25 @@ def test_boxes_stay_inside_and_above_the_smallest() -> None:
     assert (boxes.left + boxes.width <= 256).all()
     assert min(boxes.height.min(), boxes.width.min()) >= 198
     assert not boxes.flip.any()
+
+
+def test_crops_have_torchvisions_distribution() -> None:
+    from scipy.stats import ks_2samp
+
+    crops = draw_crops(4000, 256, 224, torch.Generator().manual_seed(0), flip=True)
+    torch.manual_seed(0)
+    theirs = [v2.RandomCrop(224).make_params([torch.empty(3, 256, 256)]) for _ in range(4000)]
+    for key in ("top", "left"):
+        ours = getattr(crops, key)
+        assert (ours.min(), ours.max()) == (0, 32)
+        assert ks_2samp(ours.numpy(), np.array([drawn[key] for drawn in theirs])).pvalue > 0.01
+    assert set(crops.height.tolist()) == set(crops.width.tolist()) == {224}
+    assert np.corrcoef(crops.top, crops.left)[0, 1] == pytest.approx(0, abs=0.05)
+    assert abs(crops.flip.double().mean() - 0.5) < 0.03
+
+
+def test_crops_agree_with_pil() -> None:
+    images = smooth_images(16)
+    crops = draw_crops(16, 256, 224, torch.Generator().manual_seed(1), flip=True)
+    ours = CropMatrices(32, 256, 224, 224, CPU).apply(images.float(), crops)
+    assert (ours - pil_crops(images, crops)).abs().max() <= 2.0

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet.data import splits
 from alexnet.data.images import ImageError, open_image
-from alexnet.data.splits import Encoded, Files, Images, Pixels, hold_out
+from alexnet.data.splits import Encoded, Files, Images, Pixels, Source, hold_out
 
 SHAPE = (12, 5, 7, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
@@ -53,6 +53,31 @@ def test_every_store_gives_the_same_images(images):
     assert np.array_equal(images.array(), PIXELS)
     with pytest.raises(IndexError):
         images.image(12)
+
+
+def test_every_store_gives_the_bytes_it_keeps(images):
+    kept = images.subset([4]).encoded(0)
+    whole = np.frombuffer(kept, np.uint8) if isinstance(images.store, Pixels) else np.asarray(open_image(kept, "x"))
+    assert np.array_equal(whole.reshape(SHAPE[1:]), PIXELS[4])
+
+
+def test_a_holdout_has_its_share_of_each_class_and_leaves_the_test_set_alone():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    train, test = (Images(labels, Pixels(np.zeros((100, 2, 2, 3), np.uint8), name)) for name in ("train", "test"))
+    source = Source("spec", "name", ("a", "b", "c"), train, test, "test")
+    found = source.with_holdout(10)
+    assert np.bincount(found.val.labels).tolist() == [5, 3, 2]
+    assert np.bincount(found.train.labels).tolist() == [45, 27, 18]
+    assert found.test is test
+    assert (found.val_split, source.test) == ("holdout", None)
+    names = [{images.names(i) for i in range(len(images))} for images in (found.train, found.val)]
+    assert (len(names[0]), len(names[1])) == (90, 10)
+    assert not names[0] & names[1]
+    again = source.with_holdout(10).val
+    assert [again.names(i) for i in range(10)] == [found.val.names(i) for i in range(10)]
+    for count in (0, 100):
+        with pytest.raises(ValueError, match=rf"--holdout {count}: allowed is 0 to 99, for name has 100"):
+            source.with_holdout(count)
 
 
 def test_array_is_decoded_once(images):

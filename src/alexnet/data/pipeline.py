@@ -8,95 +8,60 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 
 from alexnet.card import Normalization
-from alexnet.data.resident import CropMatrices, centre_box, draw_boxes
+from alexnet.data.resident import Boxes, CropMatrices, centre_box, draw_boxes, draw_crops
 from alexnet.data.sources import ImageError, Images, Source
+from alexnet.data.statistics import SMALL_SIDE, are_small, statistics
+from alexnet.data.transforms import (
+    RESIZE,
+    SCALE,
+    Augmentation,
+    EvalTransform,
+    TrainTransform,
+    decode_mean_image,
+    encode_mean_image,
+)
 from alexnet.recipes import Recipe
 
-__all__ = ["Batches", "EvalTransform", "TrainTransform", "normalization", "open_batches"]
+__all__ = ["Batches", "color_noise", "normalization", "open_batches", "small_normalize"]
 
-RESIZE = 256
-STRIP = 32  # times as long as wide: no crop reaches beyond the middle of such an image
-SCALE = (0.8, 1.0)  # of RandomResizedCrop's area
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
-RESIDENT_SIDE = 96  # larger images make the table of matrices larger than the images
-RESIDENT_BYTES = 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalization(input_scale: str, images: Images) -> Normalization:
-    """What a recipe's ``input_scale`` means for a data set: ``raw`` takes the channel means of its training images."""
+    """What a recipe's ``input_scale`` means for a data set, whose training images are ``images``."""
     if input_scale == "imagenet":
         return Normalization(IMAGENET_MEAN, IMAGENET_STD)
-    red, green, blue = (float(value) for value in channel_means(images) / 255)
-    return Normalization((red, green, blue), (1 / 255,) * 3)
+    found = statistics(images)
+    red, green, blue = (float(value) for value in found.mean / 255)
+    mean_image = encode_mean_image(found.mean_image) if input_scale == "mean-image" else ""
+    return Normalization((red, green, blue), (1 / 255,) * 3, mean_image)
 
 
-def channel_means(images: Images, most: int = 2000) -> np.ndarray:
-    """Mean of each channel in 0..255, float64 ``[3]``: over all pixels, or, of images that are not equally small, over
-    the centre crops of ``most`` of them, taken at equal distances."""
-    array = images.array()
-    if array is not None:
-        return np.asarray(array.reshape(-1, 3).mean(0, dtype=np.float64))
-    crop = v2.Compose([_shortened, v2.Resize(RESIZE), v2.CenterCrop(224)])
-    chosen = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
-    means = [np.asarray(crop(images.image(int(i)))).reshape(-1, 3).mean(0) for i in chosen]
-    return np.asarray(np.mean(means, axis=0))
+def color_noise(kind: str, images: Images) -> Tensor | None:
+    """The matrix of ``Augmentation.color_noise`` for a recipe's ``color_noise`` (the paper, section 4.1).
 
-
-class TrainTransform:
-    """PIL image to float32 ``[3, size, size]``: resize, random crop of 0.8 to 1 of the area, mirror, normalise."""
-
-    def __init__(self, size: int, norm: Normalization, flip: bool) -> None:
-        self.pixels = v2.Compose(
-            [
-                _shortened,
-                v2.Resize(RESIZE),
-                v2.RandomResizedCrop(size, scale=SCALE),
-                *([v2.RandomHorizontalFlip()] if flip else []),
-            ]
-        )
-        self.to_tensor = _to_tensor(norm)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.to_tensor(self.pixels(image))  # type: ignore[no-any-return]
-
-
-class EvalTransform:
-    """PIL image to float32 ``[3, size, size]``: resize, centre crop, normalise."""
-
-    def __init__(self, size: int, norm: Normalization) -> None:
-        self.pixels = v2.Compose([_shortened, v2.Resize(RESIZE), v2.CenterCrop(size)])
-        self.to_tensor = _to_tensor(norm)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.to_tensor(self.pixels(image))  # type: ignore[no-any-return]
-
-
-def _shortened(image: Image.Image) -> Image.Image:
-    """Of a strip, its middle: with the shorter side at 256, the other could be millions of pixels long."""
-    longest = STRIP * min(image.size)
-    if max(image.size) <= longest:
-        return image
-    width, height = (min(side, longest) for side in image.size)
-    return v2.functional.center_crop(image, [height, width])  # type: ignore[no-any-return]
-
-
-def _to_tensor(norm: Normalization) -> v2.Compose:
-    return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(norm.mean, norm.std)])
+    Each principal component of the training images' colours, times N(0, 0.1), times its standard deviation (``std``,
+    as in the released code) or its eigenvalue (``eigenvalue``, as in the text; of pixel values in 0..1, since with
+    those of 0..255 the noise would drown the image).
+    """
+    if kind == "none":
+        return None
+    values, vectors = statistics(images).components
+    scale = np.sqrt(values) if kind == "std" else values / 255  # λ of x/255 is λ/255², then times 255
+    return torch.from_numpy(0.1 * vectors * scale).float()
 
 
 class Batches(Protocol):
@@ -136,22 +101,21 @@ def open_batches(
     why_not = not_resident(source)
     if recipe.loader == "resident" and why_not:
         raise ValueError(f"--loader resident: {why_not}; allowed: auto or workers")
-    flip = recipe.flip and source.flip
-    if recipe.loader == "workers" or why_not:
-        return WorkerBatches(source, recipe, norm, size, device, share, flip)
-    return ResidentBatches(source, recipe, norm, size, device, share, flip)
+    noise = color_noise(recipe.color_noise, source.train)
+    augmentation = Augmentation(recipe.flip and source.flip, recipe.crop, noise)
+    kind = WorkerBatches if recipe.loader == "workers" or why_not else ResidentBatches
+    return kind(source, recipe, norm, augmentation, size, device, share)
 
 
 def not_resident(source: Source) -> str:
     """Why the resident path cannot take this source; empty if it can."""
-    width, height = source.train.image(0).size  # tells large images before all are decoded
-    if height != width or height > RESIDENT_SIDE:
+    width, height = source.train.image(0).size
+    if height != width or height > SMALL_SIDE:
         size = f"{height}×{width}"
-        return f"the images of {source.name} are {size}; the resident path takes squares up to {RESIDENT_SIDE}"
-    train, val = source.train.array(RESIDENT_BYTES), source.val.array(RESIDENT_BYTES)
-    if train is None or val is None:
+        return f"the images of {source.name} are {size}; the resident path takes squares up to {SMALL_SIDE}"
+    if not are_small(source.train) or not are_small(source.val):
         return f"the images of {source.name} are not of one size, or too many for memory"
-    if train.shape[1:] != val.shape[1:]:
+    if source.train.image(0).size != source.val.image(0).size:
         return f"the training and validation images of {source.name} differ in size"
     return ""
 
@@ -177,38 +141,45 @@ class ResidentBatches:
         source: Source,
         recipe: Recipe,
         norm: Normalization,
+        augmentation: Augmentation,
         size: int,
         device: torch.device,
         share: Share,
-        flip: bool,
     ) -> None:
-        self.recipe, self.size, self.device, self.share, self.flip = recipe, size, device, share, flip
+        self.recipe, self.size, self.device, self.share = recipe, size, device, share
+        self.augmentation = augmentation
         self.train_images, self.train_labels = self._resident(source.train)
         self.val_images, self.val_labels = self._resident(source.val)
-        self.mean = torch.tensor(norm.mean, device=device) * 255
-        self.std = torch.tensor(norm.std, device=device) * 255
         side = self.train_images.shape[1]
+        self.normalize = small_normalize(norm, side, device)
+        noise = augmentation.color_noise
+        self.noise = None if noise is None else (noise / (255 * torch.tensor(norm.std)[:, None])).to(device)
         self.matrices = CropMatrices(side, RESIZE, size, min(SMALLEST_CROP, size), device)
         self.steps_per_epoch = -(-len(self.train_images) // recipe.batch_size)
 
     def _resident(self, images: Images) -> tuple[Tensor, Tensor]:
-        array = images.array(RESIDENT_BYTES)
+        array = images.array()
         assert array is not None  # open_batches asked
         return torch.from_numpy(array).to(self.device), torch.from_numpy(images.labels).to(self.device)
 
-    def _normalized(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) / self.std
+    def _boxes(self, epoch: int) -> Boxes:
+        random, flip = _generator(self.recipe.seed, epoch, stream=1), self.augmentation.flip
+        if self.augmentation.crop == "random":
+            return draw_crops(len(self.train_images), RESIZE, self.size, random, flip=flip)
+        return draw_boxes(len(self.train_images), RESIZE, random, flip=flip, scale=SCALE)
 
     def train(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         count, size = len(self.train_images), self.recipe.batch_size
         # drawn for the whole epoch, and sent to the device once: a step then waits for nothing
         order = epoch_order(count, self.recipe.seed, epoch).to(self.device)
-        boxes = draw_boxes(count, RESIZE, _generator(self.recipe.seed, epoch, stream=1), flip=self.flip, scale=SCALE)
-        boxes = boxes.to(self.device)
+        boxes = self._boxes(epoch).to(self.device)
+        draws = torch.randn(count, 3, generator=_generator(self.recipe.seed, epoch, stream=3)).to(self.device)
         for first in range(start * size, count, size):
             mine = slice(first + self.share.rank, min(first + size, count), self.share.world)
             index = order[mine]
-            images = self._normalized(self.train_images[index])
+            images = self.normalize(self.train_images[index])
+            if self.noise is not None:
+                images = images + (draws[mine] @ self.noise.T)[:, None, None]
             yield self.matrices.apply(images, boxes[mine]), self.train_labels[index]
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -216,7 +187,14 @@ class ResidentBatches:
         size = val_batch_size(self.device)
         boxes = centre_box(size, RESIZE, self.size).to(self.device)
         for x, y in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-            yield self.matrices.apply(self._normalized(x), boxes[: len(x)]), y
+            yield self.matrices.apply(self.normalize(x), boxes[: len(x)]), y
+
+
+def small_normalize(norm: Normalization, side: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """``Normalize`` for images ``[N, side, side, 3]`` still to be resized; the same thing, for resizing is linear."""
+    mean = decode_mean_image(norm, side) if norm.mean_image else torch.tensor(norm.mean)
+    mean, std = mean.to(device) * 255, torch.tensor(norm.std, device=device) * 255
+    return lambda images: (images.float() - mean) / std
 
 
 def val_batch_size(device: torch.device) -> int:
@@ -234,10 +212,10 @@ class WorkerBatches:
         source: Source,
         recipe: Recipe,
         norm: Normalization,
+        augmentation: Augmentation,
         size: int,
         device: torch.device,
         share: Share,
-        flip: bool,
     ) -> None:
         self.device, self.count = device, len(source.train)
         self.steps_per_epoch = -(-self.count // recipe.batch_size)
@@ -249,7 +227,7 @@ class WorkerBatches:
             "worker_init_fn": _leave_signals_to_the_loop,
         }
         self.train_loader = DataLoader(
-            _Transformed(source.train, TrainTransform(size, norm, flip)), batch_sampler=self.sampler, **options
+            _Transformed(source.train, TrainTransform(size, norm, augmentation)), batch_sampler=self.sampler, **options
         )
         mine = source.val.subset(np.arange(share.rank, len(source.val), share.world))
         self.val_loader = DataLoader(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes", "CropMatrices", "draw_boxes", "resampling_matrix"]
+__all__ = ["Boxes", "CropMatrices", "centre_box", "draw_boxes", "draw_crops", "resampling_matrix"]
 
 
 def resampling_matrix(source: int, target: int) -> Tensor:
@@ -84,6 +84,14 @@ def draw_boxes(
     left = (place[:, 1] * (side - width + 1)).long()
     mirrored = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count, dtype=torch.bool)
     return Boxes(top, left, height, width, mirrored)
+
+
+def draw_crops(count: int, side: int, crop: int, generator: torch.Generator, *, flip: bool) -> Boxes:
+    """Boxes with the distribution of torchvision's ``RandomCrop(crop)`` on a ``side`` × ``side`` image."""
+    top, left = torch.randint(side - crop + 1, (2, count), generator=generator)
+    size = torch.full((count,), crop)
+    mirrored = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count, dtype=torch.bool)
+    return Boxes(top, left, size, size, mirrored)
 
 
 def centre_box(count: int, side: int, crop: int) -> Boxes:

@@ -4,7 +4,8 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,6 +31,8 @@ class Store(Protocol):
 
     def open(self, row: int) -> Image.Image: ...
 
+    def encoded(self, row: int) -> bytes: ...
+
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
@@ -43,6 +46,9 @@ class Pixels:
 
     def open(self, row: int) -> Image.Image:
         return Image.fromarray(self.array[row])
+
+    def encoded(self, row: int) -> bytes:
+        return bytes(self.array[row].tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +68,17 @@ class Encoded:
     def open(self, row: int) -> Image.Image:
         value = self._value(row)
         name = self._name(row, value)
-        source = value["bytes"] if value.get("bytes") is not None else value.get("path")
+        return open_image(self._source(row, value), name)
+
+    def encoded(self, row: int) -> bytes:
+        source = self._source(row, self._value(row))
+        return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+    def _source(self, row: int, value: dict[str, Any]) -> bytes | str:
+        source: bytes | str | None = value["bytes"] if value.get("bytes") is not None else value.get("path")
         if source is None:
-            raise ImageError(f"{name}: the row holds no image")
-        return open_image(source, name)
+            raise ImageError(f"{self._name(row, value)}: the row holds no image")
+        return source
 
     def _name(self, row: int, value: dict[str, Any]) -> str:
         part = bisect_right(self.starts, row) - 1
@@ -87,6 +100,9 @@ class Files:
 
     def open(self, row: int) -> Image.Image:
         return open_image(self.paths[row])
+
+    def encoded(self, row: int) -> bytes:
+        return Path(self.paths[row]).read_bytes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +134,10 @@ class Images:
     def image(self, index: int) -> Image.Image:
         """Image `index` as RGB. Raises `ImageError`, which names the path or row."""
         return self.store.open(self._row(index))
+
+    def encoded(self, index: int) -> bytes:
+        """Image `index` as it is kept: the bytes of its file, or its pixels."""
+        return self.store.encoded(self._row(index))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Images":
         """The images at `indices`, in that order. Nothing is copied but the labels."""
@@ -159,7 +179,7 @@ class Images:
             return out if all(pool.map(fill, starts)) else None
 
 
-def hold_out(images: Images, part: int) -> tuple[Images, Images]:
+def hold_out(images: Images, part: float) -> tuple[Images, Images]:
     """Split off one image in `part` of each class, always the same ones. A class of one image stays in training."""
     random = np.random.RandomState(HELD_OUT_SEED)  # the generator whose numbers NumPy promises never to change
     held = np.zeros(len(images), bool)
@@ -180,3 +200,12 @@ class Source:
     val: Images
     val_split: str  # "test" or "val"; where it was cut from the training images, how
     flip: bool = True  # whether a mirrored image is still of its class; a mirrored digit is not
+    test: Images | None = None  # where `val` was held out of the training images: what a run opens once, at its end
+
+    def with_holdout(self, count: int) -> "Source":
+        """This data set with about `count` training images to validate on, of each class its share, always the same."""
+        if not 0 < count < len(self.train):
+            allowed = f"0 to {len(self.train) - 1}, for {self.name} has {len(self.train):,} training images"
+            raise ValueError(f"--holdout {count}: allowed is {allowed}")
+        train, held = hold_out(self.train, len(self.train) / count)
+        return replace(self, train=train, val=held, val_split="holdout", test=self.val)

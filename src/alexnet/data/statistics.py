@@ -1,0 +1,122 @@
+"""What is computed once from a data set's training images: mean, deviation, mean image and colour components.
+
+Images that are small squares of one size are taken whole, all of them; of others, the central 256×256 pixels of 2,000
+images at equal distances. The figures are cached on disk under a checksum of the very images they were taken from, so
+they can be neither stale nor of another data set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet.data.splits import Images
+from alexnet.data.transforms import RESIZE, central_patch
+
+__all__ = ["SMALL_SIDE", "Statistics", "are_small", "statistics"]
+
+SMALL_SIDE = 96  # of larger images, the resident path's table of matrices would be larger than the images
+MOST_LARGE = 2000
+LARGE_MEAN_SIDE = 32  # of the mean image of large images, each of its pixels the mean over 8×8
+_FORMAT = b"alexnet-2012 statistics 1"  # part of the checksum: change it with the arithmetic
+_BLOCK = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """In pixel values of 0..255, float64."""
+
+    mean_image: np.ndarray
+    """``[side, side, 3]``: the mean over images."""
+    covariance: np.ndarray
+    """``[3, 3]``: of the three channels over all pixels of all images."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """``[3]``: of each channel."""
+        return np.asarray(self.mean_image.mean((0, 1)))
+
+    @property
+    def std(self) -> np.ndarray:
+        """``[3]``: the standard deviation of each channel, over all pixels."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def components(self) -> tuple[np.ndarray, np.ndarray]:
+        """Principal components of the colours: eigenvalues ``[3]``, largest first, and as columns their vectors."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return values[::-1].clip(min=0), vectors[:, ::-1]
+
+
+def statistics(images: Images) -> Statistics:
+    """The statistics of a split, from the cache where they are in it. ``ImageError`` for a damaged image."""
+    small = are_small(images)
+    rows = np.linspace(0, len(images) - 1, min(MOST_LARGE, len(images))).astype(int).tolist()  # where they are large
+    path = _cache() / f"statistics-{_checksum(images, rows, small=small)}.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as file:
+        return Statistics(file["mean_image"], file["covariance"])
+    found = _computed(_small_blocks(images) if small else _large_blocks(images, rows))
+    with contextlib.suppress(OSError):  # a cache that cannot be written is done without
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.stem}-{os.getpid()}.tmp.npz")
+        np.savez(beside, mean_image=found.mean_image, covariance=found.covariance)
+        beside.replace(path)
+    return found
+
+
+def are_small(images: Images) -> bool:
+    """Whether the images are squares of one size, 96 pixels at most, and fit into memory together."""
+    width, height = images.image(0).size  # tells large images before all are decoded
+    return width == height <= SMALL_SIDE and images.array() is not None
+
+
+def _small_blocks(images: Images) -> Iterator[np.ndarray]:
+    array = images.array()
+    assert array is not None
+    for first in range(0, len(array), _BLOCK):
+        yield array[first : first + _BLOCK].astype(np.float64)
+
+
+def _large_blocks(images: Images, rows: Sequence[int]) -> Iterator[np.ndarray]:
+    cut = central_patch()
+    for row in rows:
+        yield np.asarray(cut(images.image(row)), dtype=np.float64)[None]
+
+
+def _computed(blocks: Iterator[np.ndarray]) -> Statistics:
+    count, total, squares = 0, np.zeros(()), np.zeros((3, 3))
+    for block in blocks:  # [N, side, side, 3]; sums of whole numbers, so exact in any order
+        pixels = block.reshape(-1, 3)
+        count, total, squares = count + len(block), total + block.sum(0), squares + pixels.T @ pixels
+    mean_image = total / count
+    mean = mean_image.mean((0, 1))
+    covariance = squares / (count * mean_image[..., 0].size) - np.outer(mean, mean)
+    side = mean_image.shape[0]
+    if side == RESIZE:
+        small, part = LARGE_MEAN_SIDE, RESIZE // LARGE_MEAN_SIDE
+        mean_image = mean_image.reshape(small, part, small, part, 3).mean((1, 3))
+    return Statistics(mean_image, covariance)
+
+
+def _checksum(images: Images, rows: Sequence[int], *, small: bool) -> str:
+    digest = hashlib.sha256(_FORMAT)
+    if small:
+        array = images.array()
+        assert array is not None
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    else:
+        for row in rows:
+            digest.update(hashlib.sha256(images.encoded(row)).digest())
+    return digest.hexdigest()[:32]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-2012"

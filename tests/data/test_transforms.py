@@ -1,0 +1,146 @@
+"""What an image goes through: against torchvision's own transforms, the mean image and colour noise by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+
+from alexnet import recipes
+from alexnet.card import ModelCard, Normalization
+from alexnet.data import pipeline, sources
+from alexnet.data.splits import Images, Pixels
+from alexnet.data.statistics import statistics
+from alexnet.data.transforms import (
+    Augmentation,
+    EvalTransform,
+    Normalize,
+    TrainTransform,
+    decode_mean_image,
+    encode_mean_image,
+)
+
+CPU = torch.device("cpu")
+PLAIN = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def source() -> sources.Source:
+    """Coloured images with a mean image that is far from even."""
+    random = np.random.default_rng(3)
+    slope = np.linspace(0, 120, 32)[None, :, None, None] * [1.0, 0.5, 0.2]
+    pixels = (slope + random.integers(0, 130, (64, 32, 1, 3))).astype(np.uint8).repeat(32, axis=2)
+    images = Images(np.arange(64) % 2, Pixels(pixels, "slopes"))
+    return sources.Source("slopes", "slopes", ("a", "b"), images, images, "val")
+
+
+def test_eval_transform_is_torchvisions(photo: Image.Image) -> None:
+    theirs = v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor(), v1.Normalize(PLAIN.mean, PLAIN.std)])
+    assert torch.allclose(EvalTransform(224, PLAIN)(photo), theirs(photo), atol=1e-6)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("crop", ["random-resized", "random"])
+def test_train_transform_is_torchvisions(photo: Image.Image, crop: str, flip: bool) -> None:
+    crops = {
+        "random-resized": [v1.RandomResizedCrop(224, scale=(0.8, 1.0))],
+        "random": [v1.CenterCrop(256), v1.RandomCrop(224)],
+    }
+    flips = [v1.RandomHorizontalFlip()] if flip else []
+    last = [v1.ToTensor(), v1.Normalize(PLAIN.mean, PLAIN.std)]
+    theirs = v1.Compose([v1.Resize(256), *crops[crop], *flips, *last])
+    ours = TrainTransform(224, PLAIN, Augmentation(flip, crop))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = theirs(photo)
+        torch.manual_seed(seed)
+        assert torch.allclose(ours(photo), expected, atol=1e-6)
+
+
+def test_mean_image_survives_its_card() -> None:
+    pixels = np.random.default_rng(0).uniform(0, 255, (5, 5, 3))
+    norm = Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0), encode_mean_image(pixels))
+    card = ModelCard("paper", ("a", "b"), norm, "noise")
+    again = ModelCard.from_json(card.to_json())
+    assert again == card
+    assert np.allclose(decode_mean_image(again.normalization, 5) * 255, pixels, atol=1e-4)
+    whole = decode_mean_image(norm, 256).numpy()
+    theirs = [Image.fromarray(pixels[..., c].astype(np.float32)).resize((256, 256), 2) for c in range(3)]
+    assert np.allclose(whole * 255, np.stack([np.asarray(t) for t in theirs], axis=-1), atol=0.01)
+
+
+def test_the_mean_image_is_subtracted_where_each_crop_was(source: sources.Source) -> None:
+    """The crops of the mean image itself come out as zeros, wherever they are taken and in both paths."""
+    norm = pipeline.normalization("mean-image", source.train)
+    mean = statistics(source.train).mean_image
+    picture = Image.fromarray(mean.round().astype(np.uint8))
+    assert EvalTransform(224, norm)(picture).abs().max() <= 1.5  # rounded twice: to 8 bits, and by PIL
+    for crop in ("random", "random-resized"):
+        transform = TrainTransform(224, norm, Augmentation(True, crop))
+        assert max(transform(picture).abs().max() for _ in range(5)) <= 1.5
+    assert EvalTransform(224, pipeline.normalization("raw", source.train))(picture).abs().max() > 40
+
+    small = pipeline.small_normalize(norm, 32, CPU)(torch.from_numpy(mean)[None])
+    assert small.abs().max() < 1e-3
+    batch = torch.from_numpy(np.asarray(picture.resize((256, 256), 2))).permute(2, 0, 1)[None]
+    for size in (224, 256):
+        far = (256 - size) // 2
+        crop_of = batch[..., far : far + size, far : far + size]
+        assert Normalize(norm, size)(crop_of).abs().max() <= 1.5
+
+
+@pytest.mark.parametrize("changes", [{"input_scale": "mean-image"}, {"crop": "random", "color_noise": "std"}])
+def test_both_loaders_give_the_same_kind_of_batches(source: sources.Source, changes: dict[str, str]) -> None:
+    """Crops and noise are drawn apart, so the batches' figures agree, not their pixels."""
+    figures = []
+    for loader in ("resident", "workers"):
+        recipe = recipes.classic(loader=loader, batch_size=64, **changes)
+        norm = pipeline.normalization(recipe.input_scale, source.train)
+        batches = pipeline.open_batches(source, recipe, norm, 224, CPU)
+        images = torch.cat([x for x, _ in itertools.islice(batches.train(0), 1)])
+        figures.append((images.mean((0, 2, 3)), images.std((0, 2, 3)), next(batches.val())[0]))
+    (mean, std, val), (other_mean, other_std, other_val) = figures
+    assert torch.allclose(std, other_std, rtol=0.05)
+    assert (mean - other_mean).abs().max() < 10
+    assert (val - other_val).abs().max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["std", "eigenvalue"])
+def test_color_noise_has_the_scale_of_its_reading(source: sources.Source, kind: str) -> None:
+    matrix = pipeline.color_noise(kind, source.train)
+    assert matrix is not None
+    covariance = statistics(source.train).covariance
+    values, vectors = np.linalg.eigh(covariance / 255**2)  # of pixel values in 0..1
+    scale = np.sqrt(values) if kind == "std" else values
+    expected = 255**2 * vectors @ np.diag((0.1 * scale) ** 2) @ vectors.T
+    assert np.allclose((matrix @ matrix.T).numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert pipeline.color_noise("none", source.train) is None
+
+
+@pytest.mark.parametrize("loader", ["resident", "workers"])
+def test_color_noise_is_one_shift_an_image(loader: str) -> None:
+    grey = np.full((256, 8, 8, 3), 100, np.uint8)
+    grey[::2] = [40, 90, 120]  # so that there is a colour component
+    images = Images(np.arange(256) % 2, Pixels(grey, "grey"))
+    source = sources.Source("grey", "grey", ("a", "b"), images, images, "val")
+    recipe = recipes.classic(loader=loader, batch_size=256, color_noise="std", input_scale="imagenet")
+    norm = pipeline.normalization("imagenet", images)
+    batches = pipeline.open_batches(source, recipe, norm, 224, CPU)
+    x, labels = next(batches.train(0))
+    assert x.std((2, 3)).max() < 1e-4  # the same for all pixels of an image
+    pixels = x[:, :, 0, 0] * torch.tensor(norm.std) * 255
+    shifts = pixels[labels == 1] - pixels[labels == 1].mean(0)
+    direction = torch.tensor([60.0, 10.0, -20.0])  # between the two colours
+    along = shifts @ direction / direction.norm()
+    assert (shifts - along[:, None] * direction / direction.norm()).abs().max() < 0.05
+    assert along.std().item() == pytest.approx(0.1 * direction.norm().item() / 2, rel=0.25)
+    again = next(batches.train(0))[0]
+    assert torch.equal(x, again)
+    assert not torch.equal(x, next(batches.train(1))[0])
