@@ -47,15 +47,16 @@ DATA ?= cifar10
 bench: .venv/run  ## This project beside the usual way, on this machine's CPU
 	$(BIN)/python benchmarks/compare.py --device cpu --json results/compare-cpu.json
 
-bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER, and five seeds of classic
+bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic as it is, five seeds, and the plain way, three
 	$(BIN)/python benchmarks/compare.py --device cuda --data $(DATA) --json results/compare-gpu.json
-	$(BIN)/python benchmarks/changes.py --device cuda --json results/changes-gpu.json
 	$(BIN)/python benchmarks/accuracy.py classic --seeds 0 1 2 3 4 --label gpu --data $(DATA)
+	$(BIN)/python benchmarks/accuracy.py classic --plain --seeds 0 1 2 --label gpu --data $(DATA)
 
-accuracy-gpu: .venv/run  ## Five seeds of modern, three of reference, paper, and classic the plain way, with DATA=FOLDER
+accuracy-gpu: .venv/run  ## Five seeds of modern, three of reference and paper, the trials behind modern, with DATA=FOLDER
 	$(BIN)/python benchmarks/accuracy.py modern --seeds 0 1 2 3 4 --label gpu --data $(DATA)
 	$(BIN)/python benchmarks/accuracy.py reference paper --seeds 0 1 2 --label gpu --data $(DATA)
-	$(BIN)/python benchmarks/accuracy.py classic --plain --seeds 0 1 2 --label gpu --data $(DATA)
+	$(BIN)/python benchmarks/trials.py --json results/trials-gpu.json --data $(DATA)
+	$(BIN)/python benchmarks/changes.py --device cuda --json results/changes-gpu.json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

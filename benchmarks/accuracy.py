@@ -73,16 +73,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--plain", action="store_true", help="worker processes, float32, not compiled")
+    parser.add_argument("--plain", action="store_true", help="float32, not compiled")
+    parser.add_argument("--loader", default="auto", choices=["auto", "resident", "workers"])
     parser.add_argument("--label", default="", help="distinguishes records of one recipe, such as gpu or cpu-1-epoch")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--tracker", default="none", choices=["wandb", "trackio", "tensorboard", "none"])
     args = parser.parse_args()
-    changes = {"data": args.data, "max_steps": args.max_steps, "tracker": args.tracker}
+    changes = {"data": args.data, "max_steps": args.max_steps, "tracker": args.tracker, "loader": args.loader}
     if args.plain:
-        changes |= {"loader": "workers", "precision": "fp32", "compile": False}
-    label = "-".join(filter(None, [args.label, "plain" if args.plain else ""])) or "run"
+        changes |= {"precision": "fp32", "compile": False}
+    loader = args.loader if args.loader != "auto" else ""
+    label = "-".join(filter(None, [args.label, "plain" if args.plain else "", loader])) or "run"
     for seed in args.seeds:
         for name in args.recipes:
             path = measure(recipes.RECIPES[name](seed=seed, **changes), args.runs, args.results, label)

@@ -1,5 +1,6 @@
 """The doctor: what it measures, and its verdict on the ten pairs of input scale and initialisation."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from alexnet import doctor, recipes
-from alexnet.model import AlexNet_2012
+from alexnet.model import INITS, AlexNet_2012
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT.parent / "shared" / "data" / "cifar10-jpeg"
@@ -29,25 +30,33 @@ def test_probe_by_hand() -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def layers(first: float, last: float) -> list[doctor.Layer]:
-    return [doctor.Layer("conv1", first, 0, 0), doctor.Layer("fc8", last, 0, 0)]
+def layers(first: float, last: float, shared: float) -> list[doctor.Layer]:
+    return [doctor.Layer("conv1", first, 1, 0), doctor.Layer("fc8", last, shared, 0)]
 
 
 @pytest.mark.parametrize(
-    ("last", "recipe", "learns", "words"),
+    ("last", "shared", "recipe", "learns", "words"),
     [
-        (0.03, recipes.classic(), True, ["differ by 0.03"]),
+        (0.03, 0.76, recipes.classic(), True, ["differ by 0.03"]),
+        (
+            0.012,
+            0.98,
+            recipes.reference(init="source"),
+            False,
+            ["differ by 0.012", "1.2%", "'source'", "--input-scale raw"],
+        ),
         (
             1.7e-4,
+            3.4e-4,
             recipes.reference(),
             False,
             ["0.00017", "'zero-bias'", "'imagenet'", "--input-scale raw", "--init he"],
         ),
-        (15.0, recipes.classic(init="he"), False, ["differ by 15", "--input-scale imagenet", "--init paper"]),
+        (15.0, 35.0, recipes.classic(init="he"), False, ["differ by 15", "--input-scale imagenet", "--init paper"]),
     ],
 )
-def test_verdicts_in_words(last: float, recipe: recipes.Recipe, learns: bool, words: list[str]) -> None:
-    will_learn, reason = doctor.verdict(layers(0.12, last), recipe)
+def test_verdicts_in_words(last: float, shared: float, recipe: recipes.Recipe, learns: bool, words: list[str]) -> None:
+    will_learn, reason = doctor.verdict(layers(0.12, last, shared), recipe)
     assert will_learn is learns
     assert all(word in reason for word in words)
     assert "\n" not in reason
@@ -77,7 +86,8 @@ def test_without_a_recipe_or_without_data(tmp_path: Path) -> None:
 @pytest.mark.skipif(not RECORD.is_file(), reason="needs the record of benchmarks/learning.py")
 def test_verdicts_are_those_of_300_real_steps() -> None:
     runs = json.loads(RECORD.read_text())["runs"]
-    assert runs
+    pairs = {(run["input_scale"], run["init"]) for run in runs}
+    assert pairs == set(itertools.product(("raw", "imagenet"), INITS))
     for run in runs:
         recipe = recipes.classic(input_scale=run["input_scale"], init=run["init"], data=str(FOLDER))
         will_learn, reason = doctor.verdict(doctor._probe_recipe(recipe), recipe)

@@ -1,18 +1,21 @@
 """Exports, run by the programs they are for and compared with the model on images that the export itself never saw."""
 
+import base64
 import gc
 import json
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from alexnet import export as export_module
 from alexnet.card import ModelCard, Normalization
 from alexnet.checkpoint import load_model, load_weights, save_weights
-from alexnet.export import FORMATS, export
+from alexnet.data.transforms import encode_mean_image
+from alexnet.export import FORMATS, _metadata, export
 from alexnet.model import VARIANTS, AlexNet_2012
 
 CLASSES = (*"abcdefghi", "jäger")
@@ -62,6 +65,14 @@ def assert_agrees(run, model):
         assert got.shape == expected.shape == (count, 10)
         assert count == 1 or expected.std(0).max() > 0.01 * expected.abs().max()  # the logits depend on the image
         assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_a_mean_image_is_described() -> None:
+    norm = Normalization((0.4, 0.5, 0.6), (1.0, 1.0, 1.0), encode_mean_image(np.full((4, 4, 3), 51.0)))
+    told = _metadata(ModelCard("paper", CLASSES, norm, "letters"), 224)
+    assert "centre crop of mean_image" in told["preprocessing"]
+    assert np.allclose(np.frombuffer(base64.b64decode(told["mean_image"]), "<f4"), 0.2)
+    assert "mean_image" not in _metadata(card("paper"), 224)
 
 
 def test_onnx_runtime_agrees_on_every_variant(weights, folder):

@@ -467,6 +467,20 @@ def test_pretrained_round_trip(classic, folder, capsys):
         assert told in page
 
 
+def test_the_readme_shows_the_runs_own_record(classic, folder):
+    record = {"recipe": "classic", "step": 5083, "val_acc, %": 81.234567}
+    norm = Normalization((0.1, 0.2, 0.3), (1 / 255,) * 3)
+    try:
+        classic.card = ModelCard("classic", tuple("abcdefghij"), norm, "ten letters", record)
+        classic.save_pretrained(folder)
+        assert AlexNet_2012.from_pretrained(folder).card == classic.card
+    finally:
+        classic.card = None
+    page = (folder / "README.md").read_text()
+    for row in ("| recipe | classic |", "| step | 5083 |", "| val_acc, % | 81.23 |"):
+        assert row in page
+
+
 def test_pretrained_carries_the_arguments(folder):
     torch.manual_seed(6)
     AlexNet_2012(3, variant="caffenet", init="he").save_pretrained(folder)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet.card import ModelCard, Normalization
 from alexnet.data.images import open_image
-from alexnet.data.transforms import EvalTransform, _shortened
+from alexnet.data.transforms import EvalTransform, _shortened, encode_mean_image
 from alexnet.model import AlexNet_2012
 from alexnet.predict import Prediction, predict
 from alexnet.score import ahead
@@ -57,9 +57,9 @@ def answers(model: AlexNet_2012, files: list[Path], **options: object) -> list[P
     return list(predict(model, files, device="cpu", precision="fp32", **options))
 
 
-def by_hand(model: AlexNet_2012, path: Path) -> dict[str, float]:
+def by_hand(model: AlexNet_2012, path: Path, norm: Normalization = NORM) -> dict[str, float]:
     with torch.inference_mode():
-        logits = model(EvalTransform(224, NORM)(open_image(path))[None])
+        logits = model(EvalTransform(224, norm)(open_image(path))[None])
     return dict(zip(CLASSES, logits.softmax(1)[0].tolist(), strict=True))
 
 
@@ -74,6 +74,20 @@ def test_batches_answer_as_single_images_do_and_in_order(model: AlexNet_2012, pi
         assert values == sorted(values, reverse=True)
         assert sum(values) == pytest.approx(1, abs=1e-5)
     assert len({answer.top[0][1] for answer in found}) == len(pictures)  # the images do differ
+
+
+def test_a_mean_image_is_subtracted(model: AlexNet_2012, pictures: list[Path]) -> None:
+    slope = np.linspace(0, 255, 12).reshape(2, 2, 3)
+    norm = Normalization(NORM.mean, NORM.std, encode_mean_image(slope))
+    plain, before = answers(model, pictures[:2]), model.card
+    try:
+        model.card = ModelCard("classic", CLASSES, norm, "noise")
+        found = answers(model, pictures[:2], top_k=7)
+    finally:
+        model.card = before
+    for path, answer, other in zip(pictures, found, plain, strict=False):
+        assert dict(answer.top) == pytest.approx(by_hand(model, path, norm), abs=1e-4)
+        assert dict(answer.top) != pytest.approx(dict(other.top), abs=1e-3)
 
 
 def test_bad_files_are_reported_in_their_place(model: AlexNet_2012, pictures: list[Path], tmp_path: Path) -> None:

@@ -112,6 +112,9 @@ def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
     assert (whole / "last.ckpt").stat().st_size < 480e6
     _, card = load_weights(whole / "best.safetensors")
     assert card.classes == tuple(config["classes"])
+    assert card.record["best val_acc on the way, %"] == max(row["val_acc"] for row in rows if "val_acc" in row)
+    record = load_model(whole).card.record
+    assert (record["recipe"], record["step"], record["val_acc, %"]) == ("quickstart", 6, rows[3]["val_acc"])
 
 
 def test_the_result_is_the_last_row(run: Run, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class ModelCard:
     normalization: Normalization
     data: str
     """Display name of the data set it was trained on."""
+    record: dict[str, str | int | float] = field(default_factory=dict)
+    """What the training run came to, by name, for people; empty where it is not known."""
 
     @property
     def num_classes(self) -> int:
@@ -45,4 +47,5 @@ class ModelCard:
             classes=tuple(fields["classes"]),
             normalization=Normalization(tuple(norm["mean"]), tuple(norm["std"]), norm.get("mean_image", "")),
             data=fields["data"],
+            record=fields.get("record", {}),
         )

@@ -27,8 +27,10 @@ from alexnet.recipes import Recipe, classic
 __all__ = ["Layer", "examine", "probe", "remedies", "report", "verdict"]
 
 # What the logits of different images may differ by. Below, the signal has to grow for hundreds of steps first; above,
-# the first steps break the network. Set between what stalls and what learns in docs/why-2.303.md.
+# the first steps break the network. And the least that this may be beside what the logits of all images share: below,
+# the gradient speaks of the shared part alone. Set between what stalls and what learns in docs/why-2.303.md.
 LEAST_SIGNAL, MOST_SIGNAL = 2e-3, 3.0
+LEAST_SHARE = 0.02
 PROBE_BATCH = 64
 CHECKPOINTS_GB = 0.7  # last.ckpt and best.safetensors
 
@@ -82,6 +84,12 @@ def verdict(layers: list[Layer], recipe: Recipe) -> tuple[bool, str]:
             f"the logits of different images differ by {last:.2g} before any training (at most {MOST_SIGNAL:g} is "
             f"good): the first steps drive the ReLUs to zero. Likely cause: {remedies(recipe)}"
         )
+    share = last / layers[-1].signal_mean
+    if last >= LEAST_SIGNAL and share < LEAST_SHARE:
+        return False, (
+            f"the logits of different images differ by {last:.2g}, only {share:.1%} of what all images share (at least "
+            f"{LEAST_SHARE:.0%} is needed). Likely cause: {remedies(recipe)}"
+        )
     if last >= LEAST_SIGNAL:
         return True, f"the logits of different images differ by {last:.2g}: enough for the gradient to tell them apart"
     return False, (
@@ -93,10 +101,10 @@ def verdict(layers: list[Layer], recipe: Recipe) -> tuple[bool, str]:
 def remedies(recipe: Recipe) -> str:
     """The likely cause of a loss that stays at ln(classes), and what to change. The training loop says the same."""
     pair = f"{recipe.init!r} initialisation on {recipe.input_scale!r} input"
-    if recipe.init == "he" and recipe.input_scale == "raw":
-        return f"{pair}; weights this large want standardised input. Remedies: --input-scale imagenet, or --init paper"
-    if recipe.init == "he":
+    if (recipe.init == "he") == (recipe.input_scale == "imagenet"):
         return f"not {pair}, which starts well; look at the labels. Remedy to try: another --lr"
+    if recipe.init == "he":
+        return f"{pair}; weights this large want standardised input. Remedies: --input-scale imagenet, or --init paper"
     return f"{pair}; weights this small are made for raw pixels. Remedies: --input-scale raw, or --init he"
 
 
@@ -130,8 +138,6 @@ def examine(recipe: Recipe | None = None) -> dict[str, Any]:
 
 def _probe_recipe(recipe: Recipe) -> list[Layer]:
     source = sources.load(recipe.data, recipe.data_dir)
-    if recipe.holdout:
-        source = source.with_holdout(recipe.holdout)
     torch.manual_seed(recipe.seed)
     net = AlexNet_2012(len(source.classes), recipe.variant, recipe.init)
     norm = pipeline.normalization(recipe.input_scale, source.train)

@@ -46,7 +46,8 @@ model.card                                               # classes, normalisatio
 class PretrainedMixin(PyTorchModelHubMixin):
     """``from_pretrained``, ``save_pretrained`` and ``push_to_hub``, with the model's card carried along.
 
-    ``model_card_kwargs={"results": "…"}`` of the last two puts a Markdown text about the run under the README's usage.
+    Under the README's usage stands the run's record, if the card has one, or the Markdown text that
+    ``model_card_kwargs={"results": "…"}`` of the last two gives.
     """
 
     card: ModelCard | None
@@ -59,7 +60,7 @@ class PretrainedMixin(PyTorchModelHubMixin):
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def generate_model_card(self, *, results: str = "") -> huggingface_hub.ModelCard:  # type: ignore[override]
-        """The README of the Hub's page. ``results``: Markdown put at its end."""
+        """The README of the Hub's page. ``results``: Markdown put at its end, in place of the run's record."""
         config: dict[str, Any] = self._hub_mixin_config  # type: ignore[assignment]
         training = "Weights whose training is not recorded: normalise the input as it was for them."
         if self.card:
@@ -69,6 +70,9 @@ class PretrainedMixin(PyTorchModelHubMixin):
                 f"Trained on {self.card.data}. Input: RGB, `(x / 255 − mean) / std` "
                 f"with {mean} and std {_numbers(norm.std)}."
             )
+            if self.card.record and not results:
+                rows = [f"| {name} | {_shown(value)} |" for name, value in self.card.record.items()]
+                results = "\n".join(["## The run\n", "| | |", "|---|---:|", *rows])
         fields = {name: config[name] for name in ("variant", "num_classes")}
         return huggingface_hub.ModelCard(
             README.format(**fields, training=training, results=f"\n{results}\n" if results else "")
@@ -106,3 +110,7 @@ class PretrainedMixin(PyTorchModelHubMixin):
 
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _shown(value: str | int | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -116,8 +116,8 @@ class Session:
         if not self.accelerator.is_main_process:
             return
         if self.unsaved_best is not None:
-            notes = {"step": str(self.progress.best_step), "val_acc": f"{self.progress.best_acc:.4f}"}
-            save_weights(self.folder / BEST, self.unsaved_best, self.card, **notes)
+            best = {"step": self.progress.best_step, "best val_acc on the way, %": self.progress.best_acc}
+            save_weights(self.folder / BEST, self.unsaved_best, self._card_with(best))
             self.unsaved_best = None
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -131,7 +131,22 @@ class Session:
         }
         if self.average:
             state["average"] = self.kept.state_dict()
-        save_checkpoint(self.folder / LAST, state, self.card)
+        row = self.progress.row if self.progress.row.get("step") == self.progress.step else {}
+        names = {"val_acc": "val_acc, %", "val_loss": "val_loss", "test_acc": "test_acc, %", "test_loss": "test_loss"}
+        figures = {told: row[name] for name, told in names.items() if name in row}
+        save_checkpoint(self.folder / LAST, state, self._card_with({"step": self.progress.step, **figures}))
+
+    def _card_with(self, figures: Mapping[str, float]) -> ModelCard:
+        machine = hardware.describe(self.device)
+        record: dict[str, str | int | float] = {
+            "recipe": self.recipe.name,
+            "seed": self.recipe.seed,
+            "steps of the whole schedule": self.total_steps,
+            **figures,
+            "validation images": self.source.val_split,
+            "device": machine.get("gpu", machine["cpu"]),
+        }
+        return dataclasses.replace(self.card, record=record)
 
     def restore(self) -> None:
         """Take up everything from last.ckpt. ValueError where it is broken."""
