@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet import tracking
+from alexnet import trackers, tracking
 
 KEY = "0123456789" * 4  # has the form of an API key, and opens nothing
 CONFIG = {"recipe": "classic", "lr": 0.01, "epochs": 13, "data": {"classes": ["cat", "dog"]}}
@@ -230,7 +230,7 @@ def test_a_tracker_that_fails_at_the_start_is_told_once(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("x" * 1000)
 
-    monkeypatch.setattr(tracking, "_start_wandb", fail)
+    monkeypatch.setattr(tracking, "start_wandb", fail)
     said = record("wandb", tmp_path)
     assert len(said) == 1
     assert said[0].startswith("wandb: xxx")
@@ -268,7 +268,7 @@ def test_an_unknown_tracker_is_refused_before_anything_is_lost(tmp_path):
 @pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
 def test_a_missing_package_names_what_to_install(tmp_path, monkeypatch, name):
     record("none", tmp_path)
-    monkeypatch.setattr(tracking, "find_spec", lambda asked: None)
+    monkeypatch.setattr(trackers, "find_spec", lambda asked: None)
     install = "wandb" if name == "wandb" else rf"'alexnet-2012\[{name}\]'"
     with pytest.raises(ValueError, match=f"pip install {install}$"):
         tracking.start(name, tmp_path, CONFIG)
@@ -279,7 +279,7 @@ def test_every_tracker_has_the_same_face():
     def face(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
-    kinds = [tracking._Nothing, tracking._Wandb, tracking._Trackio, tracking._TensorBoard]
+    kinds = [trackers.Nothing, trackers.Wandb, trackers.Trackio, trackers.TensorBoard]
     assert [face(kind) for kind in kinds] == [{"log", "finish"}] * 4
 
 
@@ -379,7 +379,7 @@ def test_wandb_disabled_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert record("wandb", tmp_path) == []
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
-    assert tracking.wandb_mode() == ("disabled", "WANDB_MODE=disabled")
+    assert trackers.wandb_mode() == ("disabled", "WANDB_MODE=disabled")
 
 
 def test_a_wrong_wandb_mode_is_one_line(tmp_path, monkeypatch):
@@ -407,12 +407,12 @@ def test_wandb_is_online_where_there_are_credentials(tmp_path, monkeypatch, wher
         "netrc": ("online", "logged in"),
         "settings": ("offline", "wandb is set to offline"),
     }
-    assert tracking.wandb_mode() == expected.get(where, ("offline", "not logged in"))
+    assert trackers.wandb_mode() == expected.get(where, ("offline", "not logged in"))
 
 
 def test_a_key_of_the_wrong_form_is_offline(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    mode, why = tracking.wandb_mode()
+    mode, why = trackers.wandb_mode()
     assert mode == "offline"
     assert why.startswith("WANDB_API_KEY invalid")
     assert "short" not in why.replace("characters", "")
@@ -422,7 +422,7 @@ def test_a_missing_network_falls_back_to_offline(tmp_path, monkeypatch, capfd):
     """Logged in, but the server does not answer: the same run, offline, after a short while."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "_WANDB_INIT_TIMEOUT", 1.0)
+    monkeypatch.setattr(trackers, "_WANDB_INIT_TIMEOUT", 1.0)
     began = time.monotonic()
     (said,) = record("wandb", tmp_path)
     assert time.monotonic() - began < 60

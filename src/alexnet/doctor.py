@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet import hardware, tracking
+from alexnet import hardware, trackers
 from alexnet.data import pipeline, sources
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
@@ -116,7 +116,7 @@ def examine(recipe: Recipe | None = None) -> dict[str, Any]:
     asked = recipe or classic()
     device = hardware.pick_device(asked.device)
     precision = hardware.pick_precision(asked.precision, device)
-    mode, why = tracking.wandb_mode()
+    mode, why = trackers.wandb_mode()
     found: dict[str, Any] = {
         "device": hardware.describe(device),
         "precision": precision,
