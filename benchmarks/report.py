@@ -253,11 +253,11 @@ def draw_learning(record: dict[str, Any], path: Path) -> None:
             smooth = [statistics.mean(losses[max(0, i - 19) : i + 1]) for i in range(len(losses))]
             axes.plot(range(1, len(smooth) + 1), smooth, color=colors[run["init"]], label=run["init"], linewidth=1.6)
         axes.axhline(math.log(10), color="0.5", linewidth=0.8, linestyle="--")
-        axes.text(record["steps"], math.log(10) + 0.02, "guessing: ln 10 = 2.303", ha="right", fontsize=8, color="0.35")
         title = {"raw": "input: 0..255 minus the mean", "imagenet": "input: scaled to a standard deviation of 1"}
         axes.set(title=title[scale], xlabel="step", xlim=(1, record["steps"]), ylim=(1.6, 3.2))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+    panels[0].text(0.03, 0.04, "dashed: guessing, ln 10 = 2.303", transform=panels[0].transAxes, fontsize=9)
     panels[0].set_ylabel("training loss, mean of 20 steps (nats)")
     panels[1].legend(title="initialisation", frameon=False, fontsize=9)
     figure.savefig(path, dpi=120, metadata={"Software": None})
