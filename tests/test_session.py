@@ -1,6 +1,6 @@
 """The parts of a run: the plateau's bookkeeping, the optimiser's groups, the moving average."""
 
-import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,16 +31,19 @@ def test_biases_without_decay_are_all_the_biases() -> None:
     assert session.sgd(net, recipes.classic(nesterov=True), CPU).param_groups[0]["nesterov"]
 
 
-@pytest.mark.parametrize(("decay", "steps"), [(0.5, 4), (0.9, 40)])
-def test_the_average_is_one_and_forgets_the_start(decay: float, steps: int) -> None:
+@pytest.mark.parametrize(("ema", "steps"), [(0.5, 14), (0.9, 100)])
+def test_the_average_is_one_and_forgets_the_start(ema: float, steps: int) -> None:
     torch.manual_seed(0)
-    net = torch.nn.Linear(3, 2)
-    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=session._moving_average(decay))
-    expected = copy.deepcopy(net.weight.data)
-    for step in range(steps):
+    net, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    parts = SimpleNamespace(recipe=recipes.classic(ema=ema), net=net, average=average, progress=session.Progress())
+    expected, of_the_start = average.weight.data.clone(), 1.0
+    for step in range(1, steps + 1):
         with torch.no_grad():
             net.weight += torch.randn(2, 3)
-        average.update_parameters(net)
-        share = min(decay, (1 + step) / (10 + step)) if step else 0.0  # the first takes the place of the beginning
-        expected = share * expected + (1 - share) * net.weight.data
-    assert torch.allclose(average.module.weight, expected, atol=1e-6)
+        parts.progress.step = step
+        session.Session.update_average(parts)  # type: ignore[arg-type]
+        share = min(ema, step / (9 + step))
+        expected, of_the_start = share * expected + (1 - share) * net.weight.data, share * of_the_start
+    assert torch.allclose(average.weight, expected, atol=1e-5)
+    assert share == ema
+    assert of_the_start < 1e-4

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from alexnet import hardware
 from alexnet.card import ModelCard
@@ -67,7 +67,7 @@ class Session:
     net: AlexNet_2012
     """The network itself; ``model`` is the same as Accelerate prepared it: autocast, several processes."""
     model: nn.Module
-    average: AveragedModel | None
+    average: AlexNet_2012 | None
     """The moving average of the weights, where the recipe has one."""
     judged: nn.Module
     """What validation uses, prepared like ``model``: the average, else ``model`` itself."""
@@ -95,7 +95,19 @@ class Session:
     @property
     def kept(self) -> AlexNet_2012:
         """The network that is validated and kept: the average, else ``net``."""
-        return cast(AlexNet_2012, self.average.module) if self.average else self.net
+        return self.net if self.average is None else self.average
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Draw the average, if there is one, towards the weights of the step just taken.
+
+        Its memory grows with the steps, to 1 / (1 − ema) of them at most, so that it forgets the start.
+        """
+        if self.average is None:
+            return
+        step = self.progress.step
+        weight = 1 - min(self.recipe.ema, step / (9 + step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), weight)
 
     def agree(self, *wishes: bool) -> list[bool]:
         """Each wish that any process has. Processes must leave the loop, and save, at the same step."""
@@ -129,8 +141,8 @@ class Session:
             "running": running,
             "random": random,
         }
-        if self.average:
-            state["average"] = self.kept.state_dict()
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         row = self.progress.row if self.progress.row.get("step") == self.progress.step else {}
         names = {"val_acc": "val_acc, %", "val_loss": "val_loss", "test_acc": "test_acc, %", "test_loss": "test_loss"}
         figures = {told: row[name] for name, told in names.items() if name in row}
@@ -154,9 +166,8 @@ class Session:
         self.net.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        if self.average:
-            self.average.module.load_state_dict(state["average"])
-            self.average.n_averaged.fill_(self.progress.step)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         if self.accelerator.is_main_process:  # the sums are those of all processes
             self.running.load_state_dict(state["running"])
             torch.set_rng_state(state["random"]["cpu"])
@@ -184,11 +195,11 @@ def open_session(recipe: Recipe, folder: Path, source: sources.Source, device: t
     compiled = device.type == "cuda" if recipe.compile is None else recipe.compile
     if compiled and (compiled := hardware.can_compile(device)):
         net.compile()
-    average = AveragedModel(net, multi_avg_fn=_moving_average(recipe.ema)) if recipe.ema else None
-    if average and compiled:
-        average.module.compile()
+    average = copy.deepcopy(net).requires_grad_(False) if recipe.ema else None
+    if average is not None and compiled:
+        average.compile()
     model, optimizer = accelerator.prepare(net, sgd(net, recipe, device))
-    judged = accelerator.prepare_model(average.module, evaluation_mode=True) if average else model
+    judged = model if average is None else accelerator.prepare_model(average, evaluation_mode=True)
     torch.manual_seed(recipe.seed + share.rank)  # dropout differs between processes
     return Session(
         recipe=recipe,
@@ -223,13 +234,3 @@ def sgd(net: AlexNet_2012, recipe: Recipe, device: torch.device) -> torch.optim.
         weight_decay=recipe.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-
-
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """The average's update. Its memory grows to 1 / (1 − decay) steps with the steps taken, so it forgets the start."""
-
-    @torch.no_grad()
-    def update(averages: Any, current: Any, count: Any) -> None:
-        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
-
-    return update

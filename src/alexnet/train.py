@@ -188,9 +188,8 @@ def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Cal
         grad_norm = s.accelerator.clip_grad_norm_(s.net.parameters(), recipe.clip_norm or math.inf)
         s.optimizer.step()
         s.optimizer.zero_grad()
-        if s.average:
-            s.average.update_parameters(s.net)
         progress.step = step + 1
+        s.update_average()
         running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
         progress.seconds += time.perf_counter() - began
 
