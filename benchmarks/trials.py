@@ -25,14 +25,13 @@ LADDER: list[tuple[str, dict[str, Any]]] = [
     ("He initialisation on standardised input", {"init": "he", "input_scale": "imagenet"}),
     ("random crops of 256, not resized ones", {"crop": "random"}),
     ("batches of 64", {"batch_size": 64}),
-    ("Nesterov's momentum, warm-up over one epoch of 13, lr 0.02", {"nesterov": True, "warmup": 1.0, "lr": 0.02}),
-    ("label smoothing 0.1", {"label_smoothing": 0.1}),
-    ("moving average of the weights, 0.999", {"ema": 0.999}),
+    ("Nesterov's momentum, warm-up over one epoch of 13, lr 0.04", {"nesterov": True, "warmup": 1.0, "lr": 0.04}),
+    ("label smoothing 0.1, moving average of the weights 0.999", {"label_smoothing": 0.1, "ema": 0.999}),
 ]
 OTHERS: list[tuple[str, dict[str, Any]]] = [
-    ("modern, batches of 128", {"batch_size": 128}),
-    ("modern, lr 0.01", {"lr": 0.01}),
-    ("modern, lr 0.04", {"lr": 0.04}),
+    ("modern, lr 0.02", {"lr": 0.02}),
+    ("modern, lr 0.02, batches of 128", {"lr": 0.02, "batch_size": 128}),
+    ("modern, lr 0.08", {"lr": 0.08}),
     ("modern, resized crops", {"crop": "random-resized"}),
     ("modern, the paper's initialisation on raw input", {"init": "paper", "input_scale": "raw"}),
 ]

@@ -52,6 +52,7 @@ def layers(first: float, last: float, shared: float) -> list[doctor.Layer]:
             False,
             ["0.00017", "'zero-bias'", "'imagenet'", "--input-scale raw", "--init he"],
         ),
+        (0.0098, 0.89, recipes.paper(init="paper"), False, ["1.1%", "'mean-image'", "'paper'", "--init source"]),
         (15.0, 35.0, recipes.classic(init="he"), False, ["differ by 15", "--input-scale imagenet", "--init paper"]),
     ],
 )

@@ -26,7 +26,7 @@ def test_reference_differs_only_where_the_published_run_does() -> None:
 
 def test_paper_is_the_papers() -> None:
     recipe = recipes.paper()
-    assert (recipe.variant, recipe.init, recipe.input_scale, recipe.crop) == ("paper", "paper", "mean-image", "random")
+    assert (recipe.variant, recipe.init, recipe.input_scale, recipe.crop) == ("paper", "source", "mean-image", "random")
     assert (recipe.batch_size, recipe.lr, recipe.momentum, recipe.weight_decay) == (128, 0.01, 0.9, 5e-4)
     assert (recipe.schedule, recipe.color_noise, recipe.test_views) == ("plateau", "eigenvalue", "ten-crop")
 
