@@ -101,12 +101,13 @@ def verdict(layers: list[Layer], recipe: Recipe) -> tuple[bool, str]:
 def remedies(recipe: Recipe) -> str:
     """The likely cause of a loss that stays at ln(classes), and what to change. The training loop says the same."""
     pair = f"{recipe.init!r} initialisation on {recipe.input_scale!r} input"
-    if recipe.variant != "classic" and recipe.init not in ("source", "he") and recipe.input_scale != "imagenet":
+    small, raw = recipe.init not in ("source", "he"), recipe.input_scale != "imagenet"
+    if recipe.variant != "classic" and small and raw:
         return (
             f"{pair} in variant {recipe.variant!r}, whose towers see half of the maps. Remedy: --init source, which has "
             "larger weights in conv3 to conv5"
         )
-    if (recipe.init == "he") == (recipe.input_scale == "imagenet"):
+    if (recipe.init == "he") != raw:
         return f"not {pair}, which starts well; look at the labels. Remedy to try: another --lr"
     if recipe.init == "he":
         return f"{pair}; weights this large want standardised input. Remedies: --input-scale imagenet, or --init paper"
