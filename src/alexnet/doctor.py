@@ -104,8 +104,8 @@ def remedies(recipe: Recipe) -> str:
     small, raw = recipe.init not in ("source", "he"), recipe.input_scale != "imagenet"
     if recipe.variant != "classic" and small and raw:
         return (
-            f"{pair} in variant {recipe.variant!r}, whose towers see half of the maps. Remedy: --init source, which has "
-            "larger weights in conv3 to conv5"
+            f"{pair} in variant {recipe.variant!r}, whose towers see half of the maps. Remedy: --init source, "
+            "which has larger weights in conv3 to conv5"
         )
     if (recipe.init == "he") != raw:
         return f"not {pair}, which starts well; look at the labels. Remedy to try: another --lr"
