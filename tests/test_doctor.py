@@ -93,3 +93,13 @@ def test_verdicts_are_those_of_300_real_steps() -> None:
         recipe = recipes.classic(input_scale=run["input_scale"], init=run["init"], data=str(FOLDER))
         will_learn, reason = doctor.verdict(doctor._probe_recipe(recipe), recipe)
         assert will_learn is (run["learned_at"] is not None), (run["input_scale"], run["init"], reason)
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs a folder with CIFAR-10 images beside the checkout")
+def test_the_papers_recipe_starts_and_its_text_would_not() -> None:
+    """Trials of 100 steps agree: docs/training.md."""
+    for recipe, learns in (
+        (recipes.paper(data=str(FOLDER)), True),
+        (recipes.paper(data=str(FOLDER), init="paper"), False),
+    ):
+        assert doctor.verdict(doctor._probe_recipe(recipe), recipe)[0] is learns

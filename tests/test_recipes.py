@@ -77,7 +77,7 @@ def test_every_field_has_help() -> None:
         ({"epochs": 1.5}, "--epochs 1.5: allowed is int"),
         ({"holdout": -1}, "--holdout -1: allowed is 0 or more"),
         ({"warmup": 13.0}, "--warmup 13.0: allowed is 0 to below --epochs 13"),
-        ({"nesterov": True, "momentum": 0.0}, "--nesterov True: allowed is only a --momentum above 0"),
+        ({"nesterov": True, "momentum": 0.0}, "--nesterov True: allowed is no, at --momentum 0"),
         ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),
         ({"ema": 1.0}, "--ema 1.0"),
         ({"test_views": "flip"}, "--test-views flip: allowed is center, unless there is a --holdout"),

@@ -38,7 +38,7 @@ class Recipe:
     input_scale: Literal["raw", "mean-image", "imagenet"] = "raw"
     """raw: 0..255 minus the data set's channel means; mean-image: minus its mean image; imagenet: standardised."""
     crop: Literal["random-resized", "random"] = "random-resized"
-    """Of a training image at 256: random-resized takes 0.8 to 1 of its area and resizes it; random cuts out 224×224."""
+    """Of a training image at 256: random-resized takes 0.8 to 1 of its area and resizes it; random cuts it out as it is."""
     flip: bool = True
     """Mirror half of the training images; never done to digits."""
     color_noise: Literal["none", "std", "eigenvalue"] = "none"
@@ -109,7 +109,7 @@ class Recipe:
         self._check("warmup", 0 <= self.warmup < self.epochs, f"0 to below --epochs {self.epochs}")
         self._check("patience", self.patience >= 1, "1 or more")
         self._check("momentum", 0 <= self.momentum < 1, "0 to below 1")
-        self._check("nesterov", not self.nesterov or self.momentum > 0, "only a --momentum above 0")
+        self._check("nesterov", not self.nesterov or self.momentum > 0, "no, at --momentum 0")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._check("clip_norm", 0 <= self.clip_norm < math.inf, "0 or more")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1")
