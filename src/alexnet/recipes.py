@@ -38,7 +38,7 @@ class Recipe:
     input_scale: Literal["raw", "mean-image", "imagenet"] = "raw"
     """raw: 0..255 minus the data set's channel means; mean-image: minus its mean image; imagenet: standardised."""
     crop: Literal["random-resized", "random"] = "random-resized"
-    """Of a training image at 256: random-resized takes 0.8 to 1 of its area and resizes it; random cuts it out as it is."""
+    """Of a training image at 256: random-resized takes 0.8 to 1 of its area and resizes it; random cuts it out."""
     flip: bool = True
     """Mirror half of the training images; never done to digits."""
     color_noise: Literal["none", "std", "eigenvalue"] = "none"
