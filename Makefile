@@ -46,6 +46,7 @@ DATA ?= cifar10
 
 bench: .venv/run  ## This project beside the usual way, on this machine's CPU
 	$(BIN)/python benchmarks/compare.py --device cpu --json results/compare-cpu.json
+	$(BIN)/python benchmarks/agreement.py --json results/agreement-cpu.json
 
 bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic as it is, five seeds, and the plain way, three
 	$(BIN)/python benchmarks/compare.py --device cuda --data $(DATA) --json results/compare-gpu.json

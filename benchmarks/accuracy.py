@@ -36,7 +36,7 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
     record = {
         "kind": "accuracy",
         "command": command(recipe),
-        "data": config["data"],
+        "data": config["data"] | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}),
         "recipe": dataclasses.asdict(recipe) | {"data": config["data"]["name"], "data_dir": ""},
         "steps": result.final["step"],
         "final": result.final,

@@ -1,6 +1,6 @@
 """Whether the fast path computes what the plain one does: their losses on the same batches, step by step.
 
-    python benchmarks/agreement.py --data FOLDER [--batch-size 128] [--steps 50] [--json FILE]
+    python benchmarks/agreement.py [--data digits] [--batch-size 32] [--steps 50] [--json FILE]
 
 Fast is what ``alexnet train`` does: our response normalisation, channels last, bf16 where the machine has it. Plain is
 float32, channels first, torch's response normalisation, and a second plain run on images rounded to bf16 shows what
@@ -10,8 +10,10 @@ that rounding alone does. Weights, batches and dropout's masks begin alike; then
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -58,10 +60,15 @@ class Way:
         return loss.item()
 
 
+def endless(batches: pipeline.Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch after another."""
+    return itertools.chain.from_iterable(batches.train(epoch) for epoch in itertools.count())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
@@ -77,7 +84,7 @@ def main() -> None:
         for name, (fast, rounded) in kinds.items()
     }
     losses: dict[str, list[float]] = {name: [] for name in ways}
-    for step, (images, labels) in zip(range(args.steps), batches.train(0), strict=False):
+    for step, (images, labels) in zip(range(args.steps), endless(batches), strict=False):
         for name, way in ways.items():
             losses[name].append(round(way.step(images, labels, seed=step), 5))
         if step % 10 == 9:
@@ -87,7 +94,7 @@ def main() -> None:
             )
     record = {
         "kind": "agreement",
-        "command": f"python benchmarks/agreement.py --data FOLDER --batch-size {args.batch_size} --steps {args.steps}",
+        "command": f"python benchmarks/agreement.py --batch-size {args.batch_size} --steps {args.steps}",
         "data": source.name,
         "precision": ways["fast"].precision,
         "hardware": hardware.describe(device),

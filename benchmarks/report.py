@@ -109,7 +109,7 @@ def compare_rows(record: dict[str, Any]) -> list[list[str]]:
                 f"{row[side]:.4g} ({min(row[side + '_all']):.4g} to {max(row[side + '_all']):.4g})"
                 for side in ("ours", "baseline")
             ),
-            row["unit"],
+            row["unit"] + (f"; {row['share_of_copy_pct']}% of a copy's rate" if "share_of_copy_pct" in row else ""),
             f"**{row['ratio']:.2f}**",
         ]
         for row in record["rows"]
@@ -177,10 +177,12 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         )
     for record in found["compare"]:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
+        rates = record["hardware"]
         parts.append(
-            f"## Speed: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}; the "
-            f"bf16 matrix rate measured in the same run was {record['hardware']['matrix_tflops_bf16']} TFLOP/s. "
-            f"Medians, and in brackets the least and the most. {record['notes']}. Record: "
+            f"## Speed: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}. "
+            f"Measured in the same run: {rates['matrix_tflops_bf16']} TFLOP/s in one large bf16 product, "
+            f"{rates['copy_gb_per_s']} GB/s in a copy. Medians, and in brackets the least and the most. "
+            f"{record['notes']}. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(head, compare_rows(record))
         )
     for record in found["changes"]:

@@ -57,7 +57,7 @@ def measure(changes: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
         final = train.run(recipe, out=Path(folder) / "run", quiet=True).final
         config = read_config(Path(folder) / "run")
     keep = ("val_acc", "val_loss", "train_acc", "train_loss", "step")
-    data = config["data"] | {"spec": ""}
+    data = config["data"] | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {})
     return {key: final[key] for key in keep} | {"seconds": time.perf_counter() - began, "data": data}
 
 
