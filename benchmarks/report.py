@@ -55,6 +55,11 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
+def figure(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def machine(record: dict[str, Any]) -> str:
     """Hardware and versions in a few words."""
     hardware, versions = record["hardware"], record["versions"]
@@ -106,7 +111,7 @@ def compare_rows(record: dict[str, Any]) -> list[list[str]]:
         [
             MEASURES[row["name"]],
             *(
-                f"{row[side]:.4g} ({min(row[side + '_all']):.4g} to {max(row[side + '_all']):.4g})"
+                f"{figure(row[side])} ({figure(min(row[side + '_all']))} to {figure(max(row[side + '_all']))})"
                 for side in ("ours", "baseline")
             ),
             row["unit"] + (f"; {row['share_of_copy_pct']}% of a copy's rate" if "share_of_copy_pct" in row else ""),
@@ -229,8 +234,8 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
         rows = [
             [
                 MEASURES[row["name"]],
-                f"{row['ours']:.3g} {row['unit']}",
-                f"{row['baseline']:.3g} {row['unit']}",
+                f"{figure(row['ours'])} {row['unit']}",
+                f"{figure(row['baseline'])} {row['unit']}",
                 f"{row['ratio']:.1f}×",
             ]
             for row in record["rows"]
@@ -246,8 +251,8 @@ def draw_learning(record: dict[str, Any], path: Path) -> None:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    picture = Figure(figsize=(10, 4), layout="constrained")
+    panels = picture.subplots(1, 2, sharey=True)
     colors = {"paper": "#1b6ca8", "zero-bias": "#d1495b", "source": "#2e8b57", "caffe": "#8a6fb0", "he": "#c98a1b"}
     for axes, scale in zip(panels, ("raw", "imagenet"), strict=True):
         for run in (run for run in record["runs"] if run["input_scale"] == scale):
@@ -262,7 +267,7 @@ def draw_learning(record: dict[str, Any], path: Path) -> None:
     panels[0].text(0.03, 0.04, "dashed: guessing, ln 10 = 2.303", transform=panels[0].transAxes, fontsize=9)
     panels[0].set_ylabel("training loss, mean of 20 steps (nats)")
     panels[1].legend(title="initialisation", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    picture.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def pages(root: Path) -> dict[Path, str]:
