@@ -135,7 +135,10 @@ def test_train_help_has_every_field_with_its_words_and_defaults(
         if name != "name":
             flag = f"--{name.replace('_', '-')}"
             assert re.search(rf" {flag}(, --no-{flag[2:]}| \S+) {re.escape(doc)}", text), name
-    assert f"over the training images. (default 13; quickstart {RECIPES['quickstart']().epochs})" in text
+    assert (
+        f"over the training images. (default 13; paper {RECIPES['paper']().epochs}; quickstart {RECIPES['quickstart']().epochs})"
+        in text
+    )
     assert "Mirror half of the training images; never done to digits. (default yes)" in text
     recipes = text.split(" recipes: ")[1]
     assert all(f"{recipe} " in recipes for recipe in RECIPES)
@@ -158,13 +161,15 @@ def test_every_field_is_a_flag(name: str) -> None:
         value: Any = choices[-1]
         words = [flag, value]
     elif "bool" in str(hint):
-        value, words = False, [f"--no-{flag[2:]}"]
+        value = not getattr(classic(), name)
+        words = [flag if value else f"--no-{flag[2:]}"]
     else:
         value = {"str": "x"}.get(getattr(hint, "__name__", ""), 7)
         words = [f"{flag}={value}"]
-    if name == "momentum":
+    if name in ("momentum", "label_smoothing", "ema"):
         value, words = 0.5, [flag, "0.5"]
-    recipe = flags.recipe_from("classic", {name: getattr(flags.parse(["train", *words]), name)})
+    needed = {"holdout": 10} if name == "test_views" else {}
+    recipe = flags.recipe_from("classic", {name: getattr(flags.parse(["train", *words]), name)} | needed)
     assert getattr(recipe, name) == value
     assert type(getattr(recipe, name)) is (float if float in (hint,) else type(value))
 
@@ -194,7 +199,10 @@ def test_every_field_is_a_flag(name: str) -> None:
         ("train --data digit", r"--data 'digit': no such data set or folder; allowed are .* mean 'digits'\?"),
         ("train classic quickstart", r".*quickstart.*"),
         ("train --name x", r"--name: no such flag; .*"),
-        ("evaluate x --views tencrop", r"--views tencrop: allowed is one of center, ten-crop \(did .* ten-crop\?\)"),
+        (
+            "evaluate x --views tencrop",
+            r"--views tencrop: allowed is one of center, flip, ten-crop \(did .* ten-crop\?\)",
+        ),
         ("evaluate x --precision fp16", r"--precision fp16: allowed is one of auto, fp32, bf16.*"),
         ("evaluate", r".*RUN_OR_CHECKPOINT; see alexnet evaluate --help"),
         ("predict --topk 3 x y", r"--topk: no such flag; did you mean --top-k\?.*"),
