@@ -135,10 +135,8 @@ def test_train_help_has_every_field_with_its_words_and_defaults(
         if name != "name":
             flag = f"--{name.replace('_', '-')}"
             assert re.search(rf" {flag}(, --no-{flag[2:]}| \S+) {re.escape(doc)}", text), name
-    assert (
-        f"over the training images. (default 13; paper {RECIPES['paper']().epochs}; quickstart {RECIPES['quickstart']().epochs})"
-        in text
-    )
+    paper, quickstart = (RECIPES[name]().epochs for name in ("paper", "quickstart"))
+    assert f"over the training images. (default 13; paper {paper}; quickstart {quickstart})" in text
     assert "Mirror half of the training images; never done to digits. (default yes)" in text
     recipes = text.split(" recipes: ")[1]
     assert all(f"{recipe} " in recipes for recipe in RECIPES)
