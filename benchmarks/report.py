@@ -215,7 +215,7 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         )
     for record in found["trials"]:
         parts.append(
-            f"## From classic to modern: {machine(record)}\n\n`{record['command']}` on {record['data']['name']}: "
+            f"## From classic to modern\n\n`{record['command']}` on {record['data']['name']}, {machine(record)}: "
             f"{record['data']['train']:,} images to train on, {record['data']['val']:,} of the training set held "
             f"out to judge by, {record['epochs']} epoch{'s' * (record['epochs'] > 1)}, learning rate to 0 within. "
             "Each line adds to the one before; those that begin with “modern” change it in one thing. Record: "
