@@ -348,8 +348,7 @@ def test_two_processes_compute_what_one_does(run: Run, images: Path, tmp_path: P
     """Dropout differs between processes, so the losses are compared at the first step, before any update."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     flags = ["--max-steps", "3", "--precision", "fp32", "--device", "cpu", "--out", str(tmp_path / "two")]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [sys.executable, *launch, *COMMAND[2:], "--data", str(images), *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
