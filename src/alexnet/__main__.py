@@ -1,4 +1,4 @@
-"""``python -m alexnet`` is ``alexnet``; with it, ``accelerate launch -m alexnet train`` runs on several devices."""
+"""``python -m alexnet`` is ``alexnet``; with it, ``torchrun -m alexnet train`` runs on several devices."""
 
 import sys
 
