@@ -30,7 +30,7 @@ def model() -> AlexNet_2012:
 def folder(model: AlexNet_2012, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     save_checkpoint(folder / "last.ckpt", {"model": model.state_dict(), "step": 3}, CARD)
-    save_weights(folder / "best.safetensors", {k: v + 1 for k, v in model.state_dict().items()}, CARD, step="2")
+    save_weights(folder / "best.safetensors", {k: v + 1 for k, v in model.state_dict().items()}, CARD)
     return folder
 
 

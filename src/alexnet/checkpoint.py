@@ -81,9 +81,9 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return state
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], card: ModelCard, **notes: str) -> None:
-    """Write a state dict as safetensors, with ``card`` and ``notes`` in its metadata."""
-    metadata = {"format": FORMAT, "card": card.to_json(), **notes}
+def save_weights(path: Path, weights: dict[str, Tensor], card: ModelCard) -> None:
+    """Write a state dict as safetensors, with ``card`` in its metadata."""
+    metadata = {"format": FORMAT, "card": card.to_json()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     # not save_file, which makes files that only their owner can read
     write_atomically(path, lambda file: file.write_bytes(save(tensors, metadata)))
