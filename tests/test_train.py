@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import recipes, train
+from alexnet import recipes, tracking, train
 from alexnet.checkpoint import load_checkpoint, load_model, load_weights
 from alexnet.data import sources
 from alexnet.evaluate import Running
@@ -166,6 +166,28 @@ def test_killed_at_any_moment_and_resumed_is_exact(images: Path, whole: Path, tm
     assert process.returncode == 0, output
     assert_same_run(out, whole)
     assert not list(out.glob("*.tmp"))
+
+
+def test_killed_right_after_a_row_and_resumed_has_it_once(
+    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    log = tracking.Tracking.log
+
+    def log_and_die(self: tracking.Tracking, row: dict[str, float]) -> None:
+        log(self, row)
+        if row["step"] == 4:
+            raise Killed
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.Tracking, "log", log_and_die)
+        with pytest.raises(Killed):
+            run(out, max_steps=6, save_every=0)  # the last save is of step 4, without its row
+    run(out, max_steps=6, resume=True)
+    assert_same_run(out, whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -113,7 +113,7 @@ def run(
         recipe.tracker if main else None,
         folder,
         config,
-        resume_step=s.progress.step if resume else None,
+        resume_step=s.progress.logged if resume else None,
         say=display.line,
     )
     display.line(_headline(s, config))
