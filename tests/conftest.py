@@ -4,10 +4,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from alexnet.model import VARIANTS
+from tiny import tiny_variants
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Cached statistics go to a folder of the test run, not to the user's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_network() -> Iterator[None]:
+    """Few maps in every variant: for tests of what surrounds the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, variant in tiny_variants().items():
+            patch.setitem(VARIANTS, name, variant)  # type: ignore[arg-type]
         yield

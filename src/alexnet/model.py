@@ -41,6 +41,8 @@ class Variant:
     """The initialisation that belongs to it."""
     image_sizes: tuple[int, ...] = (224, 227)
     """Sides of the input in pixels that end at 256×6×6; the first is the usual one."""
+    widths: tuple[int, ...] = (96, 256, 384, 384, 256, 4096, 4096)
+    """Outputs of conv1 to conv5, fc6 and fc7."""
     conv1_padding: int | None = 2
     """Zeros around the input of conv1; None: as many at the right and bottom as the last stride needs."""
     groups: int = 1
@@ -277,22 +279,25 @@ def _features(v: Variant) -> nn.Sequential:
                     yield f"pool{number}", nn.MaxPool2d(kernel_size=3, stride=2)
 
     plain = ("conv", "relu")
+    maps1, maps2, maps3, maps4, maps5 = v.widths[:5]  # 96, 256, 384, 384, 256
     layers: list[tuple[str, nn.Module]] = []
     if v.conv1_padding is None:
         layers.append(("pad1", RoundUpPad(kernel=11, stride=4)))  # 3×224×224 → 3×227×227
-    layers += layer(1, v.layer1, nn.Conv2d(3, 96, 11, stride=4, padding=v.conv1_padding or 0))  # → 96×55×55 → 96×27×27
-    layers += layer(2, v.layer2, nn.Conv2d(96, 256, 5, padding=2, groups=v.groups))  # → 256×27×27 → 256×13×13
-    layers += layer(3, plain, nn.Conv2d(256, 384, 3, padding=1))  # → 384×13×13
-    layers += layer(4, plain, nn.Conv2d(384, 384, 3, padding=1, groups=v.groups))  # → 384×13×13
-    layers += layer(5, (*plain, "pool"), nn.Conv2d(384, 256, 3, padding=1, groups=v.groups))  # → 256×6×6
+    conv1 = nn.Conv2d(3, maps1, 11, stride=4, padding=v.conv1_padding or 0)
+    layers += layer(1, v.layer1, conv1)  # → 96×55×55 → 96×27×27
+    layers += layer(2, v.layer2, nn.Conv2d(maps1, maps2, 5, padding=2, groups=v.groups))  # → 256×27×27 → 256×13×13
+    layers += layer(3, plain, nn.Conv2d(maps2, maps3, 3, padding=1))  # → 384×13×13
+    layers += layer(4, plain, nn.Conv2d(maps3, maps4, 3, padding=1, groups=v.groups))  # → 384×13×13
+    layers += layer(5, (*plain, "pool"), nn.Conv2d(maps4, maps5, 3, padding=1, groups=v.groups))  # → 256×6×6
     return nn.Sequential(OrderedDict(layers))
 
 
 def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
+    *_, maps5, hidden6, hidden7 = v.widths  # 256, 4096, 4096
     layers: list[tuple[str, nn.Module]] = []
-    for number, width in ((6, 256 * 6 * 6), (7, 4096)):
+    for number, width, outputs in ((6, maps5 * 6 * 6, hidden6), (7, hidden6, hidden7)):
         dropout = (f"drop{number}", nn.Dropout(0.5))
-        hidden = [(f"fc{number}", nn.Linear(width, 4096)), (f"relu{number}", nn.ReLU(inplace=True))]
+        hidden = [(f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU(inplace=True))]
         layers += [dropout, *hidden] if v.dropout_on == "inputs" else [*hidden, dropout]
-    layers.append(("fc8", nn.Linear(4096, num_classes)))
+    layers.append(("fc8", nn.Linear(hidden7, num_classes)))
     return nn.Sequential(OrderedDict(layers))
