@@ -24,6 +24,6 @@ def alexnet_2012(
     """
     if weights is None:
         return _AlexNet(num_classes, variant, init)
-    from alexnet.checkpoint import load_model
+    from alexnet.weights.checkpoint import load_model
 
     return load_model(weights)

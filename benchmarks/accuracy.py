@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from alexnet import recipes, train
-from alexnet.checkpoint import write_atomically
-from alexnet.runfolder import read_config
-from alexnet.tracking import read_rows
+from alexnet.files import write_atomically
+from alexnet.run.runfolder import read_config
+from alexnet.run.tracking import read_rows
 
 
 def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Path:

@@ -21,9 +21,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from alexnet import hardware, recipes
-from alexnet.data import pipeline, sources
+from alexnet.data import datasets, loaders
+from alexnet.data.statistics import normalization
+from alexnet.files import git_commit
 from alexnet.model import AlexNet_2012
-from alexnet.runfolder import git_commit
 
 
 class Way:
@@ -60,7 +61,7 @@ class Way:
         return loss.item()
 
 
-def endless(batches: pipeline.Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def endless(batches: loaders.Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One epoch after another."""
     return itertools.chain.from_iterable(batches.train(epoch) for epoch in itertools.count())
 
@@ -74,13 +75,13 @@ def main() -> None:
     args = parser.parse_args()
     hardware.keep_freed_memory()
     device = hardware.pick_device()
-    source = sources.load(args.data)
+    dataset = datasets.load(args.data)
     recipe = recipes.classic(batch_size=args.batch_size)
-    norm = pipeline.normalization(recipe.input_scale, source.train)
-    batches = pipeline.open_batches(source, recipe, norm, 224, device)
+    norm = normalization(recipe.input_scale, dataset.train)
+    batches = loaders.open_batches(dataset, recipe, norm, 224, device)
     kinds = {"fast": (True, False), "plain": (False, False), "plain, rounded images": (False, True)}
     ways = {
-        name: Way(recipe, len(source.classes), device, fast=fast, rounded=rounded)
+        name: Way(recipe, len(dataset.classes), device, fast=fast, rounded=rounded)
         for name, (fast, rounded) in kinds.items()
     }
     losses: dict[str, list[float]] = {name: [] for name in ways}
@@ -95,7 +96,7 @@ def main() -> None:
     record = {
         "kind": "agreement",
         "command": f"python benchmarks/agreement.py --batch-size {args.batch_size} --steps {args.steps}",
-        "data": source.name,
+        "data": dataset.name,
         "precision": ways["fast"].precision,
         "hardware": hardware.describe(device),
         "versions": hardware.versions(),

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from alexnet import hardware
+from alexnet.files import git_commit
 from alexnet.model import AlexNet_2012
-from alexnet.runfolder import git_commit
 
 STAGES = [
     ("float32, channels first, torch's response normalisation", set()),

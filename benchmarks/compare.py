@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from alexnet import hardware
-from alexnet.runfolder import git_commit
-from alexnet.summary import summarize
+from alexnet.files import git_commit
+from alexnet.report.summary import summarize
 from sides import BATCH, LRN_SHAPE, Baseline, Ours, load
 
 FILES = 512  # images that inference reads
@@ -182,12 +182,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     args = parser.parse_args()
     device = hardware.pick_device(args.device)
-    source = load(args.data)
+    dataset = load(args.data)
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for i in range(FILES):
             files.append(Path(folder) / f"{i}.png")
-            source.val.image(i % len(source.val)).resize((256, 256)).save(files[-1])
+            dataset.val.image(i % len(dataset.val)).resize((256, 256)).save(files[-1])
         figures = measure(args.data, device, args.repeats, files)
     in_full = device.type == "cuda" and args.data != "synthetic"
     job = [full_job(args.data, device) for _ in range(3)] if in_full else []  # the first one compiles
@@ -196,7 +196,7 @@ def main() -> None:
         "kind": "compare",
         "command": f"python benchmarks/compare.py --repeats {args.repeats}"
         + " --data FOLDER" * (args.data != "synthetic"),
-        "data": source.name,
+        "data": dataset.name,
         "hardware": hardware.describe(device)
         | {
             "matrix_tflops_bf16": round(statistics.median(figures["matrix_rate"]["ours"]), 3),

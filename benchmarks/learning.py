@@ -20,24 +20,24 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from alexnet import hardware, recipes
-from alexnet.checkpoint import write_atomically
-from alexnet.data import pipeline, sources
+from alexnet.data import datasets, loaders
+from alexnet.data.statistics import normalization
+from alexnet.files import git_commit, write_atomically
 from alexnet.model import INITS, AlexNet_2012
-from alexnet.runfolder import git_commit
 from alexnet.train import cosine
 
 SMOOTH = 20  # steps of the running mean that is compared with the bar
 
 
 def train(
-    recipe: recipes.Recipe, source: sources.Source, device: torch.device, steps: int
+    recipe: recipes.Recipe, dataset: datasets.Dataset, device: torch.device, steps: int
 ) -> tuple[list[float], float]:
     """The losses of the first ``steps`` steps, and seconds a step (median)."""
     precision = hardware.pick_precision(recipe.precision, device)
-    norm = pipeline.normalization(recipe.input_scale, source.train)
-    batches = pipeline.open_batches(source, recipe, norm, 224, device)
+    norm = normalization(recipe.input_scale, dataset.train)
+    batches = loaders.open_batches(dataset, recipe, norm, 224, device)
     torch.manual_seed(recipe.seed)
-    net = AlexNet_2012(len(source.classes), recipe.variant, recipe.init).to(device, memory_format=torch.channels_last)
+    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init).to(device, memory_format=torch.channels_last)
     net.train()
     optimizer = torch.optim.SGD(
         net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
@@ -81,12 +81,12 @@ def main() -> None:
 
     hardware.keep_freed_memory()
     device = hardware.pick_device()
-    source = sources.load(args.data)
+    dataset = datasets.load(args.data)
     precision = hardware.pick_precision("auto", device)
     record = {
         "kind": "learning",
         "command": f"python benchmarks/learning.py --batch-size {args.batch_size} --steps {args.steps}",
-        "data": source.name,
+        "data": dataset.name,
         "batch_size": args.batch_size,
         "steps": args.steps,
         "precision": precision,
@@ -104,8 +104,8 @@ def main() -> None:
         if (input_scale, init) in done:
             continue
         recipe = recipes.classic(input_scale=input_scale, init=init, batch_size=args.batch_size)
-        losses, seconds = train(recipe, source, device, args.steps)
-        step = learned_at(losses, len(source.classes))
+        losses, seconds = train(recipe, dataset, device, args.steps)
+        step = learned_at(losses, len(dataset.classes))
         record["runs"].append(
             {
                 "input_scale": input_scale,

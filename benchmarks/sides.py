@@ -20,29 +20,31 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from alexnet import hardware, recipes
-from alexnet.data import pipeline, sources
+from alexnet.data import datasets
+from alexnet.data.normalization import IMAGENET
 from alexnet.data.splits import Images, Pixels
-from alexnet.evaluate import Metrics, evaluate
 from alexnet.lrn import local_response_norm
 from alexnet.model import AlexNet_2012
-from alexnet.predict import predict
-from alexnet.session import open_session
+from alexnet.run.metrics import Metrics, evaluate
+from alexnet.run.session import open_session
 from alexnet.train import cosine
+from alexnet.use.predict import predict
 
 BATCH = 128
 LRN_SHAPE = (BATCH, 96, 55, 55)
 WORKERS = {"num_workers": 4, "multiprocessing_context": "fork"}  # as on Linux; a spawned side would spawn its own
 
 
-def load(spec: str) -> sources.Source:
+def load(spec: str) -> datasets.Dataset:
     """A data set with its images decoded, as CIFAR-10 is kept; ``synthetic`` is noise of CIFAR-10's shape."""
     if spec != "synthetic":
-        source = sources.load(spec)
-        return replace(source, train=decoded(source.train), val=decoded(source.val))
+        dataset = datasets.load(spec)
+        return replace(dataset, train=decoded(dataset.train), val=decoded(dataset.val))
     random = np.random.default_rng(0)
 
     def split(count: int) -> Images:
@@ -50,7 +52,7 @@ def load(spec: str) -> sources.Source:
         return Images(random.integers(0, 10, count), Pixels(pixels, "noise"))
 
     names = tuple(str(n) for n in range(10))
-    return sources.Source(spec, "synthetic 32×32", names, split(50_000), split(10_000), "test", flip=True)
+    return datasets.Dataset(spec, "synthetic 32×32", names, split(50_000), split(10_000), "test", flip=True)
 
 
 def decoded(images: Images) -> Images:
@@ -64,23 +66,23 @@ class Baseline:
     def __init__(self, spec: str, device: torch.device, files: list[Path]) -> None:
         self.device, self.files = device, files
         self.quick = device.type == "cuda"
-        self.source = source = load(spec)
-        mean, std = pipeline.IMAGENET_MEAN, pipeline.IMAGENET_STD
+        self.dataset = dataset = load(spec)
+        mean, std = IMAGENET.mean, IMAGENET.std
         last = [transforms.ToTensor(), transforms.Normalize(mean, std)]
         flip = [transforms.RandomHorizontalFlip()]
         train = [transforms.Resize(256), transforms.RandomResizedCrop(224, scale=(0.8, 1.0)), *flip, *last]
         self.eval_transform = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *last])
-        self.loader = self._loader(Pictures(source.train, transforms.Compose(train)), shuffle=True)
-        self.val_loader = self._loader(Pictures(source.val, self.eval_transform), shuffle=False)
+        self.loader = self._loader(Pictures(dataset.train, transforms.Compose(train)), shuffle=True)
+        self.val_loader = self._loader(Pictures(dataset.val, self.eval_transform), shuffle=False)
         torch.manual_seed(0)
-        self.net = AlexNet_2012(len(source.classes), init="zero-bias").to(device)
+        self.net = AlexNet_2012(len(dataset.classes), init="zero-bias").to(device)
         for name in ("norm1", "norm2"):
             setattr(self.net.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0))
         self.optimizer = torch.optim.SGD(self.net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 5083)
         self.train_batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
 
-    def _loader(self, images: Dataset, *, shuffle: bool) -> DataLoader:
+    def _loader(self, images: TorchDataset, *, shuffle: bool) -> DataLoader:
         return DataLoader(images, BATCH, shuffle=shuffle, pin_memory=self.quick, **WORKERS)
 
     def train_step(self) -> float:
@@ -129,7 +131,7 @@ class Baseline:
                     seen += len(labels)
 
             seconds += clock(self.device, work)
-        return seconds * 2 * len(self.source.val) / seen
+        return seconds * 2 * len(self.dataset.val) / seen
 
     @torch.no_grad()
     def inference(self) -> float:
@@ -143,10 +145,10 @@ class Baseline:
         return peak_memory(self.device)
 
 
-class Pictures(Dataset):
-    """Images of a source as the transform wants them."""
+class Pictures(TorchDataset):
+    """Images of a dataset as the transform wants them."""
 
-    def __init__(self, images: sources.Images, transform: Callable) -> None:
+    def __init__(self, images: datasets.Images, transform: Callable) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
@@ -156,7 +158,7 @@ class Pictures(Dataset):
         return self.transform(self.images.image(i)), int(self.images.labels[i])
 
 
-class Files(Dataset):
+class Files(TorchDataset):
     """Images of files."""
 
     def __init__(self, files: list[Path], transform: Callable) -> None:
@@ -176,8 +178,8 @@ class Ours:
         hardware.keep_freed_memory()
         self.device, self.files = device, files
         self.quick = device.type == "cuda"
-        source = load(spec)
-        self.s = open_session(recipes.classic(), Path(), source, device)
+        dataset = load(spec)
+        self.s = open_session(recipes.classic(), Path(), dataset, device)
         self.s.net.card = self.s.card
         self.feed = self.s.batches.train(0)
 
@@ -219,7 +221,7 @@ class Ours:
         metrics = Metrics(10, self.device)
         batches = self.s.batches.val() if self.quick else itertools.islice(self.s.batches.val(), 8)
         seconds = clock(self.device, lambda: evaluate(self.s.model, batches, metrics))
-        return seconds * len(self.s.source.val) / int(metrics.confusion.sum())
+        return seconds * len(self.s.dataset.val) / int(metrics.confusion.sum())
 
     def inference(self) -> float:
         self.s.net.eval()

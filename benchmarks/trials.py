@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import hardware, recipes, train
-from alexnet.checkpoint import write_atomically
-from alexnet.runfolder import git_commit, read_config
+from alexnet.files import git_commit, write_atomically
+from alexnet.run.runfolder import read_config
 
 LADDER: list[tuple[str, dict[str, Any]]] = [
     ("classic", {}),

@@ -180,8 +180,8 @@ def test_every_field_is_a_flag(name: str) -> None:
     [
         ("trian", r"command trian: allowed is one of train, .*doctor \(did you mean train\?\)"),
         ("train clasic", r"recipe clasic: allowed is one of classic, .* \(did you mean classic\?\)"),
-        ("train digits", r"recipe digits: allowed is one of .*; images are named with --data digits"),
-        ("train --epoch 3", r"--epoch: no such flag; did you mean --epochs\? .*"),
+        ("train digits", r"recipe digits: images are named with --data digits; recipes are .*"),
+        ("train --epoch 3", r"--epoch: no such flag \(did you mean --epochs\?\); .*"),
         ("train --epochs ten", r"--epochs ten: allowed is a whole number"),
         ("train --epochs 0", r"--epochs 0: allowed is 1 or more"),
         ("train --epochs", r"--epochs: .*argument.*"),
@@ -194,7 +194,7 @@ def test_every_field_is_a_flag(name: str) -> None:
         ("train --init papr", r"--init papr: allowed is one of paper, .* \(did you mean paper\?\)"),
         ("train --device tpu", r"--device tpu: allowed is one of auto, cpu, cuda, mps.*"),
         ("train --tracker wandbb", r"--tracker wandbb: allowed is one of wandb, .* \(did you mean wandb\?\)"),
-        ("train --data digit", r"--data 'digit': no such data set or folder; allowed are .* mean 'digits'\?"),
+        ("train --data digit", r"--data 'digit': no such data set or folder \(did you mean digits\?\); allowed are .*"),
         ("train classic quickstart", r".*quickstart.*"),
         ("train --name x", r"--name: no such flag; .*"),
         (
@@ -203,7 +203,7 @@ def test_every_field_is_a_flag(name: str) -> None:
         ),
         ("evaluate x --precision fp16", r"--precision fp16: allowed is one of auto, fp32, bf16.*"),
         ("evaluate", r".*RUN_OR_CHECKPOINT; see alexnet evaluate --help"),
-        ("predict --topk 3 x y", r"--topk: no such flag; did you mean --top-k\?.*"),
+        ("predict --topk 3 x y", r"--topk: no such flag \(did you mean --top-k\?\); .*"),
         ("predict x", r".*IMAGE; see alexnet predict --help"),
         ("predict x y --top-k 0", r"--top-k 0: allowed is 1 or more"),
         ("summary --num-classes 0", r"--num-classes 0: allowed is 1 or more"),
@@ -223,7 +223,7 @@ def test_wrong_usage_is_one_line(argv: str, line: str, capsys: pytest.CaptureFix
 
 
 def test_formats_are_those_of_export() -> None:
-    from alexnet.export import FORMATS
+    from alexnet.weights.export import FORMATS
 
     assert set(flags.FORMATS) == set(FORMATS)
 
@@ -413,7 +413,7 @@ def test_resume_takes_the_runs_own_recipe(
 def test_a_refusal_costs_no_download(
     trained: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("alexnet.data.sources.load", lambda *_: pytest.fail("the data were asked for"))
+    monkeypatch.setattr("alexnet.data.datasets.load", lambda *_: pytest.fail("the data were asked for"))
     assert "already exists" in refused(["train", "--out", str(trained.out)], capsys)
 
 
@@ -525,8 +525,8 @@ def test_doctor_examines_the_recipe_asked_for(
     argv: list[str], expected: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("alexnet.doctor.examine", lambda recipe: asked.append(recipe) or {"device": "abacus"})
-    monkeypatch.setattr("alexnet.doctor.report", lambda found: f"an {found['device']}")
+    monkeypatch.setattr("alexnet.run.doctor.examine", lambda recipe: asked.append(recipe) or {"device": "abacus"})
+    monkeypatch.setattr("alexnet.run.doctor.report", lambda found: f"an {found['device']}")
     assert main(["doctor", *argv]) == 0
     assert capsys.readouterr().out == "an abacus\n"
     assert documented(["doctor", *argv], capsys) == {"device": "abacus"}
@@ -550,8 +550,8 @@ def test_json_is_all_there_is_on_standard_output(
         print("something a library says")
         return {"loss": math.nan, "rows": [1.5, -math.inf], "where": Path("a/b")}
 
-    monkeypatch.setattr("alexnet.summary.summarize", noisy)
-    monkeypatch.setattr("alexnet.summary.format_summary", str)
+    monkeypatch.setattr("alexnet.report.summary.summarize", noisy)
+    monkeypatch.setattr("alexnet.report.summary.format_summary", str)
     assert main(["summary", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == {"loss": None, "rows": [1.5, None], "where": "a/b"}

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet import hardware
-from alexnet.card import ModelCard, Normalization
+from alexnet.data.normalization import Normalization
 from alexnet.model import INITS, VARIANTS, AlexNet_2012
+from alexnet.weights.card import ModelCard
 
 ROOT = Path(__file__).parents[1]
 
@@ -368,9 +369,9 @@ def test_224_is_not_enough_for_caffe():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "papr"}, "variant: 'papr'; allowed: classic, paper, .* mean 'paper'"),
-        ({"variant": "vgg"}, "variant: 'vgg'; allowed: classic, paper, source, caffe, caffenet$"),
-        ({"init": "cafe"}, "init: 'cafe'; allowed: .* mean 'caffe'"),
+        ({"variant": "papr"}, "variant papr: allowed is one of classic, paper, .* mean paper"),
+        ({"variant": "vgg"}, "variant vgg: allowed is one of classic, paper, source, caffe, caffenet$"),
+        ({"init": "cafe"}, "init cafe: allowed is one of .* mean caffe"),
         ({"num_classes": 0}, "num_classes: 0; allowed: 1 or more"),
     ],
 )

@@ -19,13 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import recipes, tracking, train
-from alexnet.checkpoint import load_checkpoint, load_model, load_weights
-from alexnet.data import sources
-from alexnet.evaluate import Running
-from alexnet.score import score
-from alexnet.session import Progress
-from alexnet.tracking import read_rows
+from alexnet import recipes, train
+from alexnet.data import datasets
+from alexnet.run import tracking
+from alexnet.run.session import Progress
+from alexnet.run.tracking import read_rows
+from alexnet.use.evaluate import evaluate
+from alexnet.weights.checkpoint import load_checkpoint, load_model, load_weights
 
 SMALL = {"batch_size": 8, "val_every": 2, "seed": 1, "epochs": 4}
 FLAGS = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -212,24 +212,6 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(run: Run, w
     assert rows_without_times(tmp_path / "other") != rows_without_times(whole)[:1]
 
 
-KEPT = {  # float32, batches of 8 digits, seed 1; from the first version of the loop
-    "classic": [3.3004, 2.7207, 2.9198, 2.7465, 3.3296],
-    "reference": [2.303, 2.3027, 2.3025, 2.3022, 2.3035],
-}
-
-
-@pytest.mark.parametrize("name", KEPT)
-def test_first_losses_are_the_kept_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = []
-    add = Running.add
-    monkeypatch.setattr(
-        Running, "add", lambda self, loss, *rest: (losses.append(loss.item()), add(self, loss, *rest))[1]
-    )
-    recipe = recipes.RECIPES[name](batch_size=8, seed=1, max_steps=5, precision="fp32", tracker="none", device="cpu")
-    train.run(recipe, data="digits", out=tmp_path / "run", quiet=True)
-    assert losses == pytest.approx(KEPT[name], abs=2e-3)
-
-
 def test_cosine_is_pytorchs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.01)
@@ -275,7 +257,7 @@ def test_the_test_images_are_opened_once_at_the_end(
     assert (config["train"], config["val"], config["val_split"], config["test"]) == (16, 4, "holdout", 6)
     assert run(out, resume=True, epochs=2, **MANY).final == rows[-1]
     assert opened == [4]
-    found = score(load_model(out), sources.load(str(images)), "ten-crop", device="cpu")  # the same by another road
+    found = evaluate(load_model(out), datasets.load(str(images)), "ten-crop", device="cpu")  # the same by another road
     assert found["loss"] == pytest.approx(rows[-1]["test_loss"], abs=1e-4)
     assert found["top1"] == pytest.approx(rows[-1]["test_acc"])
 

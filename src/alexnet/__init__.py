@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.checkpoint import load_model
     from alexnet.lrn import local_response_norm
     from alexnet.model import AlexNet_2012
+    from alexnet.weights.checkpoint import load_model
 
 __version__ = "0.1.0"
 __all__ = ["AlexNet_2012", "__version__", "load_model", "local_response_norm"]
 
 _HOMES = {
     "AlexNet_2012": "alexnet.model",
-    "load_model": "alexnet.checkpoint",
+    "load_model": "alexnet.weights.checkpoint",
     "local_response_norm": "alexnet.lrn",
 }
 

@@ -135,7 +135,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _stored_recipe(folder: Path, name: str | None, changes: dict[str, Any]) -> Recipe:
     """The recipe that a run was started with, and the changes; ``train.run`` refuses those that contradict it."""
-    from alexnet.runfolder import read_config
+    from alexnet.run.runfolder import read_config
 
     config = read_config(folder)
     stored = config.get("recipe") if isinstance(config, dict) else None
@@ -215,11 +215,11 @@ def _example(folder: Path, recipe: Recipe) -> Path | None:
     """A validation image as a file, for somebody who has no picture of a digit at hand."""
     if recipe.data != "digits":
         return None
-    from alexnet.data import sources
+    from alexnet.data import datasets
 
-    source = sources.load(recipe.data)
-    path = folder / f"example-{source.classes[source.val.labels[0]]}.png"
-    source.val.image(0).save(path)
+    dataset = datasets.load(recipe.data)
+    path = folder / f"example-{dataset.classes[dataset.val.labels[0]]}.png"
+    dataset.val.image(0).save(path)
     return path
 
 
@@ -227,10 +227,12 @@ def _evaluate(args: argparse.Namespace) -> Answer:
     path = Path(args.model)
     folder = path if path.is_dir() else path.parent
     spec, data_dir, is_run = args.data, args.data_dir, (folder / "config.json").is_file()
-    from alexnet import checkpoint, hardware, plots
-    from alexnet.data import sources
-    from alexnet.runfolder import read_config
-    from alexnet.score import format_score, score
+    from alexnet import hardware
+    from alexnet.data import datasets
+    from alexnet.report import plots
+    from alexnet.run.runfolder import read_config
+    from alexnet.use.evaluate import evaluate, format_evaluation
+    from alexnet.weights import checkpoint
 
     hardware.keep_freed_memory()
     model = checkpoint.load_model(path)
@@ -239,15 +241,15 @@ def _evaluate(args: argparse.Namespace) -> Answer:
         spec, data_dir = spec or recipe.get("data"), data_dir or recipe.get("data_dir")
     if not spec:
         raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
-    source = sources.load(spec, data_dir or "data")
-    if args.views == "ten-crop" and not source.flip:
-        warning = f"warning: ten-crop mirrors the images, and a mirrored image of {source.name} is another thing"
+    dataset = datasets.load(spec, data_dir or "data")
+    if args.views == "ten-crop" and not dataset.flip:
+        warning = f"warning: ten-crop mirrors the images, and a mirrored image of {dataset.name} is another thing"
         print(warning, file=sys.stderr)
-    found = score(model, source, args.views, device=args.device, precision=args.precision, watch=_bar)
-    text = format_score(found, args.views)
+    found = evaluate(model, dataset, args.views, device=args.device, precision=args.precision, watch=_bar)
+    text = format_evaluation(found, args.views)
     if args.out or is_run:
         picture = Path(args.out or folder / "confusion.png")
-        text += f"\n\nas a picture: {plots.confusion(found['confusion'], source.classes, picture)}"
+        text += f"\n\nas a picture: {plots.confusion(found['confusion'], dataset.classes, picture)}"
     return Answer(found, text)
 
 
@@ -259,8 +261,8 @@ def _bar(batches: Any, count: int) -> Any:
 
 def _predict(args: argparse.Namespace) -> Answer:
     from alexnet import hardware
-    from alexnet.checkpoint import load_model
-    from alexnet.predict import predict
+    from alexnet.use.predict import predict
+    from alexnet.weights.checkpoint import load_model
 
     hardware.keep_freed_memory()
     model, document = load_model(args.model), []
@@ -279,21 +281,21 @@ def _predict(args: argparse.Namespace) -> Answer:
 
 
 def _summary(args: argparse.Namespace) -> Answer:
-    from alexnet.summary import format_summary, summarize
+    from alexnet.report.summary import format_summary, summarize
 
     document = summarize(args.variant, args.num_classes)
     return Answer(document, format_summary(document))
 
 
 def _variants(args: argparse.Namespace) -> Answer:
-    from alexnet.summary import format_variants, variants_table
+    from alexnet.report.summary import format_variants, variants_table
 
     rows = variants_table()
     return Answer(rows, format_variants(rows))
 
 
 def _export(args: argparse.Namespace) -> Answer:
-    from alexnet.export import export
+    from alexnet.weights.export import export
 
     done = export(Path(args.model), args.format, Path(args.out))
     opset = f", opset {done['opset']}" if "opset" in done else ""
@@ -305,7 +307,7 @@ def _export(args: argparse.Namespace) -> Answer:
 
 
 def _convert(args: argparse.Namespace) -> Answer:
-    from alexnet.convert import convert
+    from alexnet.weights.convert import convert
 
     done = convert(Path(args.source), Path(args.out), args.variant)
     return Answer(
@@ -318,7 +320,7 @@ def _convert(args: argparse.Namespace) -> Answer:
 def _doctor(args: argparse.Namespace) -> Answer:
     changes = _given(args)
     recipe = recipe_from(args.recipe or "classic", changes) if args.recipe or changes else None
-    from alexnet.doctor import examine, report
+    from alexnet.run.doctor import examine, report
 
     document = examine(recipe)
     return Answer(document, report(document))

@@ -6,18 +6,16 @@ Only the standard library and the recipes are imported, so ``alexnet --help`` an
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from alexnet import __version__
-from alexnet.recipes import RECIPES, Recipe, choices_of, field_docs, field_types
+from alexnet.recipes import RECIPES, VIEWS, Recipe, choices_of, field_docs, field_types, known, meant
 
 __all__ = ["UsageError", "parse", "recipe_from"]
 
-VIEWS = ("center", "flip", "ten-crop")
 FORMATS = ("onnx", "safetensors", "pt2", "torchscript")
 _METAVARS = {"data": "SPEC", "data_dir": "DIR", "save_every": "MINUTES"}
 
@@ -63,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         fill(command)
         command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     if not argv[0].startswith("-"):
-        _one_of("command", argv[0], commands)
+        _known("command", argv[0], commands)
         _check_flags(argv, commands[argv[0]])
     return parser.parse_args(argv)
 
@@ -71,7 +69,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def recipe_from(name: str, changes: dict[str, Any]) -> Recipe:
     """The recipe ``name`` with some fields changed. UsageError where there is no such recipe or value."""
     is_data = name in ("cifar10", "digits") or name.startswith("hf:") or Path(name).is_dir()
-    _one_of("recipe", name, RECIPES, f"; images are named with --data {name}" if is_data else "")
+    if is_data and name not in RECIPES:
+        raise UsageError(f"recipe {name}: images are named with --data {name}; recipes are {', '.join(RECIPES)}")
+    _known("recipe", name, RECIPES)
     try:
         return RECIPES[name](**changes)
     except ValueError as error:
@@ -80,23 +80,20 @@ def recipe_from(name: str, changes: dict[str, Any]) -> Recipe:
 
 def _check_flags(argv: Sequence[str], parser: _Parser) -> None:
     # argparse would first complain of what is missing, which a misspelt flag may have given.
-    known = parser._option_string_actions
+    flags = parser._option_string_actions
     for word in argv:
         if word == "--":
             return
         flag = word.split("=")[0]
-        if flag.startswith("--") and flag not in known:
-            near = difflib.get_close_matches(flag, known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(f"{flag}: no such flag; {hint}{parser.prog} --help lists those allowed")
+        if flag.startswith("--") and flag not in flags:
+            raise UsageError(f"{flag}: no such flag{meant(flag, flags)}; {parser.prog} --help lists those allowed")
 
 
-def _one_of(what: str, value: str, allowed: Collection[str], hint: str = "") -> str:
-    if value in allowed:
-        return value
-    near = difflib.get_close_matches(value, allowed, n=1)
-    hint = hint or (f" (did you mean {near[0]}?)" if near else "")
-    raise UsageError(f"{what} {value}: allowed is one of {', '.join(allowed)}{hint}")
+def _known(what: str, name: str, allowed: Collection[str]) -> str:
+    try:
+        return known(what, name, allowed)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _add(
@@ -118,7 +115,7 @@ def _add(
 
     def read(text: str) -> Any:
         if choices:
-            return _one_of(flag, text, choices)
+            return _known(flag, text, choices)
         if type(None) in kinds and text.lower() == "none":
             return None
         try:

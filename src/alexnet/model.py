@@ -14,18 +14,21 @@ by the window's size. ``VARIANTS`` holds the others.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from alexnet.card import ModelCard
-from alexnet.hub import PretrainedMixin
 from alexnet.lrn import local_response_norm
+from alexnet.recipes import known
+from alexnet.weights.hub import PretrainedMixin
+
+if TYPE_CHECKING:
+    from alexnet.weights.card import ModelCard
 
 __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "Variant"]
 
@@ -160,7 +163,7 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
         self.card: ModelCard | None = None
         if num_classes < 1:
             raise ValueError(f"num_classes: {num_classes}; allowed: 1 or more")
-        self.variant = VARIANTS[_known("variant", variant, VARIANTS)]
+        self.variant = VARIANTS[known("variant", variant, VARIANTS)]
         self.num_classes = num_classes
         self.features = _features(self.variant)
         self.classifier = _classifier(self.variant, num_classes)
@@ -169,7 +172,7 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
     @torch.no_grad()
     def initialize(self, init: str) -> None:
         """Draw all weights anew from torch's global random state, as ``INITS[init]`` says."""
-        rule = INITS[_known("init", init, INITS)]
+        rule = INITS[known("init", init, INITS)]
         for name, layer in self.weight_layers():
             std = rule.std_of.get(name, rule.std)
             fan_in = layer.weight[0].numel()
@@ -204,14 +207,6 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
                 "AlexNet_2012: expected floating-point images (0..255 minus the mean, or standardised), "
                 f"got {images.dtype}"
             )
-
-
-def _known(what: str, name: str, table: Mapping[str, object]) -> str:
-    if name in table:
-        return name
-    near = difflib.get_close_matches(str(name), table, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"{what}: {name!r}; allowed: {', '.join(table)}{hint}")
 
 
 class ResponseNorm(nn.Module):

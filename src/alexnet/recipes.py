@@ -15,11 +15,30 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-__all__ = ["RECIPES", "Recipe", "classic", "field_docs", "modern", "paper", "quickstart", "reference"]
+__all__ = [
+    "RECIPES", "VIEWS", "Recipe", "classic", "field_docs", "known", "meant", "modern", "paper", "quickstart",
+    "reference",
+]  # fmt: skip
+
+
+VIEWS = ("center", "flip", "ten-crop")
+
+
+def meant(name: str, allowed: Collection[str]) -> str:
+    """``" (did you mean X?)"`` where one of ``allowed`` is near ``name``, else nothing."""
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def known(what: str, name: str, allowed: Collection[str]) -> str:
+    """``name``, if it is one of ``allowed``; else ValueError, in one line that says what is."""
+    if name not in allowed:
+        raise ValueError(f"{what} {name}: allowed is one of {', '.join(allowed)}{meant(name, allowed)}")
+    return name
 
 
 @dataclass(frozen=True)
@@ -128,9 +147,7 @@ class Recipe:
     def _check_type(self, name: str) -> None:
         value, hint = getattr(self, name), _hints()[name]
         if choices := choices_of(hint):
-            near = difflib.get_close_matches(str(value), choices, n=1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            self._check(name, value in choices, "one of " + ", ".join(choices) + meant)
+            known(f"--{name.replace('_', '-')}", value, choices)
             return
         kinds = get_args(hint) or (hint,)
         right = isinstance(value, kinds + ((int,) if float in kinds else ()))
@@ -219,11 +236,7 @@ def quickstart(**changes: Any) -> Recipe:
 
 def _make(base: Recipe, changes: dict[str, Any]) -> Recipe:
     for name in changes:
-        if name not in _hints() or name == "name":
-            near = difflib.get_close_matches(name, _hints(), n=1)
-            raise ValueError(
-                f"recipe {base.name}: no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+        known(f"recipe {base.name}: field", name, [field for field in field_types() if field != "name"])
     return dataclasses.replace(base, **changes)
 
 

@@ -17,24 +17,26 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from alexnet import hardware, plots, tracking
-from alexnet.checkpoint import LAST
-from alexnet.data import pipeline, sources
-from alexnet.display import Display
-from alexnet.doctor import remedies
-from alexnet.evaluate import Metrics, evaluate
+from alexnet import hardware
+from alexnet.data import datasets, loaders
+from alexnet.data.splits import Images
 from alexnet.recipes import Recipe
-from alexnet.runfolder import check_folder, describe_run, write_config
-from alexnet.score import with_views
-from alexnet.session import Session, open_session
+from alexnet.report import plots
+from alexnet.run import tracking
+from alexnet.run.display import Display
+from alexnet.run.doctor import remedies
+from alexnet.run.metrics import Metrics, measure, with_views
+from alexnet.run.runfolder import check_folder, describe_run, write_config
+from alexnet.run.session import Session, open_session
+from alexnet.weights.checkpoint import LAST
 
 __all__ = ["Result", "TrainingError", "cosine", "learning_rate", "run"]
 
@@ -96,10 +98,10 @@ def run(
     folder = Path(out) if out else Path("runs") / recipe.name
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         check_folder(folder, recipe, resume=resume)
-    source = sources.load(recipe.data, recipe.data_dir)
+    dataset = datasets.load(recipe.data, recipe.data_dir)
     if recipe.holdout:
-        source = source.with_holdout(recipe.holdout)
-    s = open_session(recipe, folder, source, device)
+        dataset = dataset.with_holdout(recipe.holdout)
+    s = open_session(recipe, folder, dataset, device)
     if resume and (folder / LAST).is_file():
         s.restore()
     if s.progress.step > s.last_step:
@@ -118,7 +120,7 @@ def run(
     )
     display.line(_headline(s, config))
     try:
-        with _signals() as stopped, contextlib.closing(display):
+        with _signals() as stopped, contextlib.closing(display), contextlib.closing(s):
             _loop(s, tracker, display, stopped)
             stopped_by = stopped()
     except BaseException:
@@ -148,7 +150,7 @@ def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Cal
         if step > progress.logged and (full or epoch_end):
             _check_finite(s)
             scores = _validate(s, stopped)
-            tested = _test(s, stopped) if scores and step == s.last_step and s.source.test else {}
+            tested = _test(s, stopped) if scores and step == s.last_step and s.dataset.test else {}
             if scores is None or tested is None:
                 break  # by a signal; resuming starts with this row
             row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
@@ -208,43 +210,40 @@ def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Cal
 
 def _validate(s: Session, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
     """One pass over the validation images; None if a signal cut it short."""
-    return _measure(s, s.judged, s.batches.val(), len(s.source.val), stopped)
+    return _judge(s, s.dataset.val, "center", stopped)
 
 
 def _test(s: Session, stopped: Callable[[], int | None]) -> dict[str, float] | None:
     """The test images, opened for the first time, in the recipe's views; None if a signal cut it short."""
-    assert s.source.test is not None
-    views, rank, world = s.recipe.test_views, s.accelerator.process_index, s.accelerator.num_processes
-    mine = s.source.test.subset(range(rank, len(s.source.test), world))
-    model, batches = with_views(s.judged, s.net.variant, views, mine, s.card.normalization, s.device, s.source.flip)
-    found = _measure(s, model, batches, len(s.source.test), stopped)
+    assert s.dataset.test is not None
+    found = _judge(s, s.dataset.test, s.recipe.test_views, stopped)
     return found and {"test_loss": found["loss"], "test_acc": found["top1"]}
 
 
-def _measure(
-    s: Session, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], expected: int, stopped: Callable
-) -> dict[str, Any] | None:
-    """``model`` on this process's share of ``expected`` images; a run of one process can be stopped in between."""
+def _judge(s: Session, images: Images, views: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
+    """The network on all processes' shares of ``images``; a run of one process can be stopped in between."""
     metrics = Metrics(s.card.num_classes, s.device)
     alone = s.accelerator.num_processes == 1
-    if not evaluate(model, batches, metrics, lambda: alone and stopped() is not None):
+    norm, flip = s.card.normalization, s.dataset.flip
+    model, batches = with_views(s.judged, s.net.variant, views, s.share_of(images), norm, s.device, flip)
+    if not measure(model, batches, metrics, lambda: alone and stopped() is not None):
         return None
     metrics.reduce(s.accelerator.reduce)
-    return metrics.result(expected)
+    return metrics.result(expected=len(images))
 
 
 def _headline(s: Session, config: dict[str, Any]) -> str:
-    images = f"{len(s.source.train):,} training and {len(s.source.val):,} validation images"
-    if s.source.test:
-        images += f" held out of the training set; {len(s.source.test):,} test images, opened at the end"
+    images = f"{len(s.dataset.train):,} training and {len(s.dataset.val):,} validation images"
+    if s.dataset.test:
+        images += f" held out of the training set; {len(s.dataset.test):,} test images, opened at the end"
     how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
     if s.recipe.compile and not s.compiled:
         how += ", not compiled: no C++ compiler found"
     steps = f"steps {s.progress.step} to {s.last_step} of {s.total_steps}"
-    return f"{s.recipe.name}: {s.source.name}, {images}\n{how}; {steps}; {s.folder}"
+    return f"{s.recipe.name}: {s.dataset.name}, {images}\n{how}; {steps}; {s.folder}"
 
 
-def _stream(batches: pipeline.Batches, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _stream(batches: loaders.Batches, step: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one epoch after another, from step ``step`` on."""
     epoch, place = divmod(step, batches.steps_per_epoch)
     while True:

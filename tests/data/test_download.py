@@ -19,8 +19,8 @@ import pytest
 import tiny_cifar10
 
 from alexnet.data import download
+from alexnet.data.datasets import load
 from alexnet.data.download import DownloadError, fetch
-from alexnet.data.sources import load
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -10,8 +10,8 @@ import pytest
 import tiny_cifar10
 from PIL import Image
 
+from alexnet.data.datasets import load
 from alexnet.data.images import ImageError
-from alexnet.data.sources import load
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 CLASSES = {"_type": "ClassLabel", "names": ["cat", "dog"]}

@@ -269,6 +269,6 @@ def test_the_file_is_closed_and_the_image_stays(tmp_path):
 
 def test_importing_the_sources_loads_nothing_heavy():
     heavy = "{'pyarrow', 'sklearn', 'datasets', 'huggingface_hub', 'torchvision', 'torch'}"
-    code = f"import sys, alexnet.data.sources; print({heavy} & sys.modules.keys())"
+    code = f"import sys, alexnet.data.datasets; print({heavy} & sys.modules.keys())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from alexnet.data.resident import CropMatrices, centre_box, draw_boxes, draw_crops, resampling_matrix
+from alexnet.data.resident import CropMatrices, centre_crop, draw_boxes, draw_crops, resampling_matrix
 
 CPU = torch.device("cpu")
 
@@ -53,9 +53,9 @@ def test_agrees_with_pil(matrices: CropMatrices, kind: str) -> None:
     assert (ours - pil_crops(images, boxes)).abs().max() <= 2.0
 
 
-def test_centre_crop_agrees_with_pil(matrices: CropMatrices) -> None:
+def test_centre_crop_agrees_with_pil() -> None:
     images = smooth_images(8)
-    ours = matrices.apply(images.float(), centre_box(8, 256, 224))
+    ours = centre_crop(32, 256, 224, CPU)(images.float())
     compose = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
     theirs = [torch.from_numpy(np.array(compose(Image.fromarray(i.numpy())))).permute(2, 0, 1) for i in images]
     assert (ours - torch.stack(theirs)).abs().max() <= 2.0
@@ -75,15 +75,18 @@ def test_resampling_is_pils(source: int, target: int) -> None:
 
 def test_every_other_size_of_source() -> None:
     for side in (1, 8, 28, 64):
-        matrices = CropMatrices(side, 256, 224, 198, CPU)
-        out = matrices.apply(torch.full((2, side, side, 3), 7.0), centre_box(2, 256, 224))
+        boxes = draw_boxes(2, 256, torch.Generator(), flip=True)
+        out = CropMatrices(side, 256, 224, 198, CPU).apply(torch.full((2, side, side, 3), 7.0), boxes)
         assert out.shape == (2, 3, 224, 224)
         assert torch.allclose(out, torch.tensor(7.0))  # constant images stay constant: the rows sum to 1
 
 
 def test_output_is_channels_last(matrices: CropMatrices) -> None:
-    out = matrices.apply(torch.rand(3, 32, 32, 3), centre_box(3, 256, 224))
-    assert out.is_contiguous(memory_format=torch.channels_last)
+    for out in (
+        matrices.apply(torch.rand(3, 32, 32, 3), draw_boxes(3, 256, torch.Generator(), flip=True)),
+        centre_crop(32, 256, 224, CPU)(torch.rand(3, 32, 32, 3)),
+    ):
+        assert out.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_boxes_have_torchvisions_distribution() -> None:

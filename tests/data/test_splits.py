@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet.data import splits
 from alexnet.data.images import ImageError, open_image
-from alexnet.data.splits import Encoded, Files, Images, Pixels, Source, hold_out
+from alexnet.data.splits import Dataset, Encoded, Files, Images, Pixels, hold_out
 
 SHAPE = (12, 5, 7, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
@@ -64,7 +64,7 @@ def test_every_store_gives_the_bytes_it_keeps(images):
 def test_a_holdout_has_its_share_of_each_class_and_leaves_the_test_set_alone():
     labels = np.repeat([0, 1, 2], [50, 30, 20])
     train, test = (Images(labels, Pixels(np.zeros((100, 2, 2, 3), np.uint8), name)) for name in ("train", "test"))
-    source = Source("spec", "name", ("a", "b", "c"), train, test, "test")
+    source = Dataset("spec", "name", ("a", "b", "c"), train, test, "test")
     found = source.with_holdout(10)
     assert np.bincount(found.val.labels).tolist() == [5, 3, 2]
     assert np.bincount(found.train.labels).tolist() == [45, 27, 18]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data import sources, statistics
+from alexnet.data import datasets, statistics
 from alexnet.data.splits import Files, Images, Pixels
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-jpeg"
@@ -111,6 +111,6 @@ def test_a_broken_or_forbidden_cache_is_done_without(cache: Path) -> None:
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="needs a folder with CIFAR-10 images beside the checkout")
 def test_cifar10_is_as_known() -> None:
-    found = statistics.statistics(sources.load(str(CIFAR)).train)
+    found = statistics.statistics(datasets.load(str(CIFAR)).train)
     assert found.mean / 255 == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)
     assert found.std / 255 == pytest.approx([0.2470, 0.2435, 0.2616], abs=2e-3)  # not 0.2023, 0.1994, 0.2010

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet.data.splits import HELD_OUT_SEED, Encoded, Files, Images, Source, hold_out
+from alexnet.data.splits import HELD_OUT_SEED, Dataset, Encoded, Files, Images, hold_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +23,7 @@ _PARQUET_FOLDERS = ("", "data", "plain_text")
 _LABELS = ("label", "labels", "fine_label")
 
 
-def load_folder(spec: str, folder: Path) -> Source:
+def load_folder(spec: str, folder: Path) -> Dataset:
     """The data set in `folder`, whichever of the two layouts it has.
 
     Raises:
@@ -47,7 +47,7 @@ def _display_name(folder: Path) -> str:
     return quoted[1] if quoted else folder.resolve().name
 
 
-def _image_folder(spec: str, folder: Path) -> Source:
+def _image_folder(spec: str, folder: Path) -> Dataset:
     split = next((name for name in VAL_SPLITS if (folder / name).is_dir()), None)
     if split is None:
         raise ValueError(f"--data {spec}: train/ is there, but neither val/ nor test/")
@@ -59,7 +59,7 @@ def _image_folder(spec: str, folder: Path) -> Source:
     if not classes:
         raise ValueError(f"--data {spec}: train/ holds no class folders")
     train, val = (_class_files(folder / name, classes) for name in ("train", split))
-    return Source(spec, _display_name(folder), tuple(classes), train, val, VAL_SPLITS[split])
+    return Dataset(spec, _display_name(folder), tuple(classes), train, val, VAL_SPLITS[split])
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -150,8 +150,8 @@ def _columns(title: str, schema: "pa.Schema", features: Mapping[str, Any]) -> tu
     return images[0], labels[0]
 
 
-def from_tables(spec: str, name: str, train: Table, val: Table | None, val_split: str) -> Source:
-    """A source from its splits. Without `val`, a tenth of the training images is held out, and `val_split` says so.
+def from_tables(spec: str, name: str, train: Table, val: Table | None, val_split: str) -> Dataset:
+    """A data set from its splits. Without `val`, a tenth of the training images is held out, and `val_split` says so.
 
     Raises:
         ValueError: the two splits do not have the same classes.
@@ -177,10 +177,10 @@ def from_tables(spec: str, name: str, train: Table, val: Table | None, val_split
     else:
         training, held = hold_out(training, 10)
         val_split = f"val (a tenth of train, seed {HELD_OUT_SEED})"
-    return Source(spec, name, names or tuple(map(str, numbers)), training, held, val_split)
+    return Dataset(spec, name, names or tuple(map(str, numbers)), training, held, val_split)
 
 
-def _parquet_folder(spec: str, folder: Path, files: Path) -> Source:
+def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
     split = next((name for name in VAL_SPLITS if any(files.glob(f"{name}-*.parquet"))), None)
     if split is None:
         raise ValueError(

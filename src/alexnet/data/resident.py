@@ -16,12 +16,13 @@ two stay within 2/255 of each other (tests/data/test_resident.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes", "CropMatrices", "centre_box", "draw_boxes", "draw_crops", "resampling_matrix"]
+__all__ = ["Boxes", "CropMatrices", "centre_crop", "draw_boxes", "draw_crops", "resampling_matrix"]
 
 
 def resampling_matrix(source: int, target: int) -> Tensor:
@@ -94,11 +95,11 @@ def draw_crops(count: int, side: int, crop: int, generator: torch.Generator, *, 
     return Boxes(top, left, size, size, mirrored)
 
 
-def centre_box(count: int, side: int, crop: int) -> Boxes:
-    """The centre crop of every image, as torchvision places it."""
-    offset = torch.full((count,), round((side - crop) / 2))
-    size = torch.full((count,), crop)
-    return Boxes(offset, offset, size, size, torch.zeros(count, dtype=torch.bool))
+def centre_crop(source: int, side: int, crop: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Resizing to ``side`` and the central ``crop``, as torchvision places it: ``CropMatrices.apply`` for one box."""
+    first = round((side - crop) / 2)
+    matrix = resampling_matrix(source, side)[first : first + crop].float().to(device)  # [crop, source]
+    return lambda images: _apply(images, matrix.expand(len(images), -1, -1), matrix.expand(len(images), -1, -1))
 
 
 class CropMatrices:
@@ -126,12 +127,17 @@ class CropMatrices:
 
     def apply(self, images: Tensor, boxes: Boxes) -> Tensor:
         """``[N, source, source, 3]`` float32 to ``[N, 3, crop, crop]``, channels last in memory; all on one device."""
-        n, rows, columns, channels = images.shape
         vertical = self.table[self.pairs(boxes.top, boxes.height)]
         horizontal = self.table[self.pairs(boxes.left, boxes.width)]
-        horizontal = torch.where(boxes.flip[:, None, None], horizontal.flip(1), horizontal)
-        x = images.transpose(1, 2).reshape(n, columns, rows * channels)
-        x = torch.bmm(horizontal, x)  # [N, crop, rows · 3]
-        x = x.view(n, self.crop, rows, channels).transpose(1, 2).reshape(n, rows, self.crop * channels)
-        x = torch.bmm(vertical, x)  # [N, crop, crop · 3]
-        return x.view(n, self.crop, self.crop, channels).permute(0, 3, 1, 2)
+        return _apply(images, vertical, torch.where(boxes.flip[:, None, None], horizontal.flip(1), horizontal))
+
+
+def _apply(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """``V · x · Hᵀ`` of each image: ``[N, rows, columns, 3]`` to ``[N, 3, crop, crop]``, channels last in memory."""
+    n, rows, columns, channels = images.shape
+    crop = len(vertical[0])
+    x = images.transpose(1, 2).reshape(n, columns, rows * channels)
+    x = torch.bmm(horizontal, x)  # [N, crop, rows · 3]
+    x = x.view(n, crop, rows, channels).transpose(1, 2).reshape(n, rows, crop * channels)
+    x = torch.bmm(vertical, x)  # [N, crop, crop · 3]
+    return x.view(n, crop, crop, channels).permute(0, 3, 1, 2)

@@ -190,7 +190,7 @@ def hold_out(images: Images, part: float) -> tuple[Images, Images]:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Dataset:
     """A data set: `train` and `val` share `classes`, and a label is an index into them."""
 
     spec: str
@@ -202,7 +202,7 @@ class Source:
     flip: bool = True  # whether a mirrored image is still of its class; a mirrored digit is not
     test: Images | None = None  # where `val` was held out of the training images: what a run opens once, at its end
 
-    def with_holdout(self, count: int) -> "Source":
+    def with_holdout(self, count: int) -> "Dataset":
         """This data set with about `count` training images to validate on, of each class its share, always the same."""
         if not 0 < count < len(self.train):
             allowed = f"0 to {len(self.train) - 1}, for {self.name} has {len(self.train):,} training images"

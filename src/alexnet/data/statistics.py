@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.data.splits import Images
-from alexnet.data.transforms import RESIZE, central_patch
+from alexnet.data.transforms import central_patch
 
-__all__ = ["SMALL_SIDE", "Statistics", "are_small", "statistics"]
+__all__ = ["SMALL_SIDE", "Statistics", "are_small", "color_noise", "normalization", "statistics"]
 
 SMALL_SIDE = 96  # of larger images, the resident path's table of matrices would be larger than the images
 MOST_LARGE = 2000
@@ -69,6 +72,30 @@ def statistics(images: Images) -> Statistics:
         np.savez(beside, mean_image=found.mean_image, covariance=found.covariance)
         beside.replace(path)
     return found
+
+
+def normalization(input_scale: str, images: Images) -> Normalization:
+    """What a recipe's ``input_scale`` means for a data set, whose training images are ``images``."""
+    if input_scale == "imagenet":
+        return IMAGENET
+    found = statistics(images)
+    red, green, blue = (float(value) for value in found.mean / 255)
+    mean_image = encode_mean_image(found.mean_image) if input_scale == "mean-image" else ""
+    return Normalization((red, green, blue), (1 / 255,) * 3, mean_image)
+
+
+def color_noise(kind: str, images: Images) -> Tensor | None:
+    """The matrix of ``Augmentation.color_noise`` for a recipe's ``color_noise`` (the paper, section 4.1).
+
+    Each principal component of the training images' colours, times N(0, 0.1), times its standard deviation (``std``,
+    as in the released code) or its eigenvalue (``eigenvalue``, as in the text; of pixel values in 0..1, since with
+    those of 0..255 the noise would drown the image).
+    """
+    if kind == "none":
+        return None
+    values, vectors = statistics(images).components
+    scale = np.sqrt(values) if kind == "std" else values / 255  # λ of x/255 is λ/255², then times 255
+    return torch.from_numpy(0.1 * vectors * scale).float()
 
 
 def are_small(images: Images) -> bool:

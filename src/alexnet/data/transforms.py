@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from alexnet.card import Normalization
-from alexnet.data.resident import resampling_matrix
+from alexnet.data.normalization import RESIZE, Normalization, Normalize
 
-__all__ = [
-    "Augmentation",
-    "EvalTransform",
-    "Normalize",
-    "TrainTransform",
-    "central_patch",
-    "decode_mean_image",
-    "encode_mean_image",
-]
+__all__ = ["Augmentation", "EvalTransform", "TrainTransform", "central_patch"]
 
-RESIZE = 256
 STRIP = 32  # times as long as wide: no crop reaches beyond the middle of such an image
 SCALE = (0.8, 1.0)  # of RandomResizedCrop's area
 
@@ -42,23 +28,11 @@ class Augmentation:
     """``[3, 3]`` in pixel values of 0..255: the RGB noise of an image is this matrix times three draws of N(0, 1)."""
 
 
-class Normalize:
-    """uint8 ``[..., 3, S, S]`` to float32 ``(x / 255 − mean) / std``; S is ``size``, cropped from the centre of 256."""
-
-    def __init__(self, norm: Normalization, size: int, device: torch.device | None = None) -> None:
-        mean = torch.tensor(norm.mean)[:, None, None]
-        if norm.mean_image:
-            whole = decode_mean_image(norm, RESIZE).permute(2, 0, 1)  # [3, 256, 256]
-            mean = v2.functional.center_crop(whole, [size, size])
-        self.mean = mean.to(device)
-        self.std = torch.tensor(norm.std, device=device)[:, None, None]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
-
-
 class TrainTransform:
-    """PIL image to float32 ``[3, size, size]``: resize, crop at random, mirror, normalise, add colour noise."""
+    """PIL image to uint8 ``[3, size, size]``: resize, crop at random, mirror.
+
+    With a mean image, float32 and normalised: the mean belongs to the whole patch, so it goes before the crop.
+    """
 
     def __init__(self, size: int, norm: Normalization, augmentation: Augmentation) -> None:
         mirror = [v2.RandomHorizontalFlip()] if augmentation.flip else []
@@ -66,18 +40,15 @@ class TrainTransform:
             crop: v2.Transform = v2.RandomCrop(size)
         else:
             crop = v2.RandomResizedCrop(size, scale=SCALE)
-        if norm.mean_image:  # it belongs to the whole patch, so it is subtracted before the crop
+        if norm.mean_image:
             chain = [central_patch(), v2.ToImage(), Normalize(norm, RESIZE), crop, *mirror]
         else:
             first = central_patch() if augmentation.crop == "random" else _resized()
-            chain = [first, crop, *mirror, v2.ToImage(), Normalize(norm, size)]
+            chain = [first, crop, *mirror, v2.ToImage()]
         self.chain = v2.Compose(chain)
-        noise = augmentation.color_noise
-        self.color_noise = None if noise is None else noise / (255 * torch.tensor(norm.std)[:, None])
 
     def __call__(self, image: Image.Image) -> Tensor:
-        out: Tensor = self.chain(image)
-        return out if self.color_noise is None else out + (self.color_noise @ torch.randn(3))[:, None, None]
+        return self.chain(image)  # type: ignore[no-any-return]
 
 
 class EvalTransform:
@@ -107,16 +78,3 @@ def _shortened(image: Image.Image) -> Image.Image:
         return image
     width, height = (min(side, longest) for side in image.size)
     return v2.functional.center_crop(image, [height, width])  # type: ignore[no-any-return]
-
-
-def encode_mean_image(pixels: np.ndarray) -> str:
-    """A mean image ``[side, side, 3]`` in 0..255, as ``Normalization.mean_image`` holds it."""
-    return base64.b64encode((pixels / 255).astype("<f4").tobytes()).decode()
-
-
-def decode_mean_image(norm: Normalization, side: int) -> Tensor:
-    """float32 ``[side, side, 3]`` in 0..1: the mean image, resized bilinearly as the images themselves are."""
-    flat = np.frombuffer(base64.b64decode(norm.mean_image), "<f4").astype(np.float64)
-    own = math.isqrt(len(flat) // 3)
-    resize = resampling_matrix(own, side)
-    return torch.einsum("ia,abc,jb->ijc", resize, torch.from_numpy(flat.reshape(own, own, 3)), resize).float()

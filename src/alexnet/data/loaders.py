@@ -1,0 +1,305 @@
+"""From a data set's images to batches: to train on, by one of two paths, and to judge by.
+
+Both paths take the same order of images, drawn from the seed and the epoch alone, and draw each image's crop from the
+seed, the epoch and its place, so a run resumed in the middle of an epoch sees exactly what the uninterrupted one saw.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from alexnet.data.images import ImageError
+from alexnet.data.normalization import RESIZE, Normalization, Normalize, normalize_small
+from alexnet.data.resident import Boxes, CropMatrices, centre_crop, draw_boxes, draw_crops
+from alexnet.data.splits import Dataset, Images
+from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
+from alexnet.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform
+from alexnet.recipes import Recipe
+
+__all__ = ["Batches", "Share", "ahead", "eval_batch_size", "eval_batches", "normalized", "open_batches"]
+
+SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
+WORKERS = min(4, os.cpu_count() or 1)
+
+Batch = tuple[Tensor, Tensor]
+"""Images float32 ``[B, 3, size, size]`` and labels int64 ``[B]``, on one device."""
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
+
+
+class Batches(Protocol):
+    """What the training loop asks of either path."""
+
+    kind: str
+    steps_per_epoch: int
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's share of the epoch's batches, from batch ``start`` on."""
+
+    def close(self) -> None:
+        """End what runs beside this process. A program that leaves workers behind never ends."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that this process takes."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, first: int, end: int) -> slice:
+        """Its places among ``first`` to ``end``."""
+        return slice(first + self.rank, end, self.world)
+
+
+def open_batches(
+    dataset: Dataset, recipe: Recipe, norm: Normalization, size: int, device: torch.device, share: Share = Share()
+) -> Batches:
+    """The resident path where ``recipe.loader`` allows it and the data fit it, the worker path otherwise."""
+    if recipe.batch_size > len(dataset.train):
+        raise ValueError(
+            f"--batch-size {recipe.batch_size}: {dataset.name} has only {len(dataset.train)} training images"
+        )
+    last = len(dataset.train) % recipe.batch_size or recipe.batch_size
+    if last < share.world:
+        raise ValueError(
+            f"--batch-size {recipe.batch_size}: an epoch's last batch has {last} images for {share.world} processes"
+        )
+    why_not = not_resident(dataset)
+    if recipe.loader == "resident" and why_not:
+        raise ValueError(f"--loader resident: {why_not}; allowed: auto or workers")
+    noise = color_noise(recipe.color_noise, dataset.train)
+    augmentation = Augmentation(recipe.flip and dataset.flip, recipe.crop, noise)
+    kind = WorkerBatches if recipe.loader == "workers" or why_not else ResidentBatches
+    return kind(dataset.train, recipe, norm, augmentation, size, device, share)
+
+
+def not_resident(dataset: Dataset) -> str:
+    """Why the resident path cannot take this data set; empty if it can."""
+    width, height = dataset.train.image(0).size
+    if height != width or height > SMALL_SIDE:
+        size = f"{height}×{width}"
+        return f"the images of {dataset.name} are {size}; the resident path takes squares up to {SMALL_SIDE}"
+    if not are_small(dataset.train):
+        return f"the images of {dataset.name} are not of one size, or too many for memory"
+    return ""
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of the training images in an epoch: int64 ``[count]``."""
+    return torch.randperm(count, generator=_generator(seed, epoch, stream=0))
+
+
+def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
+    # SeedSequence mixes the three numbers so that neighbouring seeds and epochs give unrelated streams.
+    mixed = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> 1))
+
+
+class ResidentBatches:
+    """All images as uint8 on the device; crops made there, a batch at a time."""
+
+    kind = "resident"
+
+    def __init__(
+        self,
+        images: Images,
+        recipe: Recipe,
+        norm: Normalization,
+        augmentation: Augmentation,
+        size: int,
+        device: torch.device,
+        share: Share,
+    ) -> None:
+        self.recipe, self.size, self.device, self.share = recipe, size, device, share
+        self.augmentation = augmentation
+        array = images.array()
+        assert array is not None  # open_batches asked
+        self.images, self.labels = torch.from_numpy(array).to(device), torch.from_numpy(images.labels).to(device)
+        side = self.images.shape[1]
+        self.normalize = normalize_small(norm, side, device)
+        self.noise = _noise_of(augmentation, norm, device)
+        self.matrices = CropMatrices(side, RESIZE, size, min(SMALLEST_CROP, size), device)
+        self.steps_per_epoch = -(-len(self.images) // recipe.batch_size)
+
+    def _boxes(self, epoch: int) -> Boxes:
+        random, flip = _generator(self.recipe.seed, epoch, stream=1), self.augmentation.flip
+        if self.augmentation.crop == "random":
+            return draw_crops(len(self.images), RESIZE, self.size, random, flip=flip)
+        return draw_boxes(len(self.images), RESIZE, random, flip=flip, scale=SCALE)
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        count, size = len(self.images), self.recipe.batch_size
+        # drawn for the whole epoch, and sent to the device once: a step then waits for nothing
+        order = epoch_order(count, self.recipe.seed, epoch).to(self.device)
+        boxes = self._boxes(epoch).to(self.device)
+        draws = _noise_draws(count, self.recipe.seed, epoch).to(self.device)
+        for first in range(start * size, count, size):
+            mine = self.share.of(first, min(first + size, count))
+            index = order[mine]
+            images = self.normalize(self.images[index])
+            if self.noise is not None:
+                images = images + (draws[mine] @ self.noise)[:, None, None]
+            yield self.matrices.apply(images, boxes[mine]), self.labels[index]
+
+    def close(self) -> None:
+        pass
+
+
+def _noise_draws(count: int, seed: int, epoch: int) -> Tensor:
+    """Three draws of N(0, 1) for each place in an epoch: float32 ``[count, 3]``."""
+    return torch.randn(count, 3, generator=_generator(seed, epoch, stream=3))
+
+
+def _noise_of(augmentation: Augmentation, norm: Normalization, device: torch.device) -> Tensor | None:
+    """``[3, 3]``: three draws times this are the colour noise of an image, in units of its normalised pixels."""
+    noise = augmentation.color_noise
+    return None if noise is None else (noise / (255 * torch.tensor(norm.std)[:, None])).T.to(device)
+
+
+class WorkerBatches:
+    """torchvision's transforms on PIL images in worker processes: the reference, and the path for large images."""
+
+    kind = "workers"
+
+    def __init__(
+        self,
+        images: Images,
+        recipe: Recipe,
+        norm: Normalization,
+        augmentation: Augmentation,
+        size: int,
+        device: torch.device,
+        share: Share,
+    ) -> None:
+        self.recipe, self.device, self.share, self.count = recipe, device, share, len(images)
+        self.normalize, self.noise = Normalize(norm, size, device), _noise_of(augmentation, norm, device)
+        self.steps_per_epoch = -(-self.count // recipe.batch_size)
+        self.sampler = _EpochSampler(self.count, recipe.batch_size, recipe.seed, share)
+        self.loader = DataLoader(
+            _Transformed(images, TrainTransform(size, norm, augmentation)),
+            batch_sampler=self.sampler,
+            num_workers=WORKERS,
+            persistent_workers=True,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_loop,
+            generator=torch.Generator(),  # without one of its own it draws from the state that drives dropout
+        )
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        self.sampler.epoch, self.sampler.start = epoch, start
+        draws, size = _noise_draws(self.count, self.recipe.seed, epoch), self.recipe.batch_size
+        try:
+            for place, (images, labels) in enumerate(self.loader, start):
+                images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+                if images.dtype == torch.uint8:  # a quarter of the bytes on their way here
+                    images = self.normalize(images)
+                if self.noise is not None:
+                    mine = self.share.of(place * size, min((place + 1) * size, self.count))
+                    images += (draws[mine].to(self.device) @ self.noise)[:, :, None, None]
+                yield images, labels.to(self.device, non_blocking=True)
+        except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
+            last = str(error).strip().splitlines()[-1]
+            raise ImageError(last.removeprefix(f"{ImageError.__module__}.{ImageError.__name__}: ")) from None
+
+    def close(self) -> None:
+        # torch has no public way to end persistent workers while an exception's trace may still refer to them
+        if (iterator := self.loader._iterator) is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _leave_signals_to_the_loop(_worker: int) -> None:
+    # Ctrl-C and job schedulers signal every process at once; without its workers the loop could not end as it should.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class _EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (image, seed of its crop); the loop sets the epoch and the batch to start from."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, share: Share) -> None:
+        self.count, self.batch_size, self.seed, self.share = count, batch_size, seed, share
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = epoch_order(self.count, self.seed, self.epoch)
+        crops = torch.randint(2**62, (self.count,), generator=_generator(self.seed, self.epoch, stream=2))
+        for first in range(self.start * self.batch_size, self.count, self.batch_size):
+            mine = self.share.of(first, min(first + self.batch_size, self.count))
+            yield list(zip(order[mine].tolist(), crops[mine].tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size) - self.start
+
+
+class _Transformed(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    def __init__(self, images: Images, transform: TrainTransform) -> None:
+        self.images, self.transform = images, transform
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        index, crop_seed = key
+        image, label = self.images.image(index), int(self.images.labels[index])
+        with torch.random.fork_rng(devices=[]):  # the transform draws from the global state; give it the image's own
+            torch.manual_seed(crop_seed)
+            return self.transform(image), label
+
+
+def eval_batch_size(device: torch.device) -> int:
+    """Large batches where memory is plenty; on a CPU the size that stays near its cache (measured)."""
+    return 1000 if device.type == "cuda" else 128
+
+
+def eval_batches(images: Images, norm: Normalization, size: int, device: torch.device) -> Iterator[Batch]:
+    """The images in order, resized to 256 and cropped to the central ``size``, and their labels, on the device.
+
+    Small squares of one size go through the matrices of the resident path, others through torchvision in threads.
+    """
+    step, labels = eval_batch_size(device), torch.from_numpy(images.labels).to(device)
+    if are_small(images):
+        array = images.array()
+        assert array is not None
+        side = array.shape[1]
+        normalize, crop = normalize_small(norm, side, device), centre_crop(side, RESIZE, size, device)
+        for first in range(0, len(array), step):
+            x = normalize(torch.from_numpy(array[first : first + step]).to(device))
+            yield crop(x), labels[first : first + step]
+        return
+    transform = EvalTransform(size, norm)
+    pixels = ahead(lambda index: np.asarray(transform.pixels(images.image(index))), range(len(images)), 2 * step)
+    for first in range(0, len(images), step):
+        yield normalized(list(islice(pixels, step)), norm, device), labels[first : first + step]
+
+
+def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.device) -> Tensor:
+    """uint8 images ``[H, W, 3]`` of one size to a normalised float32 batch ``[N, 3, H, W]``, channels last."""
+    batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
+    return Normalize(norm, batch.shape[-1], device)(batch)
+
+
+def ahead(work: Callable[[_Item], _Done], items: Iterable[_Item], most: int) -> Iterator[_Done]:
+    """``work`` of each item, in order, done in threads up to ``most`` items ahead of whoever takes the results."""
+    waiting: deque[Future[_Done]] = deque()
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # also where nobody takes the rest
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,44 @@
+"""Files that are whole or absent, and the commit of the code that wrote them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["git_commit", "write_atomically"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in place in one step: killed at any moment, a folder holds
+    the old file or the new one, whole. OSError if the disk is full.
+    """
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree this package runs from, with ``+`` where files differ; None outside a checkout.
+
+    A checkout of something else, inside which the package is installed, is not the package's own.
+    """
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if git("ls-files", "--error-unmatch", "--full-name", Path(__file__).name) != "src/alexnet/files.py":
+            return None
+        return git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*") or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""One training run: its parts, its folder, its record, what it shows."""
