@@ -21,7 +21,7 @@ from PIL import Image
 
 from alexnet import __version__, flags
 from alexnet.cli import main
-from alexnet.recipes import RECIPES, choices_of, classic, field_docs, field_types
+from alexnet.recipes import GROUPS, RECIPES, choices_of, classic, field_metadata, field_types
 
 COMMANDS = ("train", "evaluate", "predict", "summary", "variants", "export", "convert", "doctor")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -131,10 +131,12 @@ def test_train_help_has_every_field_with_its_words_and_defaults(
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name, doc in field_docs().items():
+    for name in field_types():
         if name != "name":
-            flag = f"--{name.replace('_', '-')}"
-            assert re.search(rf" {flag}(, --no-{flag[2:]}| \S+) {re.escape(doc)}", text), name
+            flag, words = f"--{name.replace('_', '-')}", field_metadata(name)["help"]
+            assert re.search(rf" {flag}(, --no-{flag[2:]}| \S+) {re.escape(words)}", text), name
+    places = [text.index(f" {group}: --") for group in GROUPS]
+    assert places == sorted(places)
     paper, quickstart = (RECIPES[name]().epochs for name in ("paper", "quickstart"))
     assert f"over the training images. (default 13; paper {paper}; quickstart {quickstart})" in text
     assert "Mirror half of the training images; never done to digits. (default yes)" in text

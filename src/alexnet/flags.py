@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from alexnet import __version__
-from alexnet.recipes import RECIPES, VIEWS, Recipe, choices_of, field_docs, field_types, known, meant
+from alexnet.recipes import GROUPS, RECIPES, VIEWS, Recipe, choices_of, field_metadata, field_types, known, meant
 
 __all__ = ["UsageError", "parse", "recipe_from"]
 
@@ -97,7 +97,7 @@ def _known(what: str, name: str, allowed: Collection[str]) -> str:
 
 
 def _add(
-    parser: argparse.ArgumentParser,
+    parser: argparse._ActionsContainer,
     flag: str,
     hint: Any,
     help: str,
@@ -131,11 +131,12 @@ def _add(
     parser.add_argument(flag, type=read, metavar=metavar, help=help.replace("%", "%%"), **more)
 
 
-def _add_fields(parser: argparse.ArgumentParser, *names: str, **default: Any) -> None:
+def _add_fields(parser: argparse._ActionsContainer, *names: str, **default: Any) -> None:
     """A flag for each of these fields of ``Recipe``. Without a default it leaves no trace where it is not given."""
     for name in names:
         hint, flag = field_types()[name], f"--{name.replace('_', '-')}"
-        text = f"{field_docs()[name]} {_shown(default['default']) if default else _recipe_defaults(name)}".strip()
+        defaults = _shown(default["default"]) if default else _recipe_defaults(name)
+        text = f"{field_metadata(name)['help']} {defaults}".strip()
         options = default or {"default": argparse.SUPPRESS}
         if bool in (get_args(hint) or (hint,)):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%"), **options)
@@ -163,7 +164,9 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder, with its own recipe")
     parser.add_argument("--quiet", action="store_true", help="show no progress, only the result")
-    _add_fields(parser, *(name for name in field_types() if name != "name"))
+    for group in GROUPS:
+        names = (name for name in field_types() if field_metadata(name).get("group") == group)
+        _add_fields(parser.add_argument_group(group), *names)
     about = {name: (make.__doc__ or "").splitlines()[0].replace("`", "") for name, make in RECIPES.items()}
     parser.epilog = "\n".join(
         ["recipes:", *(f"  {name:12}{line}" for name, line in about.items()), "", parser.epilog or ""]
@@ -176,9 +179,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _model(parser)
-    docs = field_docs()
-    parser.add_argument("--data", metavar="SPEC", help=f"{docs['data']} (default the run's own)")
-    parser.add_argument("--data-dir", metavar="DIR", help=f"{docs['data_dir']} (default the run's own)")
+    for name in ("data", "data_dir"):
+        text = f"{field_metadata(name)['help']} (default the run's own)"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=_METAVARS[name], help=text)
     text = "center: one crop an image; flip: the mean over it and its mirror; ten-crop: over corners, centre and their "
     text += "mirrors (default center)"
     _add(parser, "--views", VIEWS, text, default="center")

@@ -1,6 +1,6 @@
 """Named recipes: everything that decides a training run, as frozen, typed data.
 
-Each field is a flag of ``alexnet train`` and its docstring is the flag's help. Each recipe function gives a ``Recipe``
+Each field is a flag of ``alexnet train``, with its help beside it. Each recipe function gives a ``Recipe``
 with its own defaults; any field can be overridden: ``recipes.classic(epochs=1, seed=3)``.
 
 Accuracies below that say "JPEG q75 copy" were measured on CIFAR-10 re-encoded as JPEG; they are not CIFAR-10 figures.
@@ -8,20 +8,17 @@ Accuracies below that say "JPEG q75 copy" were measured on CIFAR-10 re-encoded a
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import functools
-import inspect
-import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 __all__ = [
-    "RECIPES", "VIEWS", "Recipe", "classic", "field_docs", "known", "meant", "modern", "paper", "quickstart",
-    "reference",
+    "GROUPS", "RECIPES", "VIEWS", "Recipe", "classic", "field_metadata", "known", "meant", "modern", "paper",
+    "quickstart", "reference",
 ]  # fmt: skip
 
 
@@ -41,6 +38,16 @@ def known(what: str, name: str, allowed: Collection[str]) -> str:
     return name
 
 
+GROUPS = ("data", "network", "training", "run")
+
+
+def _field(group: str, default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"group": group, "help": help})
+
+
+_data, _network, _training, _run = (functools.partial(_field, group) for group in GROUPS)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training run. Invalid or contradictory values raise ``ValueError``, in one line that names the flag."""
@@ -48,74 +55,74 @@ class Recipe:
     name: str = "classic"
     """The recipe these values came from."""
 
-    data: str = "cifar10"
-    """Images to learn: cifar10, digits, a folder, or hf:NAME."""
-    data_dir: str = "data"
-    """Where downloaded data sets are kept."""
-    holdout: int = 0
-    """Training images kept apart to validate on; the test set is then opened once, at the end. 0: validate on that."""
-    input_scale: Literal["raw", "mean-image", "imagenet"] = "raw"
-    """raw: 0..255 minus the data set's channel means; mean-image: minus its mean image; imagenet: standardised."""
-    crop: Literal["random-resized", "random"] = "random-resized"
-    """Of a training image at 256: random-resized takes 0.8 to 1 of its area and resizes it; random cuts it out."""
-    flip: bool = True
-    """Mirror half of the training images; never done to digits."""
-    color_noise: Literal["none", "std", "eigenvalue"] = "none"
-    """Shift colours along their principal components, by 0.1 · N(0, 1) of each one's std or eigenvalue."""
+    data: str = _data("cifar10", "Images to learn: cifar10, digits, a folder, or hf:NAME.")
+    data_dir: str = _data("data", "Where downloaded data sets are kept.")
+    holdout: int = _data(
+        0,
+        "Training images kept apart to validate on; the test set is then opened once, at the end. 0: validate on that.",
+    )
+    input_scale: Literal["raw", "mean-image", "imagenet"] = _data(
+        "raw",
+        "raw: 0..255 minus the data set's channel means; mean-image: minus its mean image; imagenet: standardised.",
+    )
+    crop: Literal["random-resized", "random"] = _data(
+        "random-resized",
+        "Of a training image at 256: random-resized takes 0.8 to 1 of its area and resizes it; random cuts it out.",
+    )
+    flip: bool = _data(True, "Mirror half of the training images; never done to digits.")
+    color_noise: Literal["none", "std", "eigenvalue"] = _data(
+        "none", "Shift colours along their principal components, by 0.1 · N(0, 1) of each one's std or eigenvalue."
+    )
 
-    variant: Literal["classic", "paper", "source", "caffe", "caffenet"] = "classic"
-    """Which AlexNet of 2012."""
-    init: Literal["paper", "zero-bias", "source", "caffe", "he"] = "paper"
-    """Initialisation of the weights."""
+    variant: Literal["classic", "paper", "source", "caffe", "caffenet"] = _network("classic", "Which AlexNet of 2012.")
+    init: Literal["paper", "zero-bias", "source", "caffe", "he"] = _network("paper", "Initialisation of the weights.")
 
-    epochs: int = 13
-    """Passes over the training images."""
-    max_steps: int | None = None
-    """Stop after this many steps; the learning rate keeps the schedule of --epochs."""
-    batch_size: int = 128
-    """Images a step, over all processes together."""
-    lr: float = 0.01
-    """Learning rate at its highest."""
-    schedule: Literal["cosine", "plateau"] = "cosine"
-    """cosine: to 0 over the whole run, step by step; plateau: divided by 10 where validation stops improving."""
-    warmup: float = 0.0
-    """Epochs in which the learning rate rises to its highest."""
-    patience: int = 5
-    """Epochs without a better val_acc after which the schedule plateau divides the learning rate."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    nesterov: bool = False
-    """Nesterov's form of the momentum."""
-    weight_decay: float = 5e-4
-    """L2 penalty on all weights, inside SGD."""
-    decay_biases: bool = True
-    """The same penalty on the biases."""
-    clip_norm: float = 1.0
-    """Scale the gradient down to this norm where it is longer; 0: never."""
-    label_smoothing: float = 0.0
-    """Share of each training label spread over all classes; train_loss includes it."""
-    ema: float = 0.0
-    """Decay, a step, of a moving average of the weights, which is then validated and kept in their place; 0: none."""
+    epochs: int = _training(13, "Passes over the training images.")
+    max_steps: int | None = _training(
+        None, "Stop after this many steps; the learning rate keeps the schedule of --epochs."
+    )
+    batch_size: int = _training(128, "Images a step, over all processes together.")
+    lr: float = _training(0.01, "Learning rate at its highest.")
+    schedule: Literal["cosine", "plateau"] = _training(
+        "cosine",
+        "cosine: to 0 over the whole run, step by step; plateau: divided by 10 where validation stops improving.",
+    )
+    warmup: float = _training(0.0, "Epochs in which the learning rate rises to its highest.")
+    patience: int = _training(
+        5, "Epochs without a better val_acc after which the schedule plateau divides the learning rate."
+    )
+    momentum: float = _training(0.9, "Momentum of SGD.")
+    nesterov: bool = _training(False, "Nesterov's form of the momentum.")
+    weight_decay: float = _training(5e-4, "L2 penalty on all weights, inside SGD.")
+    decay_biases: bool = _training(True, "The same penalty on the biases.")
+    clip_norm: float = _training(1.0, "Scale the gradient down to this norm where it is longer; 0: never.")
+    label_smoothing: float = _training(
+        0.0, "Share of each training label spread over all classes; train_loss includes it."
+    )
+    ema: float = _training(
+        0.0,
+        "Decay, a step, of a moving average of the weights, which is then validated and kept in their place; 0: none.",
+    )
 
-    val_every: int = 100
-    """Steps between two passes over the validation images and two logged rows."""
-    test_views: Literal["center", "flip", "ten-crop"] = "center"
-    """Views of an image whose answers are averaged when the test set is opened at the end."""
-    save_every: float = 5.0
-    """Minutes between two checkpoints; one is written at the end in any case."""
-    tracker: Literal["wandb", "trackio", "tensorboard", "none"] = "wandb"
-    """Where rows are sent besides metrics.jsonl."""
-
-    seed: int = 0
-    """Decides the weights, the order, the crops and dropout."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes the best one present."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the network; weights and optimiser stay in float32. auto: bf16 where the hardware gains from it."""
-    loader: Literal["auto", "resident", "workers"] = "auto"
-    """resident: the data set in memory, transformed in batches on the device; workers: torchvision in 4 processes."""
-    compile: bool | None = None
-    """torch.compile the network; by default on CUDA alone."""
+    val_every: int = _run(100, "Steps between two passes over the validation images and two logged rows.")
+    test_views: Literal["center", "flip", "ten-crop"] = _run(
+        "center", "Views of an image whose answers are averaged when the test set is opened at the end."
+    )
+    save_every: float = _run(5.0, "Minutes between two checkpoints; one is written at the end in any case.")
+    tracker: Literal["wandb", "trackio", "tensorboard", "none"] = _run(
+        "wandb", "Where rows are sent besides metrics.jsonl."
+    )
+    seed: int = _run(0, "Decides the weights, the order, the crops and dropout.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = _run("auto", "Where to compute; auto takes the best one present.")
+    precision: Literal["auto", "fp32", "bf16"] = _run(
+        "auto",
+        "Arithmetic of the network; weights and optimiser stay in float32. auto: bf16 where the hardware gains.",
+    )
+    loader: Literal["auto", "resident", "workers"] = _run(
+        "auto",
+        "resident: the data set in memory, transformed in batches on the device; workers: torchvision in 4 processes.",
+    )
+    compile: bool | None = _run(None, "torch.compile the network; by default on CUDA alone.")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -172,15 +179,9 @@ def field_types() -> Mapping[str, Any]:
     return _hints()
 
 
-@functools.cache
-def field_docs() -> Mapping[str, str]:
-    """The docstring under each field of ``Recipe``, by name: the help of its flag."""
-    body = ast.parse(inspect.getsource(Recipe)).body[0].body  # type: ignore[attr-defined]
-    return {
-        node.target.id: ast.literal_eval(doc.value)
-        for node, doc in itertools.pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(doc, ast.Expr)
-    }
+def field_metadata(name: str) -> Mapping[str, str]:
+    """``group``, one of ``GROUPS``, and ``help`` of a field: how its flag is told."""
+    return Recipe.__dataclass_fields__[name].metadata
 
 
 def classic(**changes: Any) -> Recipe:
