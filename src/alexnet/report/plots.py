@@ -22,16 +22,26 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["confusion", "curves"]
+__all__ = ["CSS", "canvas", "confusion", "curves"]
 
-_INK, _SOFT, _GRID = "#24292f", "#6b7280", "#e7e9ec"
+_INK, _SOFT, _GRID, _EDGE = "#24292f", "#6b7280", "#e7e9ec", "#b9bec6"
 _TRAIN, _VALIDATION, _OTHER = "#2f6690", "#c0562f", "#4b5563"
+# For `html.inline_svg`: the names that a page has for these colours, where it is light and where it is dark.
+CSS = {
+    _INK: "var(--ink)",
+    _SOFT: "var(--soft)",
+    _GRID: "var(--grid)",
+    _EDGE: "var(--edge)",
+    _TRAIN: "var(--accent)",
+    _VALIDATION: "var(--second)",
+    _OTHER: "var(--soft)",
+}
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "text.color": _INK,
     "text.parse_math": False,  # a class may be called "$5"
-    "axes.edgecolor": "#b9bec6",
+    "axes.edgecolor": _EDGE,
     "axes.labelcolor": _SOFT,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -82,7 +92,7 @@ def curves(folder: Path) -> Path:
     folder = Path(folder)
     rows = read_rows(folder)
     classes = _class_count(folder)
-    with _figure(12, 7.6) as figure:
+    with canvas(12, 7.6) as figure:
         axes = figure.subplots(2, 3).flatten()
         for panel, ax in zip(_PANELS, axes, strict=True):
             _panel(ax, rows, *panel, classes)
@@ -116,7 +126,7 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Pat
     shares = [[100 * cell / total if total else 0.0 for cell in row] for row, total in zip(matrix, totals, strict=True)]
     counted = count <= _CELL_COUNTS
     side = max(3.6, 0.44 * count) if counted else 8.0
-    with _figure(side + 2.4, side + 1.4, layout="compressed") as figure:
+    with canvas(side + 2.4, side + 1.4, layout="compressed") as figure:
         ax = figure.subplots()
         ax.grid(False)
         picture = ax.imshow(shares, cmap="Blues", norm=BoundaryNorm(_SHARES, 256), interpolation="nearest")
@@ -244,7 +254,7 @@ def _class_count(folder: Path) -> int | None:
 
 
 @contextmanager
-def _figure(
+def canvas(
     width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Iterator[Figure]:
     """A figure of so many inches, 100 pixels each, in the house style while the block lasts."""
