@@ -77,7 +77,7 @@ def _class_files(folder: Path, classes: list[str]) -> Images:
         counts.append(len(paths) - before)
         if not counts[-1]:
             raise ValueError(f"{folder / name}: the class has no images")
-    return Images(np.repeat(np.arange(len(classes)), counts), Files(paths))
+    return Images(np.repeat(np.arange(len(classes)), counts), Files(paths, str(folder)))
 
 
 def some(names: Sequence[str]) -> str:

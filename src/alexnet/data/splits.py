@@ -1,5 +1,6 @@
 """A split of a data set: labels, beside images that stay in their compact form until somebody asks for them."""
 
+import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ ARRAY_LIMIT = 2 << 30  # bytes that `Images.array` may fill unless told otherwis
 # lock (2.1 s in one thread, 3.6 s in two). Above this many pixels the decoder works long enough without the lock.
 _THREADS_PAY_FROM = 128 * 128
 _ROWS_A_TASK = 64
+# `fingerprint` reads the images of a split whole up to this many bytes, and of more this many, at equal distances.
+_READ_WHOLE = 1 << 30
+_READ_OF_MORE = 1000
 
 
 class Store(Protocol):
@@ -32,6 +36,9 @@ class Store(Protocol):
     def open(self, row: int) -> Image.Image: ...
 
     def encoded(self, row: int) -> bytes: ...
+
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """Of `rows`, without reading an image: the bytes that `encoded` will give, int64 [N], and the files' names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,9 @@ class Pixels:
 
     def encoded(self, row: int) -> bytes:
         return bytes(self.array[row].tobytes())
+
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return np.full(len(rows), self.array[0].nbytes), ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +84,19 @@ class Encoded:
         source = self._source(row, self._value(row))
         return source if isinstance(source, bytes) else Path(source).read_bytes()
 
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        contents = pc.struct_field(self.column, [self.column.type.get_field_index("bytes")])
+        lengths = pc.fill_null(pc.binary_length(contents.cast(pa.large_binary())), -1).to_numpy().astype(np.int64)[rows]
+        for place in np.flatnonzero(lengths < 0):  # a row that points to a file
+            row = int(rows[place])
+            source = self._source(row, self._value(row))
+            assert isinstance(source, str)
+            lengths[place] = Path(source).stat().st_size
+        return lengths, ""
+
     def _source(self, row: int, value: dict[str, Any]) -> bytes | str:
         source: bytes | str | None = value["bytes"] if value.get("bytes") is not None else value.get("path")
         if source is None:
@@ -91,9 +114,10 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files on disk."""
+    """Image files on disk, all below `folder`."""
 
     paths: Sequence[str]
+    folder: str = ""
 
     def name(self, row: int) -> str:
         return self.paths[row]
@@ -103,6 +127,11 @@ class Files:
 
     def encoded(self, row: int) -> bytes:
         return Path(self.paths[row]).read_bytes()
+
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        paths = [self.paths[row] for row in rows]
+        names = "\n".join(path.removeprefix(self.folder) for path in paths)
+        return np.array([Path(path).stat().st_size for path in paths], np.int64), names.replace(os.sep, "/")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +190,18 @@ class Images:
                 self._decoded["array"] = self._decode(height, width)
         return self._decoded["array"]
 
+    def fingerprint(self) -> bytes:
+        """A digest of the labels and the images, in their order; see `Dataset.fingerprint`."""
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        sizes, names = self.store.listing(rows)
+        digest = hashlib.sha256(names.encode(errors="surrogateescape"))
+        digest.update(self.labels.astype("<i8").tobytes() + sizes.astype("<i8").tobytes())
+        if sizes.sum() > _READ_WHOLE:
+            rows = rows[np.linspace(0, len(rows) - 1, min(_READ_OF_MORE, len(rows))).astype(int)]
+        for row in rows.tolist():
+            digest.update(self.store.encoded(row))
+        return digest.digest()
+
     def _decode(self, height: int, width: int) -> np.ndarray | None:
         out = np.empty((len(self), height, width, 3), np.uint8)
 
@@ -209,3 +250,21 @@ class Dataset:
             raise ValueError(f"--holdout {count}: allowed is {allowed}")
         train, held = hold_out(self.train, len(self.train) / count)
         return replace(self, train=train, val=held, val_split="holdout", test=self.val)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that say which images these are, wherever they lie.
+
+        It changes with the names and order of the classes, and in each split with the order of the images, a label, the
+        size of an image's file, its name (in a folder of image files, relative to the split), and with its content: of
+        all images where a split has 1 GB of them at most, else of 1,000 at equal distances. The content is what is
+        kept, not the decoded pixels, so that two versions of a decoder agree; and so CIFAR-10 as Parquet is not
+        CIFAR-10 as batches.
+
+        Raises:
+            ImageError: a row of a Parquet file holds no image.
+            OSError: a file is gone or cannot be read.
+        """
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for images in (self.train, self.val, self.test):
+            digest.update(images.fingerprint() if images else b"")
+        return digest.hexdigest()[:16]
