@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,18 +26,20 @@ from torch import Tensor
 
 from alexnet import hardware
 from alexnet.data import datasets, loaders
+from alexnet.data.loaders import eval_batch_size
 from alexnet.data.splits import Images
 from alexnet.recipes import Recipe
 from alexnet.report import plots
 from alexnet.run import tracking
-from alexnet.run.display import Display
+from alexnet.run.display import Display, profiled
 from alexnet.run.doctor import remedies
 from alexnet.run.metrics import Metrics, measure, with_views
-from alexnet.run.runfolder import check_folder, describe_run, write_config
+from alexnet.run.processes import signals
+from alexnet.run.runfolder import check_folder, continued, describe_run, headline, nothing_left, write_config
 from alexnet.run.session import Session, open_session
 from alexnet.weights.checkpoint import LAST
 
-__all__ = ["Result", "TrainingError", "cosine", "learning_rate", "run"]
+__all__ = ["Result", "TrainingError", "cosine", "learning_rate", "run", "train_step"]
 
 
 class TrainingError(RuntimeError):
@@ -74,7 +75,13 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, drops: int = 
 
 
 def run(
-    recipe: Recipe, data: str | None = None, out: str | Path | None = None, *, resume: bool = False, quiet: bool = False
+    recipe: Recipe,
+    data: str | None = None,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    profile: int = 0,
 ) -> Result:
     """Train as ``recipe`` says and leave a run folder.
 
@@ -84,6 +91,7 @@ def run(
         out: the run folder; by default ``runs/`` and the recipe's name. It must not hold a run, unless ``resume``.
         resume: continue the run in ``out`` from its last checkpoint, or from the start if it has none.
         quiet: print nothing.
+        profile: so many steps, after two, are timed operation by operation: a table, and a trace in the folder.
 
     Raises:
         ValueError: the recipe does not fit the machine, the data or the run to be resumed.
@@ -101,111 +109,160 @@ def run(
     dataset = datasets.load(recipe.data, recipe.data_dir)
     if recipe.holdout:
         dataset = dataset.with_holdout(recipe.holdout)
-    s = open_session(recipe, folder, dataset, device)
-    if resume and (folder / LAST).is_file():
-        s.restore()
+    with contextlib.closing(open_session(recipe, folder, dataset, device)) as s:
+        main = s.accelerator.is_main_process
+        with contextlib.closing(Display(quiet=quiet or not main)) as display:
+            if resume and (folder / LAST).is_file():
+                s.restore()
+            return _run(s, display, resume=resume, profile=profile)
+
+
+def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
+    recipe, main = s.recipe, s.accelerator.is_main_process
     if s.progress.step > s.last_step:
-        raise ValueError(f"--max-steps {recipe.max_steps}: the run in {folder} is at step {s.progress.step} already")
-    main = s.accelerator.is_main_process
-    display = Display(s.last_step, s.progress.step, quiet=quiet or not main)
+        raise ValueError(f"--max-steps {recipe.max_steps}: the run in {s.folder} is at step {s.progress.step} already")
+    if s.progress.logged == s.last_step:
+        display.line(nothing_left(s))
+        return _result(s, None)
     config = describe_run(s)
+    if resume:
+        config, changes = continued(s.folder, config)
+        if changes:
+            display.line(f"goes on with {changes}: not bit for bit as it would have been")
     if main:
-        write_config(folder, config)
+        write_config(s.folder, config)
     tracker = tracking.start(
         recipe.tracker if main else None,
-        folder,
+        s.folder,
         config,
         resume_step=s.progress.logged if resume else None,
         say=display.line,
     )
-    display.line(_headline(s, config))
+    display.line(headline(s, config))
+    display.start(s.last_step, s.progress.step)
     try:
-        with _signals() as stopped, contextlib.closing(display), contextlib.closing(s):
-            _loop(s, tracker, display, stopped)
-            stopped_by = stopped()
+        with signals() as stopped, profiled(profile if main else 0, s.folder, display.line) as after_step:
+            _loop(s, tracker, display, stopped, after_step)
+            result = _result(s, stopped())
     except BaseException:
         tracker.finish({}, "failed")
         raise
-
-    best = {"val_acc": s.progress.best_acc, "step": s.progress.best_step} if s.progress.best_step else {}
-    final = s.progress.row if s.progress.row.get("step") == s.progress.step else {}
-    summary = final | {f"best_{name}": value for name, value in best.items()}
-    tracker.finish(summary, "stopped" if stopped_by else "finished")
+    summary = result.final | {f"best_{name}": value for name, value in result.best.items()}
+    tracker.finish(summary, "stopped" if result.stopped_by else "finished")
     if main:
-        plots.curves(folder)
-    return Result(folder, final, best, stopped_by)
+        plots.curves(s.folder)
+    return result
 
 
-def _loop(s: Session, tracker: tracking.Tracking, display: Display, stopped: Callable[[], int | None]) -> None:
-    recipe, progress, running, sum_up = s.recipe, s.progress, s.running, s.accelerator.reduce
-    feed = _stream(s.batches, progress.step)
+def _loop(
+    s: Session,
+    tracker: tracking.Tracking,
+    display: Display,
+    stopped: Callable[[], int | None],
+    after_step: Callable[[], None],
+) -> None:
+    progress, feed = s.progress, _stream(s.batches, s.progress.step)
     saved_at, stop = time.monotonic(), False
     s.model.train()
     while True:
-        step = progress.step
-
         # --- every so many steps, and at an epoch's end: validate and log a row
-        full = step % recipe.val_every == 0 or step == s.last_step
-        epoch_end = step % s.batches.steps_per_epoch == 0
-        if step > progress.logged and (full or epoch_end):
-            _check_finite(s)
-            scores = _validate(s, stopped)
-            tested = _test(s, stopped) if scores and step == s.last_step and s.dataset.test else {}
-            if scores is None or tested is None:
-                break  # by a signal; resuming starts with this row
-            row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
-            if full:
-                train = running.read(sum_up)
-                seen = train.pop("images")
-                row |= train | {"val_loss": scores["loss"], "val_acc": scores["top1"]}
-                row["lr"] = learning_rate(recipe, step - 1, s.batches.steps_per_epoch, progress.drops)
-                row["images_per_sec"] = seen / progress.seconds
-                row["data_wait_pct"] = 100 * progress.waited / progress.seconds
-                if step % recipe.val_every == 0:  # a row at --max-steps leaves the sums to the run's continuation
-                    running.reset()
-                    progress.seconds = progress.waited = 0.0
-            if epoch_end:
-                row["epoch_val_acc"] = scores["top1"]
-                progress.note_epoch(scores["top1"], recipe.patience)
-            row |= tested
-            tracker.log(row)
-            display.row(row)
-            s.keep_if_best(scores["top1"])
-            progress.logged = step
-            if full:
-                progress.row = row
-                _warn_of_plateau(s, display.line)
-        if step == s.last_step or stop:
+        if _row_is_due(s) and not _log_row(s, tracker, display, stopped):
+            break  # by a signal; resuming starts with this row
+        if progress.step == s.last_step or stop:
             break
 
         # --- one step
         began = time.perf_counter()
         images, labels = next(feed)
         progress.waited += time.perf_counter() - began
-        for group in s.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step, s.batches.steps_per_epoch, progress.drops)
-        logits = s.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        s.accelerator.backward(loss)
-        grad_norm = s.accelerator.clip_grad_norm_(s.net.parameters(), recipe.clip_norm or math.inf)
-        s.optimizer.step()
-        s.optimizer.zero_grad()
-        progress.step = step + 1
-        s.update_average()
-        running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
+        train_step(s, images, labels)
         progress.seconds += time.perf_counter() - began
+        after_step()
 
         # --- show, and save by the clock
         if display.due():
             _check_finite(s)
-            display.show(progress.step, running.read(lambda own: own), progress.seconds)
-        stop, save = s.agree(stopped() is not None, time.monotonic() - saved_at >= 60 * recipe.save_every)
+            display.show(progress.step, s.running.read(lambda own: own), progress.seconds)
+        save_is_due = time.monotonic() - saved_at >= 60 * s.recipe.save_every
+        stop, save = s.accord.each_step(stopped() is not None, save_is_due)
         if save:
-            _check_finite(s)
-            s.save()
+            _save(s)
             saved_at = time.monotonic()
+    _save(s)
+
+
+def train_step(s: Session, images: Tensor, labels: Tensor) -> None:
+    """One step of SGD on ``images`` ``[B, 3, S, S]`` and ``labels`` ``[B]``, this process's share of the batch.
+
+    Reads nothing back from the device.
+    """
+    recipe, progress = s.recipe, s.progress
+    for group in s.optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, progress.step, s.batches.steps_per_epoch, progress.drops)
+    logits = s.model(images)
+    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    s.accelerator.backward(loss * s.weight_of(len(labels)))
+    grad_norm = s.accelerator.clip_grad_norm_(s.net.parameters(), recipe.clip_norm or math.inf)
+    s.optimizer.step()
+    s.optimizer.zero_grad()
+    progress.step += 1
+    s.update_average()
+    s.running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
+
+
+def _row_is_due(s: Session) -> bool:
+    return s.progress.step > s.progress.logged and (s.on_schedule or s.progress.step == s.last_step)
+
+
+def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: Callable[[], int | None]) -> bool:
+    """Validate, and log what training and validation came to. False where a signal cut the validation short."""
+    recipe, progress, step = s.recipe, s.progress, s.progress.step
+    began = time.perf_counter()
+    _check_finite(s)  # waits for the device: the time of all steps is spent then
+    progress.seconds += time.perf_counter() - began
+    began = time.perf_counter()
+    scores = _validate(s, stopped)
+    tested = _test(s, stopped) if scores and step == s.total_steps and s.dataset.test else {}
+    if scores is None or tested is None:
+        return False
+    progress.validating += time.perf_counter() - began
+    row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
+    full = step % recipe.val_every == 0 or step == s.last_step
+    if full:
+        row |= s.running.read(s.accelerator.reduce)
+        seen = row.pop("images")
+        row |= {"val_loss": scores["loss"], "val_acc": scores["top1"]}
+        row["lr"] = learning_rate(recipe, step - 1, s.batches.steps_per_epoch, progress.drops)
+        row |= progress.times(seen)
+        if step % recipe.val_every == 0:  # a row at --max-steps leaves the sums to the run's continuation
+            s.running.reset()
+            progress.reset_times()
+    if step % s.batches.steps_per_epoch == 0:
+        row["epoch_val_acc"] = scores["top1"]
+        progress.note_epoch(scores["top1"], recipe.patience)
+    row |= tested
+    tracker.log(row)
+    display.row(row)
+    if s.on_schedule:
+        s.keep_if_best(scores["top1"])
+    progress.logged = step
+    if full:
+        progress.row = row
+        _warn_of_plateau(s, display.line)
+    return True
+
+
+def _save(s: Session) -> None:
     _check_finite(s)
+    began = time.perf_counter()
     s.save()
+    s.progress.saving += time.perf_counter() - began
+
+
+def _result(s: Session, stopped_by: int | None) -> Result:
+    best = {"val_acc": s.progress.best_acc, "step": s.progress.best_step} if s.progress.best_step else {}
+    final = s.progress.row if s.progress.row.get("step") == s.progress.step else {}
+    return Result(s.folder, final, best, stopped_by)
 
 
 def _validate(s: Session, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
@@ -221,26 +278,16 @@ def _test(s: Session, stopped: Callable[[], int | None]) -> dict[str, float] | N
 
 
 def _judge(s: Session, images: Images, views: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
-    """The network on all processes' shares of ``images``; a run of one process can be stopped in between."""
+    """The network on all processes' shares of ``images``; None where one of them has been told to stop."""
     metrics = Metrics(s.card.num_classes, s.device)
-    alone = s.accelerator.num_processes == 1
     norm, flip = s.card.normalization, s.dataset.flip
     model, batches = with_views(s.judged, s.net.variant, views, s.share_of(images), norm, s.device, flip)
-    if not measure(model, batches, metrics, lambda: alone and stopped() is not None):
+    turns = -(-len(images) // (s.accelerator.num_processes * eval_batch_size(s.device)))  # of the largest share
+    padded = itertools.islice(itertools.chain(batches, itertools.repeat(None)), turns)
+    if not measure(model, padded, metrics, lambda: s.accord.now(stopped() is not None)[0] > 0):
         return None
     metrics.reduce(s.accelerator.reduce)
     return metrics.result(expected=len(images))
-
-
-def _headline(s: Session, config: dict[str, Any]) -> str:
-    images = f"{len(s.dataset.train):,} training and {len(s.dataset.val):,} validation images"
-    if s.dataset.test:
-        images += f" held out of the training set; {len(s.dataset.test):,} test images, opened at the end"
-    how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
-    if s.recipe.compile and not s.compiled:
-        how += ", not compiled: no C++ compiler found"
-    steps = f"steps {s.progress.step} to {s.last_step} of {s.total_steps}"
-    return f"{s.recipe.name}: {s.dataset.name}, {images}\n{how}; {steps}; {s.folder}"
 
 
 def _stream(batches: loaders.Batches, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -249,25 +296,6 @@ def _stream(batches: loaders.Batches, step: int) -> Iterator[tuple[Tensor, Tenso
     while True:
         yield from batches.train(epoch, place)
         epoch, place = epoch + 1, 0
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], int | None]]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop, which the loop reads between steps; gives that reader."""
-    caught: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, note) for number in handled}
-    try:
-        yield lambda: caught[0] if caught else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_finite(s: Session) -> None:

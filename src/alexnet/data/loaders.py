@@ -268,6 +268,8 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
     Small squares of one size go through the matrices of the resident path, others through torchvision in threads.
     """
     step, labels = eval_batch_size(device), torch.from_numpy(images.labels).to(device)
+    if not len(images):  # one of several processes, with fewer images than processes
+        return
     if are_small(images):
         array = images.array()
         assert array is not None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
-__all__ = ["Display"]
+__all__ = ["Display", "profiled"]
+
+TRACE = "trace.json"
 
 PLAIN_EVERY = 30.0  # seconds between two plain lines
 BAR_EVERY = 1.0
@@ -17,11 +23,15 @@ BAR_EVERY = 1.0
 class Display:
     """Progress on standard error. ``due()`` says when figures are wanted: reading them costs a device a wait."""
 
-    def __init__(self, total: int, done: int, *, quiet: bool = False) -> None:
-        self.total, self.quiet, self.started_at = total, quiet, done
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet, self.total, self.started_at = quiet, 0, 0
+        self.bar: Any = None
+
+    def start(self, total: int, done: int) -> None:
+        """Begin at step ``done`` of ``total``."""
+        self.total, self.started_at = total, done
         self.started = self.shown = time.monotonic()
-        self.bar = None
-        if not quiet and sys.stderr.isatty():
+        if not self.quiet and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def due(self) -> bool:
@@ -83,3 +93,26 @@ def duration(seconds: float) -> str:
     if whole >= 60:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole} s"
+
+
+@contextlib.contextmanager
+def profiled(steps: int, folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Time ``steps`` steps, after two to warm up, operation by operation; gives what is to be called after each step.
+
+    Leaves ``trace.json`` in ``folder`` (for chrome://tracing or ui.perfetto.dev) and says the twenty costliest
+    operations. 0: nothing happens.
+    """
+    if not steps:
+        yield lambda: None
+        return
+    from torch import profiler
+
+    def tell(profile: Any) -> None:
+        profile.export_chrome_trace(str(folder / TRACE))
+        order = f"self_{'cuda' if torch.cuda.is_available() else 'cpu'}_time_total"
+        table = profile.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=40)
+        say(f"{steps} steps, operation by operation; the whole trace: {folder / TRACE}\n{table}")
+
+    plan = profiler.schedule(wait=0, warmup=2, active=steps, repeat=1)
+    with profiler.profile(schedule=plan, on_trace_ready=tell) as profile:
+        yield profile.step

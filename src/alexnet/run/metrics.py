@@ -62,21 +62,24 @@ class Metrics:
 @torch.inference_mode()
 def measure(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor] | None],
     metrics: Metrics,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
     """One pass of ``batches`` (images on the model's device, labels) into ``metrics``, in evaluation mode.
 
-    Returns False if ``interrupted`` said to stop before the end. The model's mode is put back.
+    None in place of a batch is a turn in which this process has none. Returns False if ``interrupted``, asked at each
+    turn, said to stop before the end. The model's mode is put back.
     """
     was_training = model.training
     model.eval()
     try:
-        for images, labels in batches:
+        for batch in batches:
             if interrupted():
                 return False
-            metrics.add(model(images), labels)
+            if batch is not None:
+                images, labels = batch
+                metrics.add(model(images), labels)
     finally:
         model.train(was_training)
     return True

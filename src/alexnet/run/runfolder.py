@@ -15,11 +15,13 @@ from alexnet.recipes import Recipe
 if TYPE_CHECKING:
     from alexnet.run.session import Session
 
-__all__ = ["check_folder", "describe_run", "read_config", "write_config"]
+__all__ = ["check_folder", "continued", "describe_run", "headline", "nothing_left", "read_config", "write_config"]
 
 CONFIG = "config.json"
-# A continued run may differ from its beginning in these: they do not change what is computed.
-FREE = {"max_steps", "save_every", "tracker", "data_dir"}
+# A continued run may differ from its beginning in these: they do not change what is computed,
+FREE = {"max_steps", "save_every", "tracker"}
+# and in these, as far as what comes of them is the same: `continued` compares that.
+RESOLVED = {"data", "data_dir", "device", "precision", "loader", "compile"}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -48,20 +50,31 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     if (folder / CONFIG).is_file():
         before = dataclasses.asdict(Recipe()) | read_config(folder)["recipe"]
         for name, value in dataclasses.asdict(recipe).items():
-            if name not in FREE and before[name] != value:
+            if name not in FREE | RESOLVED and before[name] != value:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"--resume: {folder} was started with {flag} {before[name]}, not {value}")
 
 
 def describe_run(s: Session) -> dict[str, Any]:
-    """The whole of what decides a run, for config.json and the tracker."""
+    """The whole of what decides a run, for config.json and the tracker. ``parts`` has an entry a start or resume."""
     norm = s.card.normalization
+    part = {
+        "step": s.progress.step,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "device": s.device.type,
+        "compiled": s.compiled,
+        "processes": s.accelerator.num_processes,
+        "hardware": hardware.describe(s.device),
+        "versions": hardware.versions(),
+        "commit": git_commit(),
+    }
     return {
         "recipe": dataclasses.asdict(s.recipe),
         "seed": s.recipe.seed,
         "data": {
             "spec": s.recipe.data,
             "name": s.dataset.name,
+            "fingerprint": s.dataset.fingerprint(),
             "train": len(s.dataset.train),
             "val": len(s.dataset.val),
             "val_split": s.dataset.val_split,
@@ -69,16 +82,47 @@ def describe_run(s: Session) -> dict[str, Any]:
         },
         "classes": list(s.dataset.classes),
         "normalization": {"mean": norm.mean, "std": norm.std, "mean_image": bool(norm.mean_image)},
-        "device": s.device.type,
         "precision": "bf16" if s.accelerator.mixed_precision == "bf16" else "fp32",
         "loader": s.batches.kind,
-        "compiled": s.compiled,
-        "processes": s.accelerator.num_processes,
-        "hardware": hardware.describe(s.device),
-        "versions": hardware.versions(),
-        "commit": git_commit(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **{name: value for name, value in part.items() if name != "step"},
+        "parts": [part],
     }
+
+
+def continued(folder: Path, now: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The config of the run in ``folder`` once it goes on as ``now`` says, and what has changed, in words.
+
+    What stood there of commit, hardware and versions stays, and ``parts`` grows by one.
+
+    Raises:
+        ValueError: other images, another precision or another loader: not the same run.
+    """
+    if not (folder / CONFIG).is_file():
+        return now, ""
+    before = read_config(folder)
+    parts = before.get("parts") or [
+        {"step": 0, **{name: before.get(name) for name in now["parts"][0] if name != "step"}}
+    ]
+    old, new = before.get("data", {}), now["data"]
+    for name in ("fingerprint", "train", "val"):
+        if name in old and old[name] != new[name]:
+            raise ValueError(
+                f"--data {new['spec']}: not the images that the run in {folder} began with ({name} {new[name]}, "
+                f"not {old[name]})"
+            )
+    for name in ("precision", "loader"):
+        if before.get(name, now[name]) != now[name]:
+            raise ValueError(
+                f"--{name} {now['recipe'][name]}: comes to {now[name]} here, and the run in {folder} began with "
+                f"{before[name]}; --{name} {before[name]} goes on with it"
+            )
+    last, this = parts[-1], now["parts"][0]
+    told = {"device": "device", "processes": "processes", "compiled": "compiled"}
+    changes = [
+        f"{told[name]} {this[name]} (was {last[name]})" for name in told if last.get(name) not in (None, this[name])
+    ]
+    kept = {name: before[name] for name in this if name in before}
+    return now | kept | {"parts": [*parts, this]}, ", ".join(changes)
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -86,3 +130,23 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def headline(s: Session, config: dict[str, Any]) -> str:
+    """What is about to run, in two lines."""
+    images = f"{len(s.dataset.train):,} training and {len(s.dataset.val):,} validation images"
+    if s.dataset.test:
+        images += f" held out of the training set; {len(s.dataset.test):,} test images, opened at the end"
+    how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
+    if s.recipe.compile and not s.compiled:
+        how += ", not compiled: no C++ compiler found"
+    steps = f"steps {s.progress.step} to {s.last_step} of {s.total_steps}"
+    return f"{s.recipe.name}: {s.dataset.name}, {images}\n{how}; {steps}; {s.folder}"
+
+
+def nothing_left(s: Session) -> str:
+    """That the run has reached its last step, and how to go on."""
+    at = f"nothing left to do: the run in {s.folder} is at step {s.progress.step}"
+    if s.last_step == s.total_steps:
+        return f"{at}, its end"
+    return f"{at}, where --max-steps ended it; to go on: --max-steps N, or --max-steps none for all {s.total_steps}"

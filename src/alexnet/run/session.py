@@ -21,6 +21,7 @@ from alexnet.data.statistics import normalization
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import Recipe
 from alexnet.run.metrics import Running
+from alexnet.run.processes import Accord
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, save_weights
 
@@ -38,8 +39,11 @@ class Progress:
     best_step: int = 0
     warned: bool = False
     seconds: float = 0.0
-    """Spent on steps since the running sums began, validation left out; and waiting for data within them."""
+    """Spent on steps since the last full row; ``waited``: for data, within them."""
     waited: float = 0.0
+    validating: float = 0.0
+    saving: float = 0.0
+    """Seconds spent on these two since the last full row."""
     row: dict[str, float] = field(default_factory=dict)
     """The last full row."""
     plateau_acc: float = -1.0
@@ -47,6 +51,18 @@ class Progress:
     stale: int = 0
     drops: int = 0
     """How often the schedule ``plateau`` has divided the learning rate."""
+
+    def times(self, images: float) -> dict[str, float]:
+        """What a row says of time, ``images`` having been trained on since the last full row."""
+        return {
+            "images_per_sec": images / self.seconds,
+            "data_wait_pct": 100 * self.waited / self.seconds,
+            "val_seconds": self.validating,
+            "save_seconds": self.saving,
+        }
+
+    def reset_times(self) -> None:
+        self.seconds = self.waited = self.validating = self.saving = 0.0
 
     def note_epoch(self, val_acc: float, patience: int) -> None:
         """Divide the learning rate, three times at most, where ``patience`` epochs brought nothing better."""
@@ -66,6 +82,7 @@ class Session:
     card: ModelCard
     batches: loaders.Batches
     accelerator: Accelerator
+    accord: Accord
     net: AlexNet_2012
     """The network itself; ``model`` is the same as Accelerate prepared it: autocast, several processes."""
     model: nn.Module
@@ -95,6 +112,12 @@ class Session:
         return min(self.total_steps, self.recipe.max_steps or self.total_steps)
 
     @property
+    def on_schedule(self) -> bool:
+        """Whether an uninterrupted run validates at this step: every ``val_every``, at an epoch's end, at its end."""
+        step = self.progress.step
+        return step % self.recipe.val_every == 0 or step % self.batches.steps_per_epoch == 0 or step == self.total_steps
+
+    @property
     def kept(self) -> AlexNet_2012:
         """The network that is validated and kept: the average, else ``net``."""
         return self.net if self.average is None else self.average
@@ -119,17 +142,19 @@ class Session:
         weight = 1 - min(self.recipe.ema, step / (9 + step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), weight)
 
-    def agree(self, *wishes: bool) -> list[bool]:
-        """Each wish that any process has. Processes must leave the loop, and save, at the same step."""
-        if self.accelerator.num_processes == 1:
-            return list(wishes)
-        flags = torch.tensor(wishes, dtype=torch.float32, device=self.device)
-        return [flag > 0 for flag in self.accelerator.reduce(flags).tolist()]
+    def weight_of(self, own: int) -> float:
+        """What the mean loss over ``own`` images counts for, so that the mean over processes is the batch's."""
+        place, size = self.progress.step % self.batches.steps_per_epoch, self.recipe.batch_size
+        batch: int = min(size, len(self.dataset.train) - place * size)
+        world: int = self.accelerator.num_processes
+        return own * world / batch
 
     def keep_if_best(self, val_acc: float) -> None:
         """Hold a copy of the weights where ``val_acc`` is the highest so far."""
-        if val_acc > self.progress.best_acc:
-            self.progress.best_acc, self.progress.best_step = val_acc, self.progress.step
+        if val_acc <= self.progress.best_acc:
+            return
+        self.progress.best_acc, self.progress.best_step = val_acc, self.progress.step
+        if self.accelerator.is_main_process:  # the one that writes
             self.unsaved_best = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
 
     def save(self) -> None:
@@ -218,6 +243,7 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         card=ModelCard(recipe.variant, dataset.classes, norm, dataset.name),
         batches=batches,
         accelerator=accelerator,
+        accord=Accord(accelerator.num_processes),
         net=net,
         model=model,
         average=average,
