@@ -1,11 +1,17 @@
 """AlexNet with few maps, for tests of what surrounds the network: the same layers, names and shapes of input.
 
 python tests/tiny.py train quickstart --out runs/x      # the command `alexnet`, with the small network
+
+``NO_DROPOUT=1`` leaves dropout out; ``FAIL_AT_STEP=N`` makes that step fail as a bug would.
 """
 
 import dataclasses
+import os
 import sys
 
+from torch import nn
+
+from alexnet import train
 from alexnet.cli import main
 from alexnet.model import VARIANTS, Variant
 
@@ -17,6 +23,22 @@ def tiny_variants() -> dict[str, Variant]:
     return {name: dataclasses.replace(variant, widths=WIDTHS) for name, variant in VARIANTS.items()}
 
 
+def fail_at(step: int) -> None:
+    """Make training raise an error of a kind that nothing expects."""
+    real = train.train_step
+
+    def train_step(s, *batch):  # type: ignore[no-untyped-def]
+        if s.progress.step + 1 == step:
+            raise RuntimeError("a bug")
+        real(s, *batch)
+
+    train.train_step = train_step
+
+
 if __name__ == "__main__":
     VARIANTS.update(tiny_variants())  # type: ignore[attr-defined]
+    if os.environ.get("NO_DROPOUT"):
+        nn.Dropout.forward = lambda self, x: x  # type: ignore[method-assign]
+    if os.environ.get("FAIL_AT_STEP"):
+        fail_at(int(os.environ["FAIL_AT_STEP"]))
     sys.exit(main())

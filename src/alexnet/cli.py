@@ -159,7 +159,7 @@ def _train(args: argparse.Namespace) -> Answer:
     from alexnet import train
 
     try:
-        result = train.run(recipe, out=folder, resume=args.resume, quiet=args.quiet)
+        result = train.run(recipe, out=folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
     except train.TrainingError as error:
         raise FailedError(str(error)) from error
     best = result.best if result.best.get("step") else {}  # before the first validation there is none
@@ -236,16 +236,22 @@ def _evaluate(args: argparse.Namespace) -> Answer:
 
     hardware.keep_freed_memory()
     model = checkpoint.load_model(path)
+    holdout = 0
     if is_run:
         recipe = read_config(folder).get("recipe", {})
+        holdout = 0 if spec else recipe.get("holdout", 0)
         spec, data_dir = spec or recipe.get("data"), data_dir or recipe.get("data_dir")
     if not spec:
         raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
     dataset = datasets.load(spec, data_dir or "data")
+    if holdout:
+        dataset = dataset.with_holdout(holdout)
+    if holdout and args.split == "test":
+        print("opening the test images, which this run kept closed to its end: choose nothing by them", file=sys.stderr)
     if args.views == "ten-crop" and not dataset.flip:
         warning = f"warning: ten-crop mirrors the images, and a mirrored image of {dataset.name} is another thing"
         print(warning, file=sys.stderr)
-    found = evaluate(model, dataset, args.views, device=args.device, precision=args.precision, watch=_bar)
+    found = evaluate(model, dataset, args.views, args.split, device=args.device, precision=args.precision, watch=_bar)
     text = format_evaluation(found, args.views)
     if args.out or is_run:
         picture = Path(args.out or folder / "confusion.png")

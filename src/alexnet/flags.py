@@ -164,6 +164,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder, with its own recipe")
     parser.add_argument("--quiet", action="store_true", help="show no progress, only the result")
+    _add(parser, "--profile", int, "time so many steps, operation by operation", least=1, default=0)
     for group in GROUPS:
         names = (name for name in field_types() if field_metadata(name).get("group") == group)
         _add_fields(parser.add_argument_group(group), *names)
@@ -185,6 +186,8 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     text = "center: one crop an image; flip: the mean over it and its mirror; ten-crop: over corners, centre and their "
     text += "mirrors (default center)"
     _add(parser, "--views", VIEWS, text, default="center")
+    text = "val: the images that the run validated on; test: those it kept closed until its end (default val)"
+    _add(parser, "--split", ("val", "test"), text, default="val")
     parser.add_argument("--out", metavar="FILE", help="the confusion matrix as a PNG (default the run's confusion.png)")
     _add_fields(parser, "device", "precision", default="auto")
 

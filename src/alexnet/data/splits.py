@@ -243,6 +243,14 @@ class Dataset:
     flip: bool = True  # whether a mirrored image is still of its class; a mirrored digit is not
     test: Images | None = None  # where `val` was held out of the training images: what a run opens once, at its end
 
+    def judged_by(self, split: str) -> tuple[str, Images]:
+        """The images of ``--split`` ``val`` or ``test``, and what they are called. ValueError where there are none."""
+        if split == "test" and self.test is not None:
+            return "test", self.test
+        if split == "test" and self.val_split != "test":
+            raise ValueError(f"--split test: {self.name} has no test images but those to validate on; allowed is val")
+        return self.val_split, self.val
+
     def with_holdout(self, count: int) -> "Dataset":
         """This data set with about `count` training images to validate on, of each class its share, always the same."""
         if not 0 < count < len(self.train):

@@ -46,16 +46,18 @@ def evaluate(
     model: AlexNet_2012,
     dataset: Dataset,
     views: str = "center",
+    split: str = "val",
     *,
     device: str = "auto",
     precision: str = "auto",
     watch: Callable[[Iterable[Any], int], Iterable[Any]] = lambda batches, _count: batches,
 ) -> dict[str, Any]:
-    """What a loaded model makes of a data set's validation images, as ``alexnet evaluate --json`` prints it.
+    """What a loaded model makes of a data set's validation or test images, as ``alexnet evaluate --json`` prints it.
 
     Args:
         views: ``center``, one view an image as in training; ``flip``, it and its mirror; or ``ten-crop``. Mirrors are
             left out for data whose mirrored images are of no class, such as digits.
+        split: ``val``, or ``test`` where a part of the training images was held out to validate on.
         device, precision: as a recipe has them.
         watch: is given the batches and their number, and hands them through; for a progress bar.
 
@@ -64,23 +66,25 @@ def evaluate(
         None for a class without images) and ``confusion`` (rows: truth, columns: answer).
 
     Raises:
-        ValueError: unknown views; classes that are not the model's; a device that is not present; a damaged image.
+        ValueError: unknown views; a split that the data do not have; classes that are not the model's; a device that is
+            not present; a damaged image.
     """
     if views not in VIEWS:
         raise ValueError(f"--views {views}: allowed is one of {', '.join(VIEWS)}")
-    card, count = card_of(model), len(dataset.val)
+    card = card_of(model)
+    name, images = dataset.judged_by(split)
     check_classes(dataset, card.classes)
     place = hardware.pick_device(device)
     model.to(place).to(memory_format=torch.channels_last)
     net = _Autocast(model, place, precision)
-    viewing, batches = with_views(net, model.variant, views, dataset.val, card.normalization, place, dataset.flip)
+    viewing, batches = with_views(net, model.variant, views, images, card.normalization, place, dataset.flip)
     metrics = Metrics(len(dataset.classes), place)
-    measure(viewing.eval(), watch(batches, -(-count // eval_batch_size(place))), metrics)
-    found = metrics.result(expected=count)
+    measure(viewing.eval(), watch(batches, -(-len(images) // eval_batch_size(place))), metrics)
+    found = metrics.result(expected=len(images))
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]
     per_class = dict(zip(dataset.classes, shares, strict=True))
-    return {"data": dataset.name, "split": dataset.val_split, **found, "per_class": per_class, "confusion": confusion}
+    return {"data": dataset.name, "split": name, **found, "per_class": per_class, "confusion": confusion}
 
 
 def check_classes(dataset: Dataset, known: Sequence[str]) -> None:
