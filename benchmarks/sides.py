@@ -27,7 +27,8 @@ from torchvision import transforms
 from alexnet import hardware, recipes
 from alexnet.data import datasets
 from alexnet.data.normalization import IMAGENET
-from alexnet.data.splits import Images, Pixels
+from alexnet.data.splits import Images
+from alexnet.data.stores import Pixels
 from alexnet.lrn import local_response_norm
 from alexnet.model import AlexNet_2012
 from alexnet.run.metrics import Metrics, evaluate

@@ -10,7 +10,8 @@ import pytest
 from alexnet.data import splits
 from alexnet.data.datasets import load
 from alexnet.data.images import ImageError
-from alexnet.data.splits import Dataset, Encoded, Files, Images, Pixels
+from alexnet.data.splits import Dataset, Images
+from alexnet.data.stores import Encoded, Files, Pixels
 
 COUNT = 12
 CONTENTS = [bytes([65 + i]) * 48 for i in range(COUNT)]  # never decoded

@@ -9,8 +9,9 @@ from PIL import Image
 
 from alexnet import recipes
 from alexnet.data import datasets, loaders
-from alexnet.data.splits import Images, Pixels
+from alexnet.data.splits import Images
 from alexnet.data.statistics import normalization
+from alexnet.data.stores import Pixels
 from alexnet.data.transforms import Augmentation, EvalTransform, TrainTransform
 
 CPU = torch.device("cpu")

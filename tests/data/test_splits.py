@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet.data import splits
+from alexnet.data import splits, stores
 from alexnet.data.images import ImageError, open_image
-from alexnet.data.splits import Dataset, Encoded, Files, Images, Pixels, hold_out
+from alexnet.data.splits import Dataset, Images, hold_out
+from alexnet.data.stores import Encoded, Files, Pixels
 
 SHAPE = (12, 5, 7, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
@@ -159,7 +160,7 @@ def test_larger_images_are_decoded_in_threads(monkeypatch):
     big = np.broadcast_to(PIXELS[0, :1, :1], (160, 160, 3)).copy()
     contents = [png(big + i) for i in range(4)] * 64
     seen = set()
-    monkeypatch.setattr(splits, "open_image", lambda *a: (seen.add(threading.get_ident()), open_image(*a))[1])
+    monkeypatch.setattr(stores, "open_image", lambda *a: (seen.add(threading.get_ident()), open_image(*a))[1])
     array = Images(np.zeros(256, np.int64), Encoded(column(contents), (0,), ("a",))).array()
     assert all(np.array_equal(array[i], big + i % 4) for i in range(256))
     assert len(seen - {threading.get_ident()}) >= 1

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from alexnet.data import datasets, statistics
-from alexnet.data.splits import Files, Images, Pixels
+from alexnet.data.splits import Images
+from alexnet.data.stores import Files, Pixels
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-jpeg"
 

@@ -11,8 +11,9 @@ from torchvision import transforms as v1
 from alexnet import recipes
 from alexnet.data import datasets, loaders
 from alexnet.data.normalization import Normalization, Normalize, _decode_mean_image, encode_mean_image, normalize_small
-from alexnet.data.splits import Images, Pixels
+from alexnet.data.splits import Images
 from alexnet.data.statistics import color_noise, normalization, statistics
+from alexnet.data.stores import Pixels
 from alexnet.data.transforms import Augmentation, EvalTransform, TrainTransform
 from alexnet.weights.card import ModelCard
 

@@ -16,7 +16,7 @@ from alexnet import flags
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.loaders import eval_batches
 from alexnet.data.normalization import Normalization
-from alexnet.data.splits import Files, Pixels
+from alexnet.data.stores import Files, Pixels
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import VIEWS

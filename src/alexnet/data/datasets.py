@@ -17,7 +17,8 @@ import numpy as np
 from alexnet.data.download import HUB_FILES, HUB_FOLDER, cifar10_md5, download_cifar10
 from alexnet.data.folders import VAL_SPLITS, Table, from_tables, load_folder, read_table, some
 from alexnet.data.images import ImageError
-from alexnet.data.splits import Dataset, Images, Pixels, hold_out
+from alexnet.data.splits import Dataset, Images, hold_out
+from alexnet.data.stores import Pixels
 from alexnet.recipes import meant
 
 __all__ = ["Dataset", "ImageError", "Images", "describe", "load"]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet.data.splits import HELD_OUT_SEED, Dataset, Encoded, Files, Images, hold_out
+from alexnet.data.splits import HELD_OUT_SEED, Dataset, Images, hold_out
+from alexnet.data.stores import Encoded, Files
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,0 +1,122 @@
+"""Where the images of a split are kept until somebody asks for one: as pixels, in a Parquet column, in files."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from alexnet.data.images import ImageError, open_image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Store(Protocol):
+    """Where the images of a split are kept; rows are numbered from 0."""
+
+    def name(self, row: int) -> str: ...
+
+    def open(self, row: int) -> Image.Image: ...
+
+    def encoded(self, row: int) -> bytes: ...
+
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """Of `rows`, without reading an image: the bytes that `encoded` will give, int64 [N], and the files' names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Decoded images: one uint8 array [N, H, W, 3]."""
+
+    array: np.ndarray
+    title: str
+
+    def name(self, row: int) -> str:
+        return f"{self.title} row {row}"
+
+    def open(self, row: int) -> Image.Image:
+        return Image.fromarray(self.array[row])
+
+    def encoded(self, row: int) -> bytes:
+        return bytes(self.array[row].tobytes())
+
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return np.full(len(rows), self.array[0].nbytes), ""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Image files held in an Arrow column of structs {bytes, path}, as Parquet on the Hugging Face hub has them.
+
+    `starts` are the first rows of the files that the column was read from, and `titles` the names of those files.
+    """
+
+    column: "pa.ChunkedArray"
+    starts: tuple[int, ...]
+    titles: tuple[str, ...]
+
+    def name(self, row: int) -> str:
+        return self._name(row, self._value(row))
+
+    def open(self, row: int) -> Image.Image:
+        value = self._value(row)
+        name = self._name(row, value)
+        return open_image(self._source(row, value), name)
+
+    def encoded(self, row: int) -> bytes:
+        source = self._source(row, self._value(row))
+        return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        contents = pc.struct_field(self.column, [self.column.type.get_field_index("bytes")])
+        lengths = pc.fill_null(pc.binary_length(contents.cast(pa.large_binary())), -1).to_numpy().astype(np.int64)[rows]
+        for place in np.flatnonzero(lengths < 0):  # a row that points to a file
+            row = int(rows[place])
+            source = self._source(row, self._value(row))
+            assert isinstance(source, str)
+            lengths[place] = Path(source).stat().st_size
+        return lengths, ""
+
+    def _source(self, row: int, value: dict[str, Any]) -> bytes | str:
+        source: bytes | str | None = value["bytes"] if value.get("bytes") is not None else value.get("path")
+        if source is None:
+            raise ImageError(f"{self._name(row, value)}: the row holds no image")
+        return source
+
+    def _name(self, row: int, value: dict[str, Any]) -> str:
+        part = bisect_right(self.starts, row) - 1
+        path = value.get("path")
+        return f"{self.titles[part]} row {row - self.starts[part]}" + (f" ({path})" if path else "")
+
+    def _value(self, row: int) -> dict[str, Any]:
+        return self.column[row].as_py() or {}
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Image files on disk, all below `folder`."""
+
+    paths: Sequence[str]
+    folder: str = ""
+
+    def name(self, row: int) -> str:
+        return self.paths[row]
+
+    def open(self, row: int) -> Image.Image:
+        return open_image(self.paths[row])
+
+    def encoded(self, row: int) -> bytes:
+        return Path(self.paths[row]).read_bytes()
+
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        paths = [self.paths[row] for row in rows]
+        names = "\n".join(path.removeprefix(self.folder) for path in paths)
+        return np.array([Path(path).stat().st_size for path in paths], np.int64), names.replace(os.sep, "/")
