@@ -24,7 +24,7 @@ from alexnet.data import datasets, loaders
 from alexnet.data.statistics import normalization
 from alexnet.files import git_commit, write_atomically
 from alexnet.model import INITS, AlexNet_2012
-from alexnet.train import cosine
+from alexnet.run.schedule import cosine
 
 SMOOTH = 20  # steps of the running mean that is compared with the bar
 

@@ -32,8 +32,8 @@ from alexnet.data.stores import Pixels
 from alexnet.lrn import local_response_norm
 from alexnet.model import AlexNet_2012
 from alexnet.run.metrics import Metrics, evaluate
+from alexnet.run.schedule import cosine
 from alexnet.run.session import open_session
-from alexnet.train import cosine
 from alexnet.use.predict import predict
 
 BATCH = 128

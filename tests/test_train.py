@@ -297,27 +297,6 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(run: Run, w
     assert rows_without_times(tmp_path / "other") != rows_without_times(whole)[:1]
 
 
-def test_cosine_is_pytorchs() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
-    for step in range(50):
-        assert train.cosine(step, 50, 0.01) == pytest.approx(schedule.get_last_lr()[0], abs=1e-9)
-        optimizer.step()
-        schedule.step()
-    assert train.cosine(50, 50, 0.01) == pytest.approx(0)
-
-
-def test_warm_up_and_plateau() -> None:
-    rates = [train.learning_rate(recipes.classic(warmup=0.5, epochs=2), step, 10) for step in range(20)]
-    assert rates[:5] == pytest.approx([0.01 * n / 6 for n in range(1, 6)])
-    assert rates[5] == 0.01
-    assert rates[5:] == pytest.approx([train.cosine(step, 15, 0.01) for step in range(15)])
-    recipe = recipes.classic(schedule="plateau", warmup=0.2)
-    assert [train.learning_rate(recipe, step, 10) for step in (1, 2, 129)] == pytest.approx([0.02 / 3, 0.01, 0.01])
-    assert [train.learning_rate(recipe, 5, 10, drops) for drops in (1, 3)] == pytest.approx([1e-3, 1e-5])
-
-
 MANY = {  # every part of a run that classic leaves out
     "holdout": 4, "variant": "paper", "input_scale": "mean-image", "crop": "random", "color_noise": "std", "ema": 0.9,
     "schedule": "plateau", "patience": 1, "warmup": 0.5, "nesterov": True, "decay_biases": False, "val_every": 3,

@@ -36,10 +36,11 @@ from alexnet.run.doctor import remedies
 from alexnet.run.metrics import Metrics, measure, with_views
 from alexnet.run.processes import signals
 from alexnet.run.runfolder import check_folder, continued, describe_run, headline, nothing_left, write_config
+from alexnet.run.schedule import learning_rate
 from alexnet.run.session import Session, open_session
 from alexnet.weights.checkpoint import LAST
 
-__all__ = ["Result", "TrainingError", "cosine", "learning_rate", "run", "train_step"]
+__all__ = ["Result", "TrainingError", "run", "train_step"]
 
 
 class TrainingError(RuntimeError):
@@ -57,21 +58,6 @@ class Result:
     """``val_acc`` and ``step`` of the best validation, once there is one. Picked on those images, so not a result."""
     stopped_by: int | None = None
     """The signal that ended the run early, if one did."""
-
-
-def cosine(step: int, total: int, lr: float) -> float:
-    """Learning rate of step ``step``, from 0, of ``total``: cosine annealing to 0, as PyTorch's scheduler gives it."""
-    return lr * (1 + math.cos(math.pi * step / total)) / 2
-
-
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, drops: int = 0) -> float:
-    """Learning rate of step ``step``, from 0; ``drops``: how often the schedule ``plateau`` has divided it by 10."""
-    warm, total = round(recipe.warmup * steps_per_epoch), recipe.epochs * steps_per_epoch
-    if step < warm:
-        return recipe.lr * (step + 1) / (warm + 1)
-    if recipe.schedule == "plateau":
-        return recipe.lr * 0.1**drops
-    return cosine(step - warm, total - warm, recipe.lr)
 
 
 def run(
