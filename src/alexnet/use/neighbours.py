@@ -1,0 +1,116 @@
+"""The images of a split as vectors, in the space of fc7 and in pixels, and which of them lie nearest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet import hardware
+from alexnet.data.loaders import eval_batch_size, eval_batches
+from alexnet.data.splits import Images
+from alexnet.model import AlexNet_2012
+from alexnet.use.attribution import hooked
+from alexnet.use.evaluate import card_of
+
+__all__ = ["Features", "features", "features_of_inputs", "nearest"]
+
+SMALL = 32  # side of the images whose pixels are compared
+BLOCK = 1024  # candidates compared at a time
+SPARE = 8  # kept beyond those asked for, until the distances are exact
+
+
+@dataclass(frozen=True)
+class Features:
+    """Images as vectors, on the CPU. Euclidean distances are what is meant to be taken between them."""
+
+    fc7: Tensor
+    """float32 ``[N, 4096]``: the last hidden layer, after its ReLU (the paper, section 6.1)."""
+    pixels: Tensor
+    """float32 ``[N, 3072]``: what the network sees, reduced to 32×32 by averaging and scaled so that the distance of
+    two images is the root of their mean squared difference in grey levels, 0 to 255."""
+
+
+def features(
+    model: AlexNet_2012,
+    images: Images,
+    *,
+    precision: str = "auto",
+    watch: Callable[[Iterable[Any], int], Iterable[Any]] = lambda batches, _count: batches,
+) -> Features:
+    """The vectors of a split's images, in their order, computed where the model is.
+
+    Args:
+        precision: as a recipe has it.
+        watch: is given the batches and their number, and hands them through; for a progress bar.
+
+    Raises:
+        ValueError: a damaged image, or a model that did not come from ``load_model``.
+    """
+    device = next(model.parameters()).device
+    batches = eval_batches(images, card_of(model).normalization, model.variant.image_sizes[0], device)
+    count = -(-len(images) // eval_batch_size(device))
+    parts = [features_of_inputs(model, x, precision=precision) for x, _ in watch(batches, count)]
+    return Features(torch.cat([part.fc7 for part in parts]), torch.cat([part.pixels for part in parts]))
+
+
+@torch.inference_mode()
+def features_of_inputs(model: AlexNet_2012, images: Tensor, *, precision: str = "auto") -> Features:
+    """The vectors of a batch ``[N, 3, S, S]``, such as ``inputs`` gives."""
+    fc7: list[Tensor] = []
+    with (
+        hooked(model, {"classifier.relu7": lambda output: fc7.append(output.float().cpu())}),
+        hardware.autocast(images.device, hardware.pick_precision(precision, images.device)),
+    ):
+        model(images)
+    grey_levels = 255 * torch.tensor(card_of(model).normalization.std, device=images.device)[:, None, None]
+    small = F.adaptive_avg_pool2d(images, SMALL) * grey_levels
+    return Features(fc7[0], small.flatten(1).cpu() / math.sqrt(small[0].numel()))
+
+
+@torch.inference_mode()
+def nearest(queries: Tensor, candidates: Tensor, count: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+    """The candidates nearest to each query by Euclidean distance, the nearest first.
+
+    Blocks of candidates by one matrix product each, ‖c‖² − 2 q·c around the candidates' mean; the distances of those
+    that come first are then taken exactly, since the product loses the digits of small ones.
+
+    Args:
+        queries: float32 ``[Q, D]``; candidates: float32 ``[N, D]``, on one device.
+        count: how many; fewer where there are fewer candidates.
+
+    Returns:
+        Distances float32 ``[Q, count]`` and places among the candidates int64 ``[Q, count]``.
+    """
+    count = min(count, len(candidates))
+    if not len(queries) or not count:
+        return queries.new_zeros(len(queries), count), torch.zeros(len(queries), count, dtype=torch.int64)
+    centre, spare = candidates.mean(0), min(count + SPARE, len(candidates))
+    parts = (queries[first : first + 4 * block] for first in range(0, len(queries), 4 * block))
+    found = [_nearest(part, candidates, centre, count, spare, block) for part in parts]
+    return torch.cat([distances for distances, _ in found]), torch.cat([places for _, places in found])
+
+
+def _nearest(
+    queries: Tensor, candidates: Tensor, centre: Tensor, count: int, spare: int, block: int
+) -> tuple[Tensor, Tensor]:
+    around = queries - centre
+    best = queries.new_empty(len(queries), 0)
+    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for first in range(0, len(candidates), block):
+        part = candidates[first : first + block] - centre
+        scores = torch.addmm((part * part).sum(1), around, part.T, alpha=-2)  # [Q, block]
+        near = scores.topk(min(spare, len(part)), largest=False)
+        best, places = torch.cat([best, near.values], 1), torch.cat([places, near.indices + first], 1)
+        best, kept = best.topk(min(spare, best.shape[1]), largest=False)
+        places = places.gather(1, kept)
+    exact = torch.stack(
+        [torch.linalg.vector_norm(candidates[row] - query, dim=1) for query, row in zip(queries, places, strict=True)]
+    )
+    exact, order = exact.sort(dim=1, stable=True)
+    return exact[:, :count], places.gather(1, order[:, :count])
