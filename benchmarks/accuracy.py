@@ -27,6 +27,10 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
     name = f"{recipe.name}-{label}-s{recipe.seed}"
     path = results / f"accuracy-{name}.json"
     if path.exists():
+        told = {key: value for key, value in as_recorded(recipe).items() if key not in ("data", "data_dir")}
+        before = json.loads(path.read_text())["recipe"]
+        if changed := [key for key, value in told.items() if before.get(key, value) != value]:
+            raise ValueError(f"{path}: a run with another {', '.join(changed)}; choose another --label")
         return path
     began, resumed = time.time(), (runs / name).is_dir()
     result = train.run(recipe, out=runs / name, resume=resumed)
@@ -37,11 +41,14 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
         "kind": "accuracy",
         "command": command(recipe),
         "data": config["data"] | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}),
-        "recipe": dataclasses.asdict(recipe) | {"data": config["data"]["name"], "data_dir": ""},
+        "recipe": as_recorded(recipe) | {"data": config["data"]["name"]},
         "steps": result.final["step"],
         "final": result.final,
         "wall_seconds": None if resumed else round(time.time() - began, 1),
-        **{key: config[key] for key in ("device", "precision", "loader", "compiled", "hardware", "versions", "commit")},
+        **{
+            key: config[key]
+            for key in ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
+        },
         "date": config["started"][:10],
         "rows": read_rows(runs / name),
     }
@@ -49,6 +56,11 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
     text = re.sub(r"\{\s+(\"step\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)  # a row a line
     write_atomically(path, lambda file: file.write_text(text + "\n"))
     return path
+
+
+def as_recorded(recipe: recipes.Recipe) -> dict[str, object]:
+    """A recipe without this machine's places."""
+    return dataclasses.asdict(recipe) | {"data_dir": ""}
 
 
 def command(recipe: recipes.Recipe) -> str:
@@ -87,7 +99,10 @@ def main() -> None:
     label = "-".join(filter(None, [args.label, "plain" if args.plain else "", loader])) or "run"
     for seed in args.seeds:
         for name in args.recipes:
-            path = measure(recipes.RECIPES[name](seed=seed, **changes), args.runs, args.results, label)
+            try:
+                path = measure(recipes.RECIPES[name](seed=seed, **changes), args.runs, args.results, label)
+            except ValueError as error:
+                parser.error(str(error))
             final = json.loads(path.read_text())["final"]
             print(f"{path}: step {final['step']}, val_acc {final['val_acc']:.2f}%", flush=True)
 

@@ -10,55 +10,42 @@ that rounding alone does. Weights, batches and dropout's masks begin alike; then
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
 
 from alexnet import hardware, recipes
 from alexnet.data import datasets, loaders
-from alexnet.data.statistics import normalization
-from alexnet.files import git_commit
-from alexnet.model import AlexNet_2012
+from alexnet.data.splits import Dataset
+from alexnet.run.session import open_session
+from alexnet.train import train_step
+from record import origin
+from sides import make_plain
 
 
 class Way:
-    """One way to compute a step."""
+    """One way to compute a step of a recipe."""
 
-    def __init__(
-        self, recipe: recipes.Recipe, classes: int, device: torch.device, *, fast: bool, rounded: bool
-    ) -> None:
-        self.recipe, self.device, self.rounded = recipe, device, rounded
-        self.precision = hardware.pick_precision("auto", device) if fast else "fp32"
-        torch.manual_seed(recipe.seed)
-        self.net = AlexNet_2012(classes, recipe.variant, recipe.init).to(device)
-        if fast:
-            self.net.to(memory_format=torch.channels_last)
-        else:
-            for name in ("norm1", "norm2"):
-                setattr(self.net.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0))
-        options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "fused": True if fast else None}
-        self.optimizer = torch.optim.SGD(self.net.parameters(), recipe.lr, **options)
+    def __init__(self, recipe: recipes.Recipe, dataset: Dataset, device: torch.device, *, fast: bool, rounded: bool):
+        self.plain, self.rounded = not fast, rounded
+        precision = "auto" if fast else "fp32"
+        self.s = open_session(dataclasses.replace(recipe, precision=precision, compile=False), Path(), dataset, device)
+        self.precision = precision if precision == "fp32" else hardware.pick_precision("auto", device)
+        if self.plain:
+            make_plain(self.s.net)
+        self.s.model.train()
 
     def step(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> float:
         if self.rounded:
             images = images.bfloat16().float()
-        if self.precision == "fp32":
+        if self.plain:
             images = images.contiguous()
         torch.manual_seed(seed)  # the same dropout
-        with hardware.autocast(self.device, self.precision):
-            logits = self.net(images)
-        loss = cross_entropy(logits.float(), labels)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.item()
+        return train_step(self.s, images, labels).item()
 
 
 def endless(batches: loaders.Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -77,15 +64,10 @@ def main() -> None:
     device = hardware.pick_device()
     dataset = datasets.load(args.data)
     recipe = recipes.classic(batch_size=args.batch_size)
-    norm = normalization(recipe.input_scale, dataset.train)
-    batches = loaders.open_batches(dataset, recipe, norm, 224, device)
     kinds = {"fast": (True, False), "plain": (False, False), "plain, rounded images": (False, True)}
-    ways = {
-        name: Way(recipe, len(dataset.classes), device, fast=fast, rounded=rounded)
-        for name, (fast, rounded) in kinds.items()
-    }
+    ways = {name: Way(recipe, dataset, device, fast=fast, rounded=rounded) for name, (fast, rounded) in kinds.items()}
     losses: dict[str, list[float]] = {name: [] for name in ways}
-    for step, (images, labels) in zip(range(args.steps), endless(batches), strict=False):
+    for step, (images, labels) in zip(range(args.steps), endless(ways["fast"].s.batches), strict=False):
         for name, way in ways.items():
             losses[name].append(round(way.step(images, labels, seed=step), 5))
         if step % 10 == 9:
@@ -98,10 +80,7 @@ def main() -> None:
         "command": f"python benchmarks/agreement.py --batch-size {args.batch_size} --steps {args.steps}",
         "data": dataset.name,
         "precision": ways["fast"].precision,
-        "hardware": hardware.describe(device),
-        "versions": hardware.versions(),
-        "commit": git_commit(),
-        "date": time.strftime("%Y-%m-%d"),
+        **origin(device),
         "losses": losses,
     }
     for name in ("fast", "plain, rounded images"):

@@ -11,17 +11,17 @@ import argparse
 import json
 import multiprocessing
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
 
-from alexnet import hardware
-from alexnet.files import git_commit
-from alexnet.model import AlexNet_2012
+from alexnet import hardware, recipes
+from alexnet.data import datasets
+from alexnet.run.session import open_session
+from alexnet.train import train_step
+from record import origin
+from sides import BATCH, clock, make_plain
 
 STAGES = [
     ("float32, channels first, torch's response normalisation", set()),
@@ -41,32 +41,21 @@ def step_seconds(changes: set[str], device_name: str, steps: int, pipe: Any) -> 
     if "memory" in changes:
         hardware.keep_freed_memory()
     device = torch.device(device_name)
-    torch.manual_seed(0)
-    net = AlexNet_2012(10).to(device)
-    if "lrn" not in changes:
-        for name in ("norm1", "norm2"):
-            setattr(net.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0))
+    recipe = recipes.quickstart(
+        batch_size=BATCH, precision="bf16" if "bf16" in changes else "fp32", compile="compile" in changes
+    )
+    s = open_session(recipe, Path(), datasets.load("digits"), device)
     layout = torch.channels_last if "layout" in changes else torch.contiguous_format
-    net.to(memory_format=layout)
-    if "compile" in changes:
-        net.compile()
-    fused = True if "fused" in changes else None
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
-    images = (torch.randn(128, 3, 224, 224, device=device) * 60).to(memory_format=layout)
-    labels = torch.randint(10, (128,), device=device)
-    seconds = []
-    for _ in range(steps + 2):
-        began = time.perf_counter()
-        with hardware.autocast(device, "bf16" if "bf16" in changes else "fp32"):
-            logits = net(images)
-        cross_entropy(logits.float(), labels).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0).item()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    pipe.send(seconds[2:])
+    s.net.to(memory_format=layout)
+    if "lrn" not in changes:
+        make_plain(s.net, layout)
+    if "fused" not in changes:
+        for group in s.optimizer.param_groups:
+            group["fused"] = None
+    images = (torch.randn(BATCH, 3, 224, 224, device=device) * 60).to(memory_format=layout)
+    labels = torch.randint(10, (BATCH,), device=device)
+    s.model.train()
+    pipe.send([clock(device, lambda: train_step(s, images, labels)) for _ in range(steps + 2)][2:])
 
 
 def main() -> None:
@@ -89,10 +78,7 @@ def main() -> None:
     record = {
         "kind": "changes",
         "command": f"python benchmarks/changes.py --steps {args.steps}",
-        "hardware": hardware.describe(device),
-        "versions": hardware.versions(),
-        "commit": git_commit(),
-        "date": time.strftime("%Y-%m-%d"),
+        **origin(device),
         "rows": rows,
     }
     if args.json:

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from alexnet import hardware
-from alexnet.files import git_commit
 from alexnet.report.summary import summarize
+from record import origin
 from sides import BATCH, LRN_SHAPE, Baseline, Ours, load
 
 FILES = 512  # images that inference reads
@@ -197,14 +197,9 @@ def main() -> None:
         "command": f"python benchmarks/compare.py --repeats {args.repeats}"
         + " --data FOLDER" * (args.data != "synthetic"),
         "data": dataset.name,
-        "hardware": hardware.describe(device)
-        | {
-            "matrix_tflops_bf16": round(statistics.median(figures["matrix_rate"]["ours"]), 3),
-            "copy_gb_per_s": round(statistics.median(figures["copy_rate"]["ours"]), 1),
-        },
-        "versions": hardware.versions(),
-        "commit": git_commit(),
-        "date": time.strftime("%Y-%m-%d"),
+        **origin(device),
+        "matrix_tflops_bf16": round(statistics.median(figures["matrix_rate"]["ours"]), 3),
+        "copy_gb_per_s": round(statistics.median(figures["copy_rate"]["ours"]), 1),
         "notes": "classic_job is 5,083 steps and 63 validations from the measured parts"
         + (
             f", ours run in full, start and imports included; the first one, with its compilation, took {job[0]:.1f} s"

@@ -10,56 +10,35 @@ record is written after each run, and a second call goes on where the first one 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
-import json
 import math
 import time
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from alexnet import hardware, recipes
-from alexnet.data import datasets, loaders
-from alexnet.data.statistics import normalization
-from alexnet.files import git_commit, write_atomically
-from alexnet.model import INITS, AlexNet_2012
-from alexnet.run.schedule import cosine
+from alexnet.data import datasets
+from alexnet.data.splits import Dataset
+from alexnet.model import INITS
+from alexnet.run.session import open_session
+from alexnet.train import train_step
+from record import Growing, origin
 
 SMOOTH = 20  # steps of the running mean that is compared with the bar
 
 
-def train(
-    recipe: recipes.Recipe, dataset: datasets.Dataset, device: torch.device, steps: int
-) -> tuple[list[float], float]:
-    """The losses of the first ``steps`` steps, and seconds a step (median)."""
-    precision = hardware.pick_precision(recipe.precision, device)
-    norm = normalization(recipe.input_scale, dataset.train)
-    batches = loaders.open_batches(dataset, recipe, norm, 224, device)
-    torch.manual_seed(recipe.seed)
-    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init).to(device, memory_format=torch.channels_last)
-    net.train()
-    optimizer = torch.optim.SGD(
-        net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-    )
-    total = recipe.epochs * batches.steps_per_epoch
-    losses, seconds = [], []
-    for step, (images, labels) in zip(range(steps), batches.train(0), strict=False):
-        began = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(step, total, recipe.lr)
-        with hardware.autocast(device, precision):
-            logits = net(images)
-        loss = cross_entropy(logits.float(), labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(round(loss.item(), 4))
-        seconds.append(time.perf_counter() - began)
-        if not math.isfinite(losses[-1]):
-            break
-    return losses, sorted(seconds)[len(seconds) // 2]
+def first_losses(recipe: recipes.Recipe, dataset: Dataset, device: torch.device, steps: int) -> list[float]:
+    """The losses of the first ``steps`` steps, up to one that is not finite."""
+    losses: list[float] = []
+    with contextlib.closing(open_session(recipe, Path(), dataset, device)) as s:
+        s.model.train()
+        for _, (images, labels) in zip(range(steps), s.batches.train(0), strict=False):
+            losses.append(round(train_step(s, images, labels).item(), 4))
+            if not math.isfinite(losses[-1]):
+                break
+    return losses
 
 
 def learned_at(losses: list[float], classes: int) -> int | None:
@@ -82,41 +61,31 @@ def main() -> None:
     hardware.keep_freed_memory()
     device = hardware.pick_device()
     dataset = datasets.load(args.data)
-    precision = hardware.pick_precision("auto", device)
-    record = {
+    head = {
         "kind": "learning",
         "command": f"python benchmarks/learning.py --batch-size {args.batch_size} --steps {args.steps}",
         "data": dataset.name,
+        "fingerprint": dataset.fingerprint(),
         "batch_size": args.batch_size,
         "steps": args.steps,
-        "precision": precision,
-        "hardware": hardware.describe(device),
-        "versions": hardware.versions(),
-        "commit": git_commit(),
-        "runs": [],
+        "precision": hardware.pick_precision("auto", device),
     }
-    if args.json.exists():
-        before = json.loads(args.json.read_text())
-        if all(before[key] == record[key] for key in ("data", "batch_size", "steps", "precision", "versions")):
-            record["runs"] = before["runs"]
-    done = {(run["input_scale"], run["init"]) for run in record["runs"]}
+    try:
+        record = Growing(args.json, head, ("input_scale", "init"))
+    except ValueError as error:
+        parser.error(str(error))
     for input_scale, init in itertools.product(("raw", "imagenet"), INITS):
-        if (input_scale, init) in done:
+        if record.has(input_scale=input_scale, init=init):
             continue
         recipe = recipes.classic(input_scale=input_scale, init=init, batch_size=args.batch_size)
-        losses, seconds = train(recipe, dataset, device, args.steps)
+        began = time.perf_counter()
+        losses = first_losses(recipe, dataset, device, args.steps)
+        seconds = (time.perf_counter() - began) / len(losses)
         step = learned_at(losses, len(dataset.classes))
-        record["runs"].append(
-            {
-                "input_scale": input_scale,
-                "init": init,
-                "learned_at": step,
-                "seconds_per_step": seconds,
-                "losses": losses,
-            }
+        names = {"input_scale": input_scale, "init": init}
+        record.add(
+            names | {"learned_at": step, "seconds_per_step": round(seconds, 3)} | origin(device) | {"losses": losses}
         )
-        text = json.dumps(record, indent=None, ensure_ascii=False).replace('{"input_scale"', '\n  {"input_scale"')
-        write_atomically(args.json, lambda file, text=text: file.write_text(text + "\n"))
         print(
             f"{input_scale:9} {init:10} learned at {step}, last loss {losses[-1]:.3f}, {seconds:.2f} s a step",
             flush=True,

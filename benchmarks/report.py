@@ -67,6 +67,11 @@ def machine(record: dict[str, Any]) -> str:
     return f"{name}; torch {versions['torch']}"
 
 
+def origins(record: dict[str, Any]) -> str:
+    """Machine and commit of each run in a growing record, each pair once."""
+    return "; ".join(dict.fromkeys(f"{machine(run)}, commit {run['commit']}" for run in record["runs"]))
+
+
 def groups(accuracy: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Runs that differ in nothing but their seed."""
     found = defaultdict(list)
@@ -182,7 +187,7 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         )
     for record in found["compare"]:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
-        rates = record["hardware"]
+        rates = record | record["hardware"]
         parts.append(
             f"## Speed: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}. "
             f"Measured in the same run: {rates['matrix_tflops_bf16']} TFLOP/s in one large bf16 product, "
@@ -210,15 +215,18 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         head = ["input", "initialisation", "starts to learn", "first loss", "last 20 losses"]
         parts.append(
             f"## Starting to learn\n\n`{record['command']}` on {record['data']}, {record['precision']}, "
-            f"{machine(record)}. It has started when the mean of 20 training losses is below ln 10 − 0.05 = 2.253. "
+            f"{origins(record)}. {record.get('notes', '')} It has started when the mean of 20 training losses is "
+            "below ln 10 − 0.05 = 2.253. "
             f"Record: [{record['file']}](results/{record['file']}).\n\n" + table(head, learning_rows(record))
         )
     for record in found["trials"]:
+        data = record["runs"][0]["data"]
         parts.append(
-            f"## From classic to modern\n\n`{record['command']}` on {record['data']['name']}, {machine(record)}: "
-            f"{record['data']['train']:,} images to train on, {record['data']['val']:,} of the training set held "
-            f"out to judge by, {record['epochs']} epoch{'s' * (record['epochs'] > 1)}, learning rate to 0 within. "
-            "Each line adds to the one before; those that begin with “modern” change it in one thing. Record: "
+            f"## From classic to modern\n\n`{record['command']}` on {data['name']}, {origins(record)}: "
+            f"{data['train']:,} images to train on, {data['val']:,} of the training set held out to judge by, "
+            f"{record['epochs']} epoch{'s' * (record['epochs'] > 1)}, learning rate to 0 within. "
+            "Each line adds to the one before; those that begin with “modern” change it in one thing. "
+            f"{record.get('notes', '')} Record: "
             f"[{record['file']}](results/{record['file']}).\n\n"
             + table(["with", "runs", "val_acc, %", "val_loss"], trial_rows(record))
         )

@@ -26,14 +26,15 @@ from torchvision import transforms
 
 from alexnet import hardware, recipes
 from alexnet.data import datasets
+from alexnet.data.loaders import eval_batches
 from alexnet.data.normalization import IMAGENET
 from alexnet.data.splits import Images
 from alexnet.data.stores import Pixels
 from alexnet.lrn import local_response_norm
 from alexnet.model import AlexNet_2012
-from alexnet.run.metrics import Metrics, evaluate
-from alexnet.run.schedule import cosine
+from alexnet.run.metrics import Metrics, measure
 from alexnet.run.session import open_session
+from alexnet.train import train_step
 from alexnet.use.predict import predict
 
 BATCH = 128
@@ -54,6 +55,13 @@ def load(spec: str) -> datasets.Dataset:
 
     names = tuple(str(n) for n in range(10))
     return datasets.Dataset(spec, "synthetic 32×32", names, split(50_000), split(10_000), "test", flip=True)
+
+
+def make_plain(net: nn.Module, layout: torch.memory_format = torch.contiguous_format) -> None:
+    """Give ``classic`` torch's response normalisation, and a memory layout."""
+    for name in ("norm1", "norm2"):
+        setattr(net.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0))
+    net.to(memory_format=layout)
 
 
 def decoded(images: Images) -> Images:
@@ -77,8 +85,7 @@ class Baseline:
         self.val_loader = self._loader(Pictures(dataset.val, self.eval_transform), shuffle=False)
         torch.manual_seed(0)
         self.net = AlexNet_2012(len(dataset.classes), init="zero-bias").to(device)
-        for name in ("norm1", "norm2"):
-            setattr(self.net.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0))
+        make_plain(self.net)
         self.optimizer = torch.optim.SGD(self.net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 5083)
         self.train_batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
@@ -190,16 +197,8 @@ class Ours:
 
         def work() -> None:
             s.model.train()
-            for step, (images, labels) in zip(range(steps), self.feed, strict=False):
-                for group in s.optimizer.param_groups:
-                    group["lr"] = cosine(step, 5083, 0.01)
-                logits = s.model(images)
-                loss = cross_entropy(logits, labels)
-                s.accelerator.backward(loss)
-                grad_norm = s.accelerator.clip_grad_norm_(s.net.parameters(), 1.0)
-                s.optimizer.step()
-                s.optimizer.zero_grad()
-                s.running.add(loss.detach(), logits.detach(), labels, grad_norm, step + 1)
+            for _, (images, labels) in zip(range(steps), self.feed, strict=False):
+                train_step(s, images, labels)
 
         if self.quick:
             self.feed = s.batches.train(0)
@@ -220,8 +219,9 @@ class Ours:
 
     def validation(self) -> float:
         metrics = Metrics(10, self.device)
-        batches = self.s.batches.val() if self.quick else itertools.islice(self.s.batches.val(), 8)
-        seconds = clock(self.device, lambda: evaluate(self.s.model, batches, metrics))
+        batches = eval_batches(self.s.dataset.val, self.s.card.normalization, 224, self.device)
+        batches = batches if self.quick else itertools.islice(batches, 8)
+        seconds = clock(self.device, lambda: measure(self.s.judged, batches, metrics))
         return seconds * len(self.s.dataset.val) / int(metrics.confusion.sum())
 
     def inference(self) -> float:

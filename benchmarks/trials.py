@@ -10,15 +10,14 @@ first one stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from alexnet import hardware, recipes, train
-from alexnet.files import git_commit, write_atomically
 from alexnet.run.runfolder import read_config
+from record import Growing, origin
 
 LADDER: list[tuple[str, dict[str, Any]]] = [
     ("classic", {}),
@@ -55,10 +54,10 @@ def measure(changes: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         final = train.run(recipe, out=Path(folder) / "run", quiet=True).final
-        config = read_config(Path(folder) / "run")
+        data = read_config(Path(folder) / "run")["data"]
     keep = ("val_acc", "val_loss", "train_acc", "train_loss", "step")
-    data = config["data"] | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {})
-    return {key: final[key] for key in keep} | {"seconds": time.perf_counter() - began, "data": data}
+    spec = {"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}
+    return {key: final[key] for key in keep} | {"seconds": time.perf_counter() - began, "data": data | spec}
 
 
 def main() -> None:
@@ -73,33 +72,23 @@ def main() -> None:
     names = [name for name, _ in trials()]
     if unknown := set(args.only or ()) - set(names):
         parser.error(f"--only {', '.join(unknown)}: allowed are {', '.join(names)}")
-    device = hardware.pick_device()
-    record: dict[str, Any] = {
+    head = {
         "kind": "trials",
         "command": f"python benchmarks/trials.py --data FOLDER --epochs {args.epochs} --holdout {args.holdout}",
         "epochs": args.epochs,
         "holdout": args.holdout,
-        "hardware": hardware.describe(device),
-        "versions": hardware.versions(),
-        "commit": git_commit(),
-        "runs": [],
     }
-    if args.json.exists():
-        before = json.loads(args.json.read_text())
-        if any(before[key] != record[key] for key in ("command", "versions")):
-            parser.error(f"--json {args.json}: holds other trials; name another file")
-        record["runs"] = before["runs"]
-    done = {(run["name"], run["seed"]) for run in record["runs"]}
+    try:
+        record = Growing(args.json, head, ("name", "seed"))
+    except ValueError as error:
+        parser.error(str(error))
     for seed in args.seeds:
         for name, changes in trials():
-            if (name, seed) in done or (args.only and name not in args.only):
+            if record.has(name=name, seed=seed) or (args.only and name not in args.only):
                 continue
             common = {"data": args.data, "epochs": args.epochs, "holdout": args.holdout, "seed": seed}
             found = measure(changes, common)
-            record["data"] = found.pop("data")
-            record["runs"].append({"name": name, "seed": seed, "changes": changes, **found})
-            text = json.dumps(record, ensure_ascii=False).replace('{"name"', '\n  {"name"')
-            write_atomically(args.json, lambda file, text=text: file.write_text(text + "\n"))
+            record.add({"name": name, "seed": seed, "changes": changes, **found, **origin(hardware.pick_device())})
             print(f"{name:60} seed {seed}  val_acc {found['val_acc']:.2f}%  {found['seconds']:.0f} s", flush=True)
 
 

@@ -91,7 +91,7 @@ def _run(argv: list[str]) -> int:
         sys.stdout.flush()
         raise
     out = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext(), _memory():
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext(), _memory(args.command):
         answer = _COMMANDS[args.command](args)
     if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one speaks
         return answer.code
@@ -117,7 +117,7 @@ def _finite(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[None]:
+def _memory(command: str) -> Iterator[None]:
     """Say in one line that memory ran out. torch has a class of its own for devices, and none for the CPU."""
     try:
         yield
@@ -125,7 +125,8 @@ def _memory() -> Iterator[None]:
         if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)):
             raise
         reason = (str(error).splitlines() or ["no more to be had"])[0]
-        raise FailedError(f"out of memory ({reason}); a smaller --batch-size needs less") from error
+        remedy = "; a smaller --batch-size needs less" if command == "train" else ""
+        raise FailedError(f"out of memory ({reason}){remedy}") from error
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

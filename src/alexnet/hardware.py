@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -46,7 +47,11 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether ``torch.compile`` finds the compiler that it needs (C++ for a CPU, C for CUDA's launchers)."""
+    """Whether ``torch.compile`` finds what it needs: a C++ compiler for a CPU; for CUDA a C compiler and Triton, which
+    supports devices of compute capability 7.0 and above.
+    """
+    if device.type == "cuda" and (find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0)):
+        return False
     wanted = [os.environ.get("CXX" if device.type == "cpu" else "CC", "")]
     wanted += ["g++", "clang++"] if device.type == "cpu" else ["gcc", "clang"]
     return any(shutil.which(name) for name in wanted if name)

@@ -177,10 +177,10 @@ def _loop(
     _save(s)
 
 
-def train_step(s: Session, images: Tensor, labels: Tensor) -> None:
+def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
     """One step of SGD on ``images`` ``[B, 3, S, S]`` and ``labels`` ``[B]``, this process's share of the batch.
 
-    Reads nothing back from the device.
+    Gives the mean loss, still on the device: nothing is read back from there.
     """
     recipe, progress = s.recipe, s.progress
     for group in s.optimizer.param_groups:
@@ -194,6 +194,7 @@ def train_step(s: Session, images: Tensor, labels: Tensor) -> None:
     progress.step += 1
     s.update_average()
     s.running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
+    return loss.detach()
 
 
 def _row_is_due(s: Session) -> bool:

@@ -229,10 +229,10 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
     batches = loaders.open_batches(dataset, recipe, norm, net.variant.image_sizes[0], device, share)
     compiled = device.type == "cuda" if recipe.compile is None else recipe.compile
     if compiled and (compiled := hardware.can_compile(device)):
-        net.compile()
+        net.compile(dynamic=False)  # once for each size of batch: whole, the epoch's last, validation's
     average = copy.deepcopy(net).requires_grad_(False) if recipe.ema else None
     if average is not None and compiled:
-        average.compile()
+        average.compile(dynamic=False)
     model, optimizer = accelerator.prepare(net, sgd(net, recipe, device))
     judged = model if average is None else accelerator.prepare_model(average, evaluation_mode=True)
     torch.manual_seed(recipe.seed + share.rank)  # dropout differs between processes

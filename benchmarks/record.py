@@ -1,0 +1,52 @@
+"""What every record says of its origin, and records that grow run by run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet import hardware
+from alexnet.files import git_commit, write_atomically
+
+
+def origin(device: torch.device) -> dict[str, Any]:
+    """The commit, hardware, versions and date of a measurement."""
+    return {
+        "hardware": hardware.describe(device),
+        "versions": hardware.versions(),
+        "commit": git_commit(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+class Growing:
+    """A record of several runs, written after each, that a second call goes on with. Each run has its own origin."""
+
+    def __init__(self, path: Path, head: dict[str, Any], names: Sequence[str]) -> None:
+        """``head`` is what all its runs have in common, ``names`` the keys that tell one run from another.
+
+        ValueError where the file at ``path`` holds runs of another head.
+        """
+        self.path, self.names = path, names
+        self.record = head | {"runs": []}
+        if path.exists():
+            before = json.loads(path.read_text())
+            if different := [key for key in head if before.get(key) != head[key]]:
+                raise ValueError(f"--json {path}: its runs have another {', '.join(different)}; name another file")
+            self.record["runs"] = before["runs"]
+
+    def has(self, **names: Any) -> bool:
+        """Whether a run with these names is there."""
+        return any(all(run[key] == names[key] for key in self.names) for run in self.record["runs"])
+
+    def add(self, run: dict[str, Any]) -> None:
+        """Add a run and write the record, one run a line."""
+        self.record["runs"].append(run)
+        first = json.dumps(self.names[0])
+        text = json.dumps(self.record, ensure_ascii=False).replace(f"{{{first}", f"\n  {{{first}") + "\n"
+        write_atomically(self.path, lambda file: file.write_text(text, encoding="utf-8"))
