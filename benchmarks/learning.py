@@ -2,7 +2,7 @@
 
     python benchmarks/learning.py --data FOLDER [--batch-size 128] [--steps 300] [--json results/learning.json]
 
-Each of the ten trains as the recipe ``classic`` does, from the same seed, with the first steps of its 13-epoch
+Each of them trains as the recipe ``classic`` does, from the same seed, with the first steps of its 13-epoch
 schedule. It has started to learn when its training loss, the mean over 20 steps, falls below ln(classes) − 0.05. The
 record is written after each run, and a second call goes on where the first one stopped.
 """

@@ -154,6 +154,7 @@ STARTS = {  # weights' standard deviation by layer, bias of conv2, conv4, conv5,
     "zero-bias": (dict.fromkeys(FAN_IN, 0.01), 0.0),
     "source": ({**dict.fromkeys(FAN_IN, 0.01), "conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, 1.0),
     "caffe": ({**dict.fromkeys(FAN_IN, 0.01), "fc6": 0.005, "fc7": 0.005}, 0.1),
+    "caffenet": ({**dict.fromkeys(FAN_IN, 0.01), "fc6": 0.005, "fc7": 0.005}, 1.0),
     "he": ({name: math.sqrt(2 / fan_in) for name, fan_in in FAN_IN.items()}, 0.0),
 }
 
@@ -165,7 +166,7 @@ def test_every_initialisation_is_tested():
         "paper": "paper",
         "source": "source",
         "caffe": "caffe",
-        "caffenet": "caffe",
+        "caffenet": "caffenet",
     }
 
 

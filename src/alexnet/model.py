@@ -103,7 +103,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant(
             name="caffenet",
             source="BVLC Caffe, models/bvlc_reference_caffenet",
-            init="caffe",
+            init="caffenet",
             image_sizes=(227,),
             conv1_padding=0,
             groups=2,
@@ -134,6 +134,9 @@ INITS: Mapping[str, Init] = {
     "zero-bias": Init("the paper's weights, biases at 0"),
     "source": Init("layers-145.cfg", std_of={"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, bias=1.0),
     "caffe": Init("models/bvlc_alexnet/train_val.prototxt", std_of={"fc6": 0.005, "fc7": 0.005}, bias=0.1),
+    "caffenet": Init(
+        "models/bvlc_reference_caffenet/train_val.prototxt", std_of={"fc6": 0.005, "fc7": 0.005}, bias=1.0
+    ),
     "he": Init("He et al. 2015, arXiv:1502.01852, equation 10", std=None),
 }
 

@@ -75,7 +75,9 @@ class Recipe:
     )
 
     variant: Literal["classic", "paper", "source", "caffe", "caffenet"] = _network("classic", "Which AlexNet of 2012.")
-    init: Literal["paper", "zero-bias", "source", "caffe", "he"] = _network("paper", "Initialisation of the weights.")
+    init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network(
+        "paper", "Initialisation of the weights."
+    )
 
     epochs: int = _training(13, "Passes over the training images.")
     max_steps: int | None = _training(

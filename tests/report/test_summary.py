@@ -99,6 +99,8 @@ def test_variants_table(rows):
     assert [values["norm: k"][name] for name in NETWORKS] == ["2", "2", "2", "1", "1", "no norm"]
     assert values["dropout on"]["classic"].startswith("inputs")
     assert values["weights"]["source"] == "N(0, 0.01); conv3, conv4, conv5: 0.03"
+    biases = values["biases of conv2, 4, 5, fc6, 7"]
+    assert [biases[name] for name in NETWORKS] == ["1", "1", "1", "0.1", "1", "U(±1/√fan-in)"]
     assert values["parameters, 10 classes"]["caffe"] == "56,909,194"
 
 

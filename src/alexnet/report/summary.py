@@ -184,7 +184,7 @@ def _described_rows() -> list[dict[str, Any]]:
             "biases of conv2, 4, 5, fc6, 7",
             lambda _, init: f"{init.bias:g}",
             "U(±1/√fan-in)",
-            "paper 5; layers-145.cfg: initB; bvlc_alexnet: bias_filler (bvlc_reference_caffenet itself: 1); torch.nn",
+            "paper 5; layers-145.cfg: initB; Caffe: bias_filler; torch.nn",
         ),
     ]
 
