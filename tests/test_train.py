@@ -156,6 +156,20 @@ def test_max_steps_between_two_rows_adds_a_row_and_changes_nothing_else(run: Run
     assert [row for row in rows if row["step"] != 5] == rows_without_times(whole)
 
 
+def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(
+    images: Path, tmp_path: Path, tiny_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipes.quickstart(data=str(images), **SMALL, max_steps=4)
+    train.run(recipe, out=tmp_path / "plain")
+    capsys.readouterr()
+    train.run(recipe, out=tmp_path / "profiled", profile=2)
+    said = capsys.readouterr().err
+    assert "2 steps, operation by operation; the whole trace: " in said
+    assert "convolution" in said
+    assert json.loads((tmp_path / "profiled" / "trace.json").read_text())["traceEvents"]
+    assert_same_run(tmp_path / "profiled", tmp_path / "plain")
+
+
 def test_a_row_at_max_steps_picks_no_best_weights(run: Run, tmp_path: Path) -> None:
     run(tmp_path / "run", max_steps=1)
     assert read_rows(tmp_path / "run")[-1]["step"] == 1
