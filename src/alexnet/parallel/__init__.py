@@ -1,0 +1,1 @@
+"""Several processes: the two towers of 2012, one on each of two."""
