@@ -125,6 +125,10 @@ class Recipe:
         "auto",
         "resident: the data set in memory, transformed in batches on the device; workers: torchvision in 4 processes.",
     )
+    parallel: Literal["data", "columns"] = _run(
+        "data",
+        "Of several processes each takes a part of every batch (data), or of two each one tower's half (columns).",
+    )
     compile: bool | None = _run(None, "torch.compile the network; by default on CUDA alone.")
 
     def __post_init__(self) -> None:
@@ -146,6 +150,7 @@ class Recipe:
         self._check(
             "test_views", self.test_views == "center" or self.holdout > 0, "center, unless there is a --holdout"
         )
+        self._check("compile", not (self.compile and self.parallel == "columns"), "no, at --parallel columns")
         self._check("val_every", self.val_every >= 1, "1 or more")
         self._check("save_every", 0 <= self.save_every < math.inf, "0 or more minutes")
         self._check("seed", 0 <= self.seed < 2**31, "0 to 2147483647")

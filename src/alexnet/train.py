@@ -28,6 +28,8 @@ from alexnet import hardware
 from alexnet.data import datasets, loaders
 from alexnet.data.loaders import eval_batch_size
 from alexnet.data.splits import Images
+from alexnet.model import VARIANTS
+from alexnet.parallel import columns
 from alexnet.recipes import Recipe
 from alexnet.report import plots
 from alexnet.run import tracking
@@ -92,6 +94,8 @@ def run(
     folder = Path(out) if out else Path("runs") / recipe.name
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         check_folder(folder, recipe, resume=resume)
+    if recipe.parallel == "columns":
+        columns.check(VARIANTS[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
     dataset = datasets.load(recipe.data, recipe.data_dir)
     if recipe.holdout:
         dataset = dataset.with_holdout(recipe.holdout)
@@ -188,7 +192,7 @@ def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
     logits = s.model(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     s.accelerator.backward(loss * s.weight_of(len(labels)))
-    grad_norm = s.accelerator.clip_grad_norm_(s.net.parameters(), recipe.clip_norm or math.inf)
+    grad_norm = s.clip_gradient(recipe.clip_norm or math.inf)
     s.optimizer.step()
     s.optimizer.zero_grad()
     progress.step += 1
@@ -216,7 +220,7 @@ def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: 
     row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
     full = step % recipe.val_every == 0 or step == s.last_step
     if full:
-        row |= s.running.read(s.accelerator.reduce)
+        row |= s.running.read(s.sum_up)
         seen = row.pop("images")
         row |= {"val_loss": scores["loss"], "val_acc": scores["top1"]}
         row["lr"] = learning_rate(recipe, step - 1, s.batches.steps_per_epoch, progress.drops)
@@ -269,11 +273,11 @@ def _judge(s: Session, images: Images, views: str, stopped: Callable[[], int | N
     metrics = Metrics(s.card.num_classes, s.device)
     norm, flip = s.card.normalization, s.dataset.flip
     model, batches = with_views(s.judged, s.net.variant, views, s.share_of(images), norm, s.device, flip)
-    turns = -(-len(images) // (s.accelerator.num_processes * eval_batch_size(s.device)))  # of the largest share
+    turns = -(-len(images) // (s.share.world * eval_batch_size(s.device)))  # of the largest share
     padded = itertools.islice(itertools.chain(batches, itertools.repeat(None)), turns)
     if not measure(model, padded, metrics, lambda: s.accord.now(stopped() is not None)[0] > 0):
         return None
-    metrics.reduce(s.accelerator.reduce)
+    metrics.reduce(s.sum_up)
     return metrics.result(expected=len(images))
 
 

@@ -94,13 +94,13 @@ def split(net: AlexNet_2012, pair: Pair) -> Column:
     return Column(net, pair)
 
 
-def halve(tree: Any, pair: Pair) -> Any:
+def halve(state: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
     """This column's half, along dimension 0, of each tensor in a state of the whole network or of its optimiser."""
-    return _mapped(tree, lambda whole: pair.own(whole).clone())
+    return {name: _mapped(inner, lambda whole: pair.own(whole).clone()) for name, inner in state.items()}
 
 
-def gather(tree: Any, pair: Pair) -> Any:
-    """A state of the whole network or of its optimiser from both columns' halves: the inverse of ``halve``.
+def gather(state: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
+    """The state of the whole network or of its optimiser from both columns' halves: the inverse of ``halve``.
 
     Both processes call it together, and both get it.
     """
@@ -109,7 +109,7 @@ def gather(tree: Any, pair: Pair) -> Any:
         length = torch.tensor([len(mine)], device=mine.device)  # the classes may be odd in number
         return pair.join(mine, 0, int(length + pair.swap(length)))
 
-    return _mapped(tree, whole)
+    return {name: _mapped(inner, whole) for name, inner in state.items()}
 
 
 def _mapped(tree: Any, work: Callable[[Tensor], Tensor]) -> Any:

@@ -19,7 +19,7 @@ __all__ = ["check_folder", "continued", "describe_run", "headline", "nothing_lef
 
 CONFIG = "config.json"
 # A continued run may differ from its beginning in these: they do not change what is computed,
-FREE = {"max_steps", "save_every", "tracker"}
+FREE = {"max_steps", "save_every", "tracker", "parallel"}
 # and in these, as far as what comes of them is the same: `continued` compares that.
 RESOLVED = {"data", "data_dir", "device", "precision", "loader", "compile"}
 

@@ -19,6 +19,7 @@ from alexnet.data import datasets, loaders
 from alexnet.data.splits import Images
 from alexnet.data.statistics import normalization
 from alexnet.model import AlexNet_2012
+from alexnet.parallel import columns
 from alexnet.recipes import Recipe
 from alexnet.run.metrics import Running
 from alexnet.run.processes import Accord
@@ -83,6 +84,8 @@ class Session:
     batches: loaders.Batches
     accelerator: Accelerator
     accord: Accord
+    share: loaders.Share
+    """Of each batch and of the images to judge by; both of two columns take them all."""
     net: AlexNet_2012
     """The network itself; ``model`` is the same as Accelerate prepared it: autocast, several processes."""
     model: nn.Module
@@ -124,7 +127,11 @@ class Session:
 
     def share_of(self, images: Images) -> Images:
         """The images that this process judges by, of ``images``."""
-        return images.subset(range(self.accelerator.process_index, len(images), self.accelerator.num_processes))
+        return images.subset(range(self.share.rank, len(images), self.share.world))
+
+    def sum_up(self, own: Tensor) -> Tensor:
+        """The sum of what the processes counted, each in its share."""
+        return own if self.share.world == 1 else self.accelerator.reduce(own)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End the processes that load images. To be called however the run ends."""
@@ -146,20 +153,40 @@ class Session:
         """What the mean loss over ``own`` images counts for, so that the mean over processes is the batch's."""
         place, size = self.progress.step % self.batches.steps_per_epoch, self.recipe.batch_size
         batch: int = min(size, len(self.dataset.train) - place * size)
-        world: int = self.accelerator.num_processes
-        return own * world / batch
+        return own * self.share.world / batch
+
+    def clip_gradient(self, max_norm: float) -> Tensor:
+        """Scale the whole network's gradient down to ``max_norm`` where it is longer. Gives its norm before."""
+        if isinstance(self.net, columns.Column):
+            return columns.clip_grad_norm_(self.net, max_norm)
+        return self.accelerator.clip_grad_norm_(self.net.parameters(), max_norm)  # type: ignore[no-any-return]
+
+    def _whole(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of the whole network or optimiser, which all processes ask for together, from this process's."""
+        return columns.gather(state, self.net.pair) if isinstance(self.net, columns.Column) else state
+
+    def _own(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What this process holds of the whole network's or optimiser's state."""
+        return columns.halve(state, self.net.pair) if isinstance(self.net, columns.Column) else state
 
     def keep_if_best(self, val_acc: float) -> None:
         """Hold a copy of the weights where ``val_acc`` is the highest so far."""
         if val_acc <= self.progress.best_acc:
             return
         self.progress.best_acc, self.progress.best_step = val_acc, self.progress.step
+        weights = self._whole(self.kept.state_dict())
         if self.accelerator.is_main_process:  # the one that writes
-            self.unsaved_best = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
+            self.unsaved_best = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
     def save(self) -> None:
         """Write last.ckpt, and best.safetensors if there is a new best. All processes call it together."""
-        running = self.running.state_dict(self.accelerator.reduce)
+        state = {
+            "model": self._whole(self.net.state_dict()),
+            "optimizer": self._whole(self.optimizer.state_dict()),
+            "running": self.running.state_dict(self.sum_up),
+        }
+        if self.average is not None:
+            state["average"] = self._whole(self.average.state_dict())
         if not self.accelerator.is_main_process:
             return
         if self.unsaved_best is not None:
@@ -169,15 +196,7 @@ class Session:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {
-            "model": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": dataclasses.asdict(self.progress),
-            "running": running,
-            "random": random,
-        }
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
+        state |= {"progress": dataclasses.asdict(self.progress), "random": random}
         row = self.progress.row if self.progress.row.get("step") == self.progress.step else {}
         names = {"val_acc": "val_acc, %", "val_loss": "val_loss", "test_acc": "test_acc, %", "test_loss": "test_loss"}
         figures = {told: row[name] for name, told in names.items() if name in row}
@@ -198,18 +217,18 @@ class Session:
     def restore(self) -> None:
         """Take up everything from last.ckpt. ValueError where it is broken."""
         state = load_checkpoint(self.folder / LAST)
-        self.net.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.net.load_state_dict(self._own(state["model"]))
+        self.optimizer.load_state_dict(self._own(state["optimizer"]))
         self.progress = Progress(**state["progress"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.is_main_process:  # the sums are those of all processes
+            self.average.load_state_dict(self._own(state["average"]))
+        if self.share.rank == 0:  # the sums are those of all processes
             self.running.load_state_dict(state["running"])
             torch.set_rng_state(state["random"]["cpu"])
             if "cuda" in state["random"] and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
         else:
-            torch.manual_seed(self.recipe.seed + self.accelerator.process_index + self.progress.step)
+            torch.manual_seed(self.recipe.seed + self.share.rank + self.progress.step)
 
 
 def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device: torch.device) -> Session:
@@ -225,15 +244,19 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
     net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     norm = normalization(recipe.input_scale, dataset.train)
-    share = loaders.Share(accelerator.process_index, accelerator.num_processes)
+    as_columns = recipe.parallel == "columns"
+    share = loaders.Share() if as_columns else loaders.Share(accelerator.process_index, accelerator.num_processes)
     batches = loaders.open_batches(dataset, recipe, norm, net.variant.image_sizes[0], device, share)
-    compiled = device.type == "cuda" if recipe.compile is None else recipe.compile
+    if as_columns:
+        net = columns.split(net, columns.Pair(accelerator.process_index))
+    compiled = device.type == "cuda" and not as_columns if recipe.compile is None else recipe.compile
     if compiled and (compiled := hardware.can_compile(device)):
         net.compile(dynamic=False)  # once for each size of batch: whole, the epoch's last, validation's
     average = copy.deepcopy(net).requires_grad_(False) if recipe.ema else None
     if average is not None and compiled:
         average.compile(dynamic=False)
-    model, optimizer = accelerator.prepare(net, sgd(net, recipe, device))
+    model = accelerator.prepare_model(net, evaluation_mode=as_columns)  # two columns have no gradient in common
+    optimizer = accelerator.prepare_optimizer(sgd(net, recipe, device))
     judged = model if average is None else accelerator.prepare_model(average, evaluation_mode=True)
     torch.manual_seed(recipe.seed + share.rank)  # dropout differs between processes
     return Session(
@@ -244,6 +267,7 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         batches=batches,
         accelerator=accelerator,
         accord=Accord(accelerator.num_processes),
+        share=share,
         net=net,
         model=model,
         average=average,
