@@ -25,10 +25,10 @@ quickstart: .venv/run  ## Train on handwritten digits, nothing to download: minu
 	$(BIN)/alexnet train quickstart
 
 test: .venv/dev  ## The fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv/dev  ## The tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/dev  ## Style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ from PIL import Image
 
 from alexnet import recipes, train
 from alexnet.data import datasets
-from alexnet.run.session import Progress
+from alexnet.run import doctor
+from alexnet.run.progress import Progress
+from alexnet.run.session import Session
 from alexnet.run.tracking import read_rows
 from alexnet.use.evaluate import evaluate
 from alexnet.weights.checkpoint import load_checkpoint, load_model, load_weights
@@ -368,21 +370,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> No
 
 
 def test_the_plateau_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
+    class Parts:
         recipe = recipes.reference()
         progress = Progress(step=200, row={"train_loss": math.log(10) - 0.01})
         card = type("Card", (), {"num_classes": 10})
 
     said: list[str] = []
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
     assert len(said) == 1
     for part in ("after 200 steps", "ln 10 = 2.303", "'zero-bias'", "'imagenet'", "--input-scale raw", "--init he"):
         assert part in said[0]
-    Session.progress = Progress(step=100, row={"train_loss": 2.3})
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
-    Session.progress = Progress(step=200, row={"train_loss": 2.2})
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    Parts.progress = Progress(step=100, row={"train_loss": 2.3})
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
+    Parts.progress = Progress(step=200, row={"train_loss": 2.2})
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
     assert len(said) == 1
 
 
@@ -508,5 +510,6 @@ def test_batches_follow_one_another_over_epochs() -> None:
         def train(self, epoch: int, start: int = 0):  # type: ignore[no-untyped-def]
             return ((epoch, place) for place in range(start, 3))
 
-    stream = train._stream(Batches(), 4)  # type: ignore[arg-type]
+    parts = SimpleNamespace(batches=Batches(), progress=Progress(step=4))
+    stream = Session.batches_from_here(parts)  # type: ignore[arg-type]
     assert list(itertools.islice(stream, 4)) == [(1, 1), (1, 2), (2, 0), (2, 1)]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from alexnet.lrn import local_response_norm
+from alexnet.lrn import ResponseNorm, WithinMapNorm
 from alexnet.recipes import known
 from alexnet.weights.hub import PretrainedMixin
 
@@ -212,40 +212,6 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
             )
 
 
-class ResponseNorm(nn.Module):
-    """Local response normalisation as a layer. ``towers``: halves of the channels that do not see each other."""
-
-    def __init__(self, alpha: float, k: float, towers: int = 1, size: int = 5, beta: float = 0.75) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.towers == 1:
-            return local_response_norm(x, self.size, self.alpha, self.beta, self.k)
-        towers = [local_response_norm(t, self.size, self.alpha, self.beta, self.k) for t in x.chunk(self.towers, 1)]
-        return torch.cat(towers, 1)
-
-    def extra_repr(self) -> str:
-        towers = f", towers={self.towers}" if self.towers > 1 else ""
-        return f"size={self.size}, alpha={self.alpha:g}, beta={self.beta}, k={self.k:g}{towers}"
-
-
-class WithinMapNorm(nn.Module):
-    """x / (1 + s/n² · Σ x²)^β over n×n pixels of the same map (the released code's ``rnorm``: s 0.001, n 5, β 0.75)."""
-
-    def __init__(self, size: int = 5, scale: float = 1e-3, beta: float = 0.75) -> None:
-        super().__init__()
-        self.size, self.scale, self.beta = size, scale, beta
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        mean = nn.functional.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2)  # divides by n²
-        return (wide * (1 + self.scale * mean).pow(-self.beta)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}, scale={self.scale:g}, beta={self.beta}"
-
-
 class RoundUpPad(nn.Module):
     """Zeros at the right and bottom until ``kernel`` at ``stride`` covers every pixel: 224 becomes 227."""
 
@@ -291,8 +257,8 @@ def _features(v: Variant) -> nn.Sequential:
 
 
 def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
-    *_, maps5, hidden6, hidden7 = v.widths  # 256, 4096, 4096
     layers: list[tuple[str, nn.Module]] = []
+    *_, maps5, hidden6, hidden7 = v.widths  # 256, 4096, 4096
     for number, width, outputs in ((6, maps5 * 6 * 6, hidden6), (7, hidden6, hidden7)):
         dropout = (f"drop{number}", nn.Dropout(0.5))
         hidden = [(f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU(inplace=True))]

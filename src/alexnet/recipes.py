@@ -23,9 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-VIEWS = ("center", "flip", "ten-crop")
-
-
 def meant(name: str, allowed: Collection[str]) -> str:
     """``" (did you mean X?)"`` where one of ``allowed`` is near ``name``, else nothing."""
     near = difflib.get_close_matches(str(name), allowed, n=1)
@@ -187,6 +184,9 @@ def field_types() -> Mapping[str, Any]:
     return _hints()
 
 
+VIEWS = choices_of(_hints()["test_views"])
+
+
 def field_metadata(name: str) -> Mapping[str, str]:
     """``group``, one of ``GROUPS``, and ``help`` of a field: how its flag is told."""
     return Recipe.__dataclass_fields__[name].metadata
@@ -239,7 +239,7 @@ def quickstart(**changes: Any) -> Recipe:
 
     alexnet train quickstart. 1,438 training images, 45 steps an epoch.
     """
-    base = Recipe(name="quickstart", data="digits", batch_size=32, epochs=7, val_every=45, tracker="none")
+    base = Recipe(name="quickstart", data="digits", batch_size=32, lr=0.02, epochs=5, val_every=45, tracker="none")
     return _make(base, changes)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from alexnet.data.images import ImageError
-from alexnet.data.normalization import RESIZE, Normalization, Normalize, normalize_small
+from alexnet.data.normalization import RESIZE, Normalization, Normalize, normalize_small, normalized
 from alexnet.data.resident import Boxes, CropMatrices, centre_crop, draw_boxes, draw_crops
 from alexnet.data.splits import Dataset, Images
 from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
 from alexnet.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform
 from alexnet.recipes import Recipe
 
-__all__ = ["Batches", "Share", "ahead", "eval_batch_size", "eval_batches", "normalized", "open_batches"]
+__all__ = ["Batches", "Share", "ahead", "eval_batch_size", "eval_batches", "open_batches"]
 
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
 WORKERS = min(4, os.cpu_count() or 1)
@@ -124,8 +124,7 @@ class ResidentBatches:
         device: torch.device,
         share: Share,
     ) -> None:
-        self.recipe, self.size, self.device, self.share = recipe, size, device, share
-        self.augmentation = augmentation
+        self.recipe, self.augmentation, self.size, self.device, self.share = recipe, augmentation, size, device, share
         array = images.array()
         assert array is not None  # open_batches asked
         self.images, self.labels = torch.from_numpy(array).to(device), torch.from_numpy(images.labels).to(device)
@@ -283,12 +282,6 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
     pixels = ahead(lambda index: np.asarray(transform.pixels(images.image(index))), range(len(images)), 2 * step)
     for first in range(0, len(images), step):
         yield normalized(list(islice(pixels, step)), norm, device), labels[first : first + step]
-
-
-def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.device) -> Tensor:
-    """uint8 images ``[H, W, 3]`` of one size to a normalised float32 batch ``[N, 3, H, W]``, channels last."""
-    batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
-    return Normalize(norm, batch.shape[-1], device)(batch)
 
 
 def ahead(work: Callable[[_Item], _Done], items: Iterable[_Item], most: int) -> Iterator[_Done]:

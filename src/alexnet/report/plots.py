@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alexnet.files import write_atomically
 from alexnet.run.tracking import read_rows
 
 if TYPE_CHECKING:
@@ -281,8 +282,6 @@ def _save(figure: Figure, path: Path) -> Path:
         figure.savefig(drawn, format="png")
     picture = Image.open(drawn).convert("RGB")
     picture = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    beside = path.with_name(path.name + ".tmp")
     # What matplotlib wrote into the file (its version) is left out: the bytes depend on the figures alone.
-    picture.save(beside, format="PNG", optimize=True)
-    beside.replace(path)
+    write_atomically(path, lambda file: picture.save(file, format="PNG", optimize=True))
     return path

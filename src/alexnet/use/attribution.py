@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from alexnet.data.loaders import normalized
+from alexnet.data.normalization import normalized
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.use.evaluate import card_of

@@ -19,7 +19,8 @@ import torch
 
 from alexnet import hardware
 from alexnet.data.images import ImageError, open_image
-from alexnet.data.loaders import ahead, normalized
+from alexnet.data.loaders import ahead
+from alexnet.data.normalization import normalized
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.use.evaluate import card_of

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.files import write_atomically
-from alexnet.model import AlexNet_2012, ResponseNorm, RoundUpPad, WithinMapNorm
+from alexnet.lrn import ResponseNorm, WithinMapNorm
+from alexnet.model import AlexNet_2012, RoundUpPad
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import load_model, load_weights, save_weights
 
