@@ -39,7 +39,7 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
     config = read_config(runs / name)
     record = {
         "kind": "accuracy",
-        "command": command(recipe),
+        "command": recipes.command(recipe, data="FOLDER"),
         "data": config["data"] | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}),
         "recipe": as_recorded(recipe) | {"data": config["data"]["name"]},
         "steps": result.final["step"],
@@ -61,22 +61,6 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
 def as_recorded(recipe: recipes.Recipe) -> dict[str, object]:
     """A recipe without this machine's places."""
     return dataclasses.asdict(recipe) | {"data_dir": ""}
-
-
-def command(recipe: recipes.Recipe) -> str:
-    """The command line that trains ``recipe``, with a placeholder for the data's place."""
-    base = recipes.RECIPES[recipe.name]()
-    parts = ["alexnet train", recipe.name]
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        if field.name in ("name", "data_dir") or value == getattr(base, field.name):
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if isinstance(value, bool):
-            parts.append(flag if value else "--no-" + flag[2:])
-        else:
-            parts += [flag, "FOLDER" if field.name == "data" else str(value)]
-    return " ".join(parts)
 
 
 def main() -> None:

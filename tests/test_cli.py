@@ -587,7 +587,16 @@ def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_to_go_on(
     out, rows = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
     command = f"train --data {colours} --out {out} --batch-size 8 --epochs 999 --max-steps 900 --tracker none"
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("tiny.py")), *command.split(), "--loader", "workers", "--val-every", "1", "--json"],
+        [
+            sys.executable,
+            str(Path(__file__).with_name("tiny.py")),
+            *command.split(),
+            "--loader",
+            "workers",
+            "--val-every",
+            "1",
+            "--json",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import errno
 import json
-import math
 import os
 import shlex
 import shutil
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet.files import finite
 from alexnet.flags import UsageError, parse, recipe_from
 from alexnet.recipes import Recipe, field_types
 
@@ -96,24 +96,13 @@ def _run(argv: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one speaks
         return answer.code
     if args.json:
-        print(json.dumps(_finite(answer.document), indent=2), file=out)
+        print(json.dumps(finite(answer.document), indent=2), file=out)
     elif answer.text:
         print(answer.text, file=out)
     out.flush()
     if answer.aside:
         print(answer.aside, file=sys.stderr)
     return answer.code
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with None for NaN and infinities, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -333,6 +322,13 @@ def _doctor(args: argparse.Namespace) -> Answer:
     return Answer(document, report(document))
 
 
+def _report(args: argparse.Namespace) -> Answer:
+    from alexnet.report.page import report
+
+    done = report([Path(run) for run in args.runs], Path(args.out) if args.out else None)
+    return Answer(done, "\n".join([*done["findings"], f"page: {done['out']}"]))
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "train": _train,
     "evaluate": _evaluate,
@@ -342,4 +338,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "export": _export,
     "convert": _convert,
     "doctor": _doctor,
+    "report": _report,
 }

@@ -1,13 +1,15 @@
-"""Files that are whole or absent, and the commit of the code that wrote them."""
+"""Files that are whole or absent, values that JSON can hold, and the commit of the code that wrote them."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["git_commit", "write_atomically"]
+__all__ = ["finite", "git_commit", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -23,6 +25,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None for NaN and infinities, which JSON does not have, and text for paths."""
+    if isinstance(value, Mapping):
+        return {str(name): finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def git_commit() -> str | None:

@@ -225,6 +225,12 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, "data", "data_dir", "init", "input_scale")
 
 
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    text = "the page (default report.html in the run's folder, of several in the folder that holds them)"
+    parser.add_argument("--out", metavar="FILE.html", help=text)
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
     "train": (_train, "Train a network and leave a run folder.", "classic --data cifar10 --out runs/first --epochs 5"),
     "evaluate": (_evaluate, "Measure a trained network on validation images.", "runs/first --views ten-crop"),
@@ -234,4 +240,9 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]]
     "export": (_export, "Write a trained network for use elsewhere.", "runs/first --format onnx --out alexnet.onnx"),
     "convert": (_convert, "Make weights from elsewhere loadable here.", "bvlc_alexnet.caffemodel alexnet.safetensors"),
     "doctor": (_doctor, "Check this machine, and whether a recipe will learn.", "--recipe classic --init he"),
+    "report": (
+        _report,
+        "Make a page of one run, or of several side by side.",
+        "runs/first runs/second --out both.html",
+    ),
 }

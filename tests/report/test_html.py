@@ -89,8 +89,3 @@ def test_a_page_is_written_whatever_a_name_holds(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "a? é العربية"
     with pytest.raises(OSError, match="missing"):
         html.write_page(tmp_path / "missing" / "x.html", "")
-
-
-def test_json_has_no_nan(tmp_path: Path) -> None:
-    value = {"a": [float("nan"), 1.5, float("inf")], 3: Path("x"), "t": (1, None)}
-    assert html.finite(value) == {"a": [None, 1.5, None], "3": "x", "t": [1, None]}

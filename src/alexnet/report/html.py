@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["finite", "inline_svg", "png_uri", "render", "write_page"]
+__all__ = ["inline_svg", "png_uri", "render", "write_page"]
 
 
 def render(template: str, **values: Any) -> str:
@@ -89,17 +88,6 @@ def inline_svg(figure: Figure, name: str, label: str, colours: Mapping[str, str]
     assert viewbox
     inside = svg[svg.index(">") + 1 :]
     return Markup('<svg role="img" aria-label="{}" {}>').format(label, Markup(viewbox[0])) + Markup(inside)
-
-
-def finite(value: Any) -> Any:
-    """``value`` with None for NaN and infinities, which JSON does not have, and text for paths."""
-    if isinstance(value, Mapping):
-        return {str(name): finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @functools.cache

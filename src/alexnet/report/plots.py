@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["CSS", "canvas", "confusion", "curves"]
+__all__ = ["CSS", "canvas", "chance", "confusion", "curves", "ticks"]
 
 _INK, _SOFT, _GRID, _EDGE = "#24292f", "#6b7280", "#e7e9ec", "#b9bec6"
 _TRAIN, _VALIDATION, _OTHER = "#2f6690", "#c0562f", "#4b5563"
@@ -161,16 +161,16 @@ def _panel(
     marker = "o" if len(points) <= _FEW_POINTS else ""
     ax.plot(x, y, color=colour, linewidth=1.0 if len(points) > _MANY_POINTS else 1.7, marker=marker, markersize=3.5)
     ax.margins(x=0.02)
-    _ticks(ax.xaxis, whole=against == "step" or max(x) >= _FEW_EPOCHS, thousands=against == "step")
-    _ticks(ax.yaxis, whole=key == "step", thousands=key == "step")
+    ticks(ax.xaxis, whole=against == "step" or max(x) >= _FEW_EPOCHS, thousands=against == "step")
+    ticks(ax.yaxis, whole=key == "step", thousands=key == "step")
     if key == "step":
         return
     _last(ax, x, y, against, "{:.3f}" if key.endswith("loss") else "{:.1f}%")
     if classes:
-        _chance(ax, classes, loss=key.endswith("loss"))
+        chance(ax, classes, loss=key.endswith("loss"))
 
 
-def _ticks(axis: Axis, whole: bool, thousands: bool) -> None:
+def ticks(axis: Axis, whole: bool, thousands: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=whole))
@@ -189,7 +189,7 @@ def _last(ax: Axes, x: list[float], y: list[float], against: str, form: str) -> 
     ax.set_title(text, loc="right", fontsize=9, color=_SOFT, fontweight="normal")
 
 
-def _chance(ax: Axes, classes: int, loss: bool) -> None:
+def chance(ax: Axes, classes: int, loss: bool) -> None:
     """A faint line where guessing among the classes stands."""
     level = math.log(classes) if loss else 100 / classes
     text = f"ln {classes} = {level:.2f}" if loss else f"chance {level:.3g}%"
