@@ -130,15 +130,14 @@ def _compare(first: Setting, second: Setting) -> Comparison:
         text = f"No claim on {names}: no run of {' or of '.join(missing)} is at its end."
         return Comparison(first, second, seeds, None, text)
     if len({_images(setting) for setting in (first, second)}) > 1:
-        return Comparison(first, second, seeds, None, f"{names}: not compared, for other images measured them.")
+        return Comparison(first, second, seeds, None, f"{names}: not compared, for their data are not the same.")
     if len(seeds) < FEWEST:
         gap = statistics.mean(second.values) - statistics.mean(first.values)
-        alone = len(ours) == len(theirs) == 1
-        means = f"its mean is {_points(gap)}, over {_runs(second)} and {_runs(first)}"
-        text = (
-            f"No claim on {names}: {f'it is {_points(gap)}, one run each' if alone else means}. Another seed may "
-            f"move it as much: a claim needs {FEWEST} seeds that both have, and {_have(seeds)}."
-        )
+        told = f"its mean is {_points(gap)}, over {_runs(second)} and {_runs(first)}"
+        if len(ours) == len(theirs) == 1:
+            told = f"it is {_points(gap)}, one run each"
+        text = f"No claim on {names}: {told}. Another seed may move it as much: "
+        text += f"a claim needs {FEWEST} seeds that both have, and {_have(seeds)}."
         return Comparison(first, second, seeds, None, text)
     found = paired_difference([ours[seed].value for seed in seeds], [theirs[seed].value for seed in seeds])
     interval = f"{found.low:+.2f} to {found.high:+.2f}".replace("-", "−")
