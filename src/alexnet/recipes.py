@@ -74,7 +74,12 @@ class Recipe:
         "none", "Shift colours along their principal components, by 0.1 · N(0, 1) of each one's std or eigenvalue."
     )
 
-    variant: Literal["classic", "paper", "source", "caffe", "caffenet"] = _network("classic", "Which AlexNet of 2012.")
+    variant: Literal[
+        "classic", "paper", "source", "caffe", "caffenet", "pool-2x2", "no-dropout", "no-conv3", "no-conv4"
+    ] = _network("classic", "Which AlexNet of 2012; the last four are classic less one thing.")
+    widths: Literal["full", "quarter"] = _network(
+        "full", "quarter: a fourth of the maps and hidden units, for a laptop."
+    )
     init: Literal["paper", "zero-bias", "source", "caffe", "he"] = _network("paper", "Initialisation of the weights.")
 
     epochs: int = _training(13, "Passes over the training images.")
