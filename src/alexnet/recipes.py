@@ -57,6 +57,7 @@ class Recipe:
 
     data: str = _data("cifar10", "Images to learn: cifar10, digits, a folder, or hf:NAME.")
     data_dir: str = _data("data", "Where downloaded data sets are kept.")
+    images: int | None = _data(None, "Learn from so many of the training images, of each class its share; none: all.")
     holdout: int = _data(
         0,
         "Training images kept apart to validate on; the test set is then opened once, at the end. 0: validate on that.",
@@ -132,6 +133,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             self._check_type(field.name)
+        self._check("images", self.images is None or self.images >= 1, "1 or more")
         self._check("holdout", self.holdout >= 0, "0 or more")
         self._check("epochs", self.epochs >= 1, "1 or more")
         self._check("max_steps", self.max_steps is None or self.max_steps >= 1, "1 or more")
