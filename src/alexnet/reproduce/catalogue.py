@@ -22,6 +22,8 @@ __all__ = ["EXPERIMENTS", "find"]
 PAPER = "Krizhevsky, Sutskever, Hinton 2012"
 QUARTER = {"widths": "quarter", "epochs": 3}
 NARROW = "a network with a fourth of the maps, trained for 3 of 13 epochs"
+QUARTER_2 = {"widths": "quarter", "epochs": 2}  # where there are nine runs
+NARROW_2 = "a network with a fourth of the maps, trained for 2 of 13 epochs"
 EPOCH = 391  # steps: a logged row an epoch of CIFAR-10
 
 
@@ -53,8 +55,8 @@ def _figure_1_arms() -> Iterator[Arm]:
     for guess, network in GUESSES.items():
         for init, rates in RATES.items():
             for neuron in ("relu", "tanh"):
-                run = Small(network, neuron, init, crop=32, decay=0, stages=(Stage(60),), stop_at=25)  # type: ignore[arg-type]
-                short = {"images": 5000, "stages": (Stage(60),)}
+                run = Small(network, neuron, init, crop=32, decay=0, stages=(Stage(120),), stop_at=25)  # type: ignore[arg-type]
+                short = {"images": 2000}
                 yield Arm(f"{guess}, {init}, {neuron}", run, short, rates=rates)
 
 
@@ -73,19 +75,19 @@ figure_1 = Experiment(
             least=3,
             paper="six times",
             ratio=True,
-            limit=60,
+            limit=120,
         )
         for guess in GUESSES
         for init in RATES
     ),
-    short="5,000 of the 50,000 training images",
-    cost="",
+    short="on 2,000 of the 50,000 training images",
+    cost="about 30 minutes on two cores; in full a night",
     chart="errors",
 )
 
 # --- response normalisation ------------------------------------------------------------------------------------------
 
-SHORT_LRN = {"stages": (Stage(6), Stage(1, 0.1), Stage(1, 0.01))}
+SHORT_LRN = {"stages": (Stage(10), Stage(1, 0.1), Stage(1, 0.01))}
 LONG_13 = (Stage(100, part=0.8), Stage(40), Stage(10, 0.1), Stage(10, 0.01))
 LONG_11 = (Stage(350, part=0.8), Stage(150), Stage(10, 0.1), Stage(10, 0.01))
 
@@ -105,8 +107,8 @@ lrn = Experiment(
             "11pct", "13pct", TEST_ERROR.name, least=1, paper="2 points, other things changed too", decides=False
         ),
     ),
-    short="8 epochs in place of 160 and 520, the rate lowered twice at their end alike",
-    cost="",
+    short="12 epochs in place of 160 and 520, the rate lowered twice at their end alike",
+    cost="about 25 minutes on two cores; in full 11 hours",
 )
 
 # --- pooling ---------------------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ overlap = Experiment(
         )
     ),
     short=f"{NARROW}; the four-layer one for 3 epochs of 160",
-    cost="",
+    cost="about 30 minutes on two cores; in full 18 hours",
 )
 
 # --- dropout ---------------------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ dropout = Experiment(
         ),
     ),
     short="a network with a fourth of the maps, on 5,000 training images for 15 epochs",
-    cost="",
+    cost="about 25 minutes on two cores; in full 16 hours",
     chart="losses",
 )
 
@@ -179,7 +181,7 @@ ten_crop = Experiment(
         for net in ("classic", "four layers")
     ),
     short=f"{NARROW}; the four-layer one for 6 epochs of 520",
-    cost="",
+    cost="about 20 minutes on two cores; in full 13 hours",
 )
 
 colour = Experiment(
@@ -187,17 +189,17 @@ colour = Experiment(
     claim="Colour noise along the principal components lowers the error",
     source=f"{PAPER}, section 4.1: by over 1 point; the text scales by eigenvalues, the released code by deviations",
     arms=(
-        Arm("none", classic(val_every=EPOCH), QUARTER),
-        Arm("std", classic(val_every=EPOCH, color_noise="std"), QUARTER),
-        Arm("eigenvalue", classic(val_every=EPOCH, color_noise="eigenvalue"), QUARTER),
+        Arm("none", classic(val_every=EPOCH), QUARTER_2),
+        Arm("std", classic(val_every=EPOCH, color_noise="std"), QUARTER_2),
+        Arm("eigenvalue", classic(val_every=EPOCH, color_noise="eigenvalue"), QUARTER_2),
     ),
     measures=(TEST_ERROR, OVERFITTING),
     rule=tuple(
         Comparison(noise, "none", TEST_ERROR.name, least=0.5, paper="over 1 point on ImageNet")
         for noise in ("std", "eigenvalue")
     ),
-    short=NARROW,
-    cost="",
+    short=NARROW_2,
+    cost="about 30 minutes on two cores; in full 24 hours",
 )
 
 # --- biases and depth ------------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ biases = Experiment(
         for net in ("classic", "four layers")
     ),
     short="a 224×224 network with a fourth of the maps",
-    cost="",
+    cost="about 10 minutes on two cores; in full an hour",
     seeds=5,
 )
 
@@ -230,17 +232,17 @@ depth = Experiment(
     claim="Removing any one convolution makes the error about two points higher",
     source=f"{PAPER}, sections 1 and 7: about 2% of top-1 error on ImageNet for any of the middle layers",
     arms=(
-        Arm("five convolutions", classic(val_every=EPOCH), QUARTER),
-        Arm("less conv3", classic(val_every=EPOCH, variant="no-conv3"), QUARTER),
-        Arm("less conv4", classic(val_every=EPOCH, variant="no-conv4"), QUARTER),
+        Arm("five convolutions", classic(val_every=EPOCH), QUARTER_2),
+        Arm("less conv3", classic(val_every=EPOCH, variant="no-conv3"), QUARTER_2),
+        Arm("less conv4", classic(val_every=EPOCH, variant="no-conv4"), QUARTER_2),
     ),
     measures=(TEST_ERROR, OVERFITTING),
     rule=tuple(
         Comparison("five convolutions", less, TEST_ERROR.name, least=1, paper="about 2 points on ImageNet")
         for less in ("less conv3", "less conv4")
     ),
-    short=NARROW,
-    cost="",
+    short=NARROW_2,
+    cost="about 25 minutes on two cores; in full 22 hours",
 )
 
 EXPERIMENTS: Mapping[str, Experiment] = {

@@ -196,7 +196,7 @@ class _Work:
         seconds = time.monotonic() - began
         result = {
             "seed": seed,
-            "values": {measure.name: measure.of(finished) for measure in measures},
+            "values": {measure.name: _rounded(measure.of(finished)) for measure in measures},
             "epochs": finished.rows[-1]["epoch"],
             "training_error": finished.training_error,
             "curve": finished.curve(),
@@ -221,18 +221,23 @@ class _Work:
 
     def _headline(self, arm: Arm, name: str) -> str:
         """Which run begins, which of how many it is, and how long the rest will take, as far as that is known."""
-        arms = self.experiment.arms
-        total = sum(len(other.rates) + self.seeds for other in arms)
-        line = f"{self.experiment.name}: {arm.name}, {name.replace('-', ' ')} (run {len(self.spent) + 1} of {total})"
+        left = {}
+        for other in self.experiment.arms:
+            points = [who for who, _ in self.spent].count(other.name)  # while there are no results, all of the sweep
+            sweep = 0 if other.name in self.sweeps else max(other.name == arm.name, len(other.rates) - points)
+            left[other.name] = (sweep if other.rates else 0) + self.seeds - len(self.results.get(other.name, ()))
+        done, all_runs = len(self.spent), len(self.spent) + sum(left.values())
+        line = f"{self.experiment.name}: {arm.name}, {name.replace('-', ' ')}; run {done + 1} of {all_runs}"
         if not self.spent:
             return line
-        seconds = {other.name: [s for who, s in self.spent if who == other.name] for other in arms}
-        all_runs = [s for _, s in self.spent]
-        left = 0.0
-        for other in arms:
-            known = seconds[other.name] or all_runs
-            left += max(0, len(other.rates) + self.seeds - len(seconds[other.name])) * sum(known) / len(known)
-        return f"{line}; about {duration(left)} left"
+        every = [seconds for _, seconds in self.spent]
+        own = {other: [seconds for who, seconds in self.spent if who == other] or every for other in left}
+        rest = sum(count * sum(own[other]) / len(own[other]) for other, count in left.items())
+        return f"{line}, about {duration(rest)} left"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _slug(name: str) -> str:

@@ -83,7 +83,7 @@ def compare(comparison: Comparison, values: Values) -> Finding:
     """One comparison, over the seeds that both arms have."""
     c = comparison
     pairs = list(zip(values[c.better][c.measure], values[c.worse][c.measure], strict=False))
-    arms = f"{c.better} against {c.worse}, {c.measure}"
+    arms = f"{c.worse} {'/' if c.ratio else '−'} {c.better}, {c.measure}"
     if len(pairs) < FEWEST:
         return Finding("too few runs", f"{arms}: {len(pairs)} seeds, and {FEWEST} are the fewest to judge by")
     if all(better is None and worse is None for better, worse in pairs):
@@ -113,6 +113,6 @@ def _difference(c: Comparison, better: float | None, worse: float | None) -> flo
 
 
 def _told(c: Comparison, mean: float, low: float, high: float) -> str:
-    if c.ratio:
-        return f"{mean:.2g} times less (95%: {low:.2g} to {high:.2g})"
-    return f"{mean:+.2f} in favour (95%: {low:+.2f} to {high:+.2f})"
+    form = "{:.2f}" if c.ratio else "{:+.2f}"
+    mean_, low_, high_ = (form.format(value) for value in (mean, low, high))
+    return f"{mean_} (95%: {low_} to {high_})"
