@@ -40,8 +40,9 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-results: .venv/run  ## RESULTS.md and the README's table from the records in results/
+results: .venv/run  ## RESULTS.md, docs/findings.md and the README's tables from the records in results/
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/findings.py
 
 DATA ?= cifar10
 

@@ -329,6 +329,33 @@ def _report(args: argparse.Namespace) -> Answer:
     return Answer(done, "\n".join([*done["findings"], f"page: {done['out']}"]))
 
 
+def _reproduce(args: argparse.Namespace) -> Answer:
+    from alexnet.reproduce.catalogue import EXPERIMENTS, find
+    from alexnet.reproduce.told import format_list, format_record, list_experiments
+
+    if args.experiment is None:
+        return Answer(list_experiments(EXPERIMENTS), format_list(EXPERIMENTS))
+    try:
+        experiment = find(args.experiment)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    from alexnet.reproduce.conduct import conduct
+    from alexnet.train import TrainingError
+
+    asked = {name: getattr(args, name) for name in ("data", "data_dir", "out", "seeds", "full", "resume", "device")}
+    try:
+        done = conduct(experiment, **asked, say=lambda line: print(line, file=sys.stderr, flush=True), quiet=args.quiet)
+    except TrainingError as error:
+        raise FailedError(str(error)) from error
+    if done.record is None:
+        words = ["reproduce", args.experiment, "--resume", "--out", str(done.folder), "--data", args.data]
+        words += ["--full"] * args.full + (["--seeds", str(args.seeds)] if args.seeds else [])
+        again = f"{_program()} {shlex.join(words)}"
+        number = done.stopped_by or signal.SIGINT
+        return Answer({}, "", 128 + number, f"stopped by {signal.Signals(number).name}; to go on:\n  {again}")
+    return Answer(done.record, format_record(done.record, done.folder))
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "train": _train,
     "evaluate": _evaluate,
@@ -337,6 +364,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "variants": _variants,
     "export": _export,
     "convert": _convert,
+    "reproduce": _reproduce,
     "doctor": _doctor,
     "report": _report,
 }

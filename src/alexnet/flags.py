@@ -231,6 +231,21 @@ def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE.html", help=text)
 
 
+def _reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "alexnet reproduce [EXPERIMENT] [--out DIR] [--resume] [flags]"
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", help="one of the list, or FILE.py; none: the list"
+    )
+    parser.add_argument("--out", metavar="DIR", help="the experiment's folder (default runs/reproduce-EXPERIMENT)")
+    parser.add_argument("--resume", action="store_true", help="go on with the experiment in that folder")
+    parser.add_argument("--full", action="store_true", help="as the paper did it, not shortened for a laptop")
+    parser.add_argument("--quiet", action="store_true", help="show no progress within a run")
+    _add(parser, "--seeds", int, "Runs an arm (default 3, or 5 where they are short)", least=1)
+    _add_fields(parser, "data", default="cifar10")
+    _add_fields(parser, "data_dir", default="data")
+    _add_fields(parser, "device", default="auto")
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
     "train": (_train, "Train a network and leave a run folder.", "classic --data cifar10 --out runs/first --epochs 5"),
     "evaluate": (_evaluate, "Measure a trained network on validation images.", "runs/first --views ten-crop"),
@@ -239,6 +254,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]]
     "variants": (_variants, "Show how the networks called AlexNet differ.", ""),
     "export": (_export, "Write a trained network for use elsewhere.", "runs/first --format onnx --out alexnet.onnx"),
     "convert": (_convert, "Make weights from elsewhere loadable here.", "bvlc_alexnet.caffemodel alexnet.safetensors"),
+    "reproduce": (_reproduce, "Put the paper's claims to the test.", "figure-1 --data cifar10 --out runs/figure-1"),
     "doctor": (_doctor, "Check this machine, and whether a recipe will learn.", "--recipe classic --init he"),
     "report": (
         _report,

@@ -55,6 +55,7 @@ class Recipe:
 
     data: str = _data("cifar10", "Images to learn: cifar10, digits, a folder, or hf:NAME.")
     data_dir: str = _data("data", "Where downloaded data sets are kept.")
+    images: int | None = _data(None, "Learn from so many of the training images, of each class its share; none: all.")
     holdout: int = _data(
         0,
         "Training images kept apart to validate on; the test set is then opened once, at the end. 0: validate on that.",
@@ -72,7 +73,12 @@ class Recipe:
         "none", "Shift colours along their principal components, by 0.1 · N(0, 1) of each one's std or eigenvalue."
     )
 
-    variant: Literal["classic", "paper", "source", "caffe", "caffenet"] = _network("classic", "Which AlexNet of 2012.")
+    variant: Literal[
+        "classic", "paper", "source", "caffe", "caffenet", "pool-2x2", "no-dropout", "no-conv3", "no-conv4"
+    ] = _network("classic", "Which AlexNet of 2012; the last four are classic less one thing.")
+    widths: Literal["full", "quarter"] = _network(
+        "full", "quarter: a fourth of the maps and hidden units, for a laptop."
+    )
     init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network(
         "paper", "Initialisation of the weights."
     )
@@ -131,6 +137,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             self._check_type(field.name)
+        self._check("images", self.images is None or self.images >= 1, "1 or more")
         self._check("holdout", self.holdout >= 0, "0 or more")
         self._check("epochs", self.epochs >= 1, "1 or more")
         self._check("max_steps", self.max_steps is None or self.max_steps >= 1, "1 or more")

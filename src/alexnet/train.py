@@ -99,6 +99,8 @@ def run(
     dataset = datasets.load(recipe.data, recipe.data_dir)
     if recipe.holdout:
         dataset = dataset.with_holdout(recipe.holdout)
+    if recipe.images:
+        dataset = dataset.with_fewer(recipe.images)
     with contextlib.closing(open_session(recipe, folder, dataset, device)) as s:
         main = s.accelerator.is_main_process
         with contextlib.closing(Display(quiet=quiet or not main)) as display:

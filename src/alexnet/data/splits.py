@@ -140,6 +140,13 @@ class Dataset:
             raise ValueError(f"--split test: {self.name} has no test images but those to validate on; allowed is val")
         return self.val_split, self.val
 
+    def with_fewer(self, count: int) -> "Dataset":
+        """This data set with about `count` of its training images, of each class its share, always the same."""
+        if not 0 < count < len(self.train):
+            allowed = f"1 to {len(self.train) - 1}, for {self.name} has {len(self.train):,} training images"
+            raise ValueError(f"--images {count}: allowed is {allowed}")
+        return replace(self, train=hold_out(self.train, len(self.train) / count)[1])
+
     def with_holdout(self, count: int) -> "Dataset":
         """This data set with about `count` training images to validate on, of each class its share, always the same."""
         if not 0 < count < len(self.train):

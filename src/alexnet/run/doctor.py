@@ -162,7 +162,7 @@ def examine(recipe: Recipe | None = None) -> dict[str, Any]:
 def _probe_recipe(recipe: Recipe) -> list[Layer]:
     dataset = datasets.load(recipe.data, recipe.data_dir)
     torch.manual_seed(recipe.seed)
-    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init)
+    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.widths)
     norm = normalization(recipe.input_scale, dataset.train)
     order = loaders.epoch_order(len(dataset.train), recipe.seed, epoch=0)[:PROBE_BATCH].tolist()
     sample = dataset.train.subset(order)

@@ -205,7 +205,7 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
     device = accelerator.device
 
     torch.manual_seed(recipe.seed)
-    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init)
+    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.widths)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     norm = normalization(recipe.input_scale, dataset.train)
     as_columns = recipe.parallel == "columns"
@@ -227,7 +227,7 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         recipe=recipe,
         folder=folder,
         dataset=dataset,
-        card=ModelCard(recipe.variant, dataset.classes, norm, dataset.name),
+        card=ModelCard(recipe.variant, dataset.classes, norm, dataset.name, recipe.widths),
         batches=batches,
         accelerator=accelerator,
         accord=Accord(accelerator.num_processes),

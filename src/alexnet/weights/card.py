@@ -19,6 +19,8 @@ class ModelCard:
     normalization: Normalization
     data: str
     """Display name of the data set it was trained on."""
+    widths: str = "full"
+    """As ``AlexNet_2012`` takes it."""
     record: dict[str, str | int | float] = field(default_factory=dict)
     """What the training run came to, by name, for people; empty where it is not known."""
 
@@ -38,5 +40,6 @@ class ModelCard:
             classes=tuple(fields["classes"]),
             normalization=Normalization(tuple(norm["mean"]), tuple(norm["std"]), norm.get("mean_image", "")),
             data=fields["data"],
+            widths=fields.get("widths", "full"),
             record=fields.get("record", {}),
         )
