@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data import splits, stores
-from alexnet.data.images import ImageError, open_image
+from alexnet.data.images import ImageError, decoding, open_image
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.data.stores import Encoded, Files, Pixels
 
@@ -160,7 +160,7 @@ def test_larger_images_are_decoded_in_threads(monkeypatch):
     big = np.broadcast_to(PIXELS[0, :1, :1], (160, 160, 3)).copy()
     contents = [png(big + i) for i in range(4)] * 64
     seen = set()
-    monkeypatch.setattr(stores, "open_image", lambda *a: (seen.add(threading.get_ident()), open_image(*a))[1])
+    monkeypatch.setattr(stores, "decoding", lambda *a: (seen.add(threading.get_ident()), decoding(*a))[1])
     array = Images(np.zeros(256, np.int64), Encoded(column(contents), (0,), ("a",))).array()
     assert all(np.array_equal(array[i], big + i % 4) for i in range(256))
     assert len(seen - {threading.get_ident()}) >= 1
@@ -176,13 +176,15 @@ def test_a_row_without_an_image_is_named():
         (2, "a row 2 .x.: empty"),
     ):
         with pytest.raises(ImageError, match=what):
-            store.open(row)
+            Images(np.zeros(3, np.int64), store).image(row)
 
 
 def test_a_row_may_point_to_a_file(tmp_path):
     (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
     rows = pa.array([{"bytes": None, "path": str(tmp_path / "x.png")}])
-    assert np.array_equal(Encoded(pa.chunked_array([rows]), (0,), ("a",)).open(0), PIXELS[0])
+    assert np.array_equal(
+        Images(np.zeros(1, np.int64), Encoded(pa.chunked_array([rows]), (0,), ("a",))).image(0), PIXELS[0]
+    )
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.sampled_from([5, 10]))

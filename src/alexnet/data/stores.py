@@ -3,6 +3,7 @@
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from alexnet.data.images import ImageError, open_image
+from alexnet.data.images import ImageError, decoding
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +22,7 @@ class Store(Protocol):
 
     def name(self, row: int) -> str: ...
 
-    def open(self, row: int) -> Image.Image: ...
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]: ...
 
     def encoded(self, row: int) -> bytes: ...
 
@@ -39,8 +40,8 @@ class Pixels:
     def name(self, row: int) -> str:
         return f"{self.title} row {row}"
 
-    def open(self, row: int) -> Image.Image:
-        return Image.fromarray(self.array[row])
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]:
+        return nullcontext(Image.fromarray(self.array[row]))
 
     def encoded(self, row: int) -> bytes:
         return bytes(self.array[row].tobytes())
@@ -63,10 +64,9 @@ class Encoded:
     def name(self, row: int) -> str:
         return self._name(row, self._value(row))
 
-    def open(self, row: int) -> Image.Image:
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]:
         value = self._value(row)
-        name = self._name(row, value)
-        return open_image(self._source(row, value), name)
+        return decoding(self._source(row, value), self._name(row, value))
 
     def encoded(self, row: int) -> bytes:
         source = self._source(row, self._value(row))
@@ -110,8 +110,8 @@ class Files:
     def name(self, row: int) -> str:
         return self.paths[row]
 
-    def open(self, row: int) -> Image.Image:
-        return open_image(self.paths[row])
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]:
+        return decoding(self.paths[row])
 
     def encoded(self, row: int) -> bytes:
         return Path(self.paths[row]).read_bytes()
