@@ -55,11 +55,14 @@ class Encoded:
     """Image files held in an Arrow column of structs {bytes, path}, as Parquet on the Hugging Face hub has them.
 
     `starts` are the first rows of the files that the column was read from, and `titles` the names of those files.
+    A row without bytes points to a file, which must lie in one of `folders` (without symbolic links): whoever made the
+    data set may not pick any image of this disk. Relative paths start from the first.
     """
 
     column: "pa.ChunkedArray"
     starts: tuple[int, ...]
     titles: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
     def name(self, row: int) -> str:
         return self._name(row, self._value(row))
@@ -86,10 +89,18 @@ class Encoded:
         return lengths, ""
 
     def _source(self, row: int, value: dict[str, Any]) -> bytes | str:
-        source: bytes | str | None = value["bytes"] if value.get("bytes") is not None else value.get("path")
-        if source is None:
+        content: bytes | None = value.get("bytes")
+        if content is not None:
+            return content
+        path: str | None = value.get("path")
+        if path is None:
             raise ImageError(f"{self._name(row, value)}: the row holds no image")
-        return source
+        for folder in self.folders:
+            file = os.path.realpath(Path(folder, path))
+            if Path(file).is_relative_to(folder):
+                return file
+        allowed = " or ".join(map(repr, self.folders)) or "the table"
+        raise ImageError(f"{self._name(row, value)}: the row points to a file outside of {allowed}")
 
     def _name(self, row: int, value: dict[str, Any]) -> str:
         part = bisect_right(self.starts, row) - 1
