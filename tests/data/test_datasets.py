@@ -9,6 +9,7 @@ import tiny_cifar10
 from PIL import Image
 
 from alexnet.data.datasets import describe, load
+from alexnet.data.images import ImageError
 
 
 def refusal(spec, data_dir="data") -> str:
@@ -190,6 +191,22 @@ def test_the_datasets_library_itself_reads_a_local_folder(tmp_path, monkeypatch,
     source = load(f"hf:{folder}")
     assert list(source.classes) == tiny_cifar10.CLASSES
     assert np.array_equal(source.val.array(), tiny_cifar10.pixels(6))
+
+
+def test_the_image_files_of_a_local_folder_and_of_no_other_are_opened(tmp_path, monkeypatch, no_network):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    for split in ("train", "test"):
+        for name, colour in (("cat", "black"), ("dog", "white")):
+            (folder / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4), colour).save(folder / split / name / "1.png")
+    source = load(f"hf:{folder}")
+    assert source.train.image(1).getpixel((0, 0)) == (255, 255, 255)  # the library's tables hold the path alone
+    made = datasets.load_dataset(str(folder))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: made)
+    with pytest.raises(ImageError, match=r"x train row 0 \(.*cat/1.png\): the row points to a file outside of"):
+        load("hf:x").train.image(0)
 
 
 def test_a_missing_datasets_library_is_named(monkeypatch):

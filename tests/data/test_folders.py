@@ -1,6 +1,7 @@
 """Folders of Parquet files and folders of image files: what is read, and what is refused in which words."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,23 @@ def test_a_corrupt_image_in_parquet_is_named(tmp_path):
     source = load(str(tmp_path))
     with pytest.raises(ImageError, match=r"test-00000-of-00001.parquet row 1 \(a.jpg\): "):
         source.val.image(1)
+
+
+def test_a_row_of_a_parquet_file_points_into_its_folder_only(tmp_path):
+    spec = parquet_folder(tmp_path / "set")
+    (tmp_path / "set" / "test-00000-of-00001.parquet").rename(tmp_path / "set" / "test-00000-of-00002.parquet")
+    for path in ("x.png", "set/x.png"):
+        Image.new("RGB", (4, 4), "red").save(tmp_path / path)
+    rows = pa.array([{"bytes": None, "path": path} for path in ("x.png", "../x.png", str(tmp_path / "x.png"))], STRUCT)
+    file = tmp_path / "set" / "test-00001-of-00002.parquet"
+    pq.write_table(pa.table({"img": rows, "label": [0, 1, 1]}), file)
+    images = load(spec).val
+    assert images.image(2).getpixel((0, 0)) == (255, 0, 0)
+    for index, path in ((3, "../x.png"), (4, tmp_path / "x.png")):
+        with pytest.raises(ImageError) as caught:
+            images.image(index)
+        outside = f"outside of '{os.path.realpath(tmp_path / 'set')}'"
+        assert str(caught.value) == f"{file} row {index - 2} ({path}): the row points to a file {outside}"
 
 
 def test_the_readme_says_what_a_copy_is_called(tmp_path):

@@ -6,6 +6,7 @@ is wrong with the data as a whole is refused here, before any work, in one line.
 
 import hashlib
 import importlib.util
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import replace
@@ -189,6 +190,7 @@ def _require_datasets(spec: str) -> None:
 def _hugging_face(spec: str) -> Dataset:
     _require_datasets(spec)
     import datasets
+    from huggingface_hub import constants
 
     name = spec.removeprefix("hf:")
     try:
@@ -199,9 +201,12 @@ def _hugging_face(spec: str) -> Dataset:
     if "train" not in splits:
         raise ValueError(f"--data {spec}: no train split; there are {some(list(splits))}")
     split = next((known for known in VAL_SPLITS if known in splits), None)
+    # where the library puts the files that it does not put into its tables: a data set may name others, too
+    caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+    folders = tuple(map(os.path.realpath, [name, *caches] if Path(name).is_dir() else caches))
 
     def table(split: str) -> Table:
         data = splits[split]
-        return read_table([(f"{name} {split}", data.with_format("arrow")[:])], data.features.to_dict())
+        return read_table([(f"{name} {split}", data.with_format("arrow")[:])], data.features.to_dict(), folders)
 
     return from_tables(spec, name, table("train"), table(split) if split else None, VAL_SPLITS.get(split or "", "val"))

@@ -250,10 +250,10 @@ class _Transformed(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, crop_seed = key
-        image, label = self.images.image(index), int(self.images.labels[index])
-        with torch.random.fork_rng(devices=[]):  # the transform draws from the global state; give it the image's own
+        # the transform draws from the global state; give it the image's own
+        with self.images.decoding(index) as image, torch.random.fork_rng(devices=[]):
             torch.manual_seed(crop_seed)
-            return self.transform(image), label
+            return self.transform(image), int(self.images.labels[index])
 
 
 def eval_batch_size(device: torch.device) -> int:
@@ -279,7 +279,12 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
             yield crop(x), labels[first : first + step]
         return
     transform = EvalTransform(size, norm)
-    pixels = ahead(lambda index: np.asarray(transform.pixels(images.image(index))), range(len(images)), 2 * step)
+
+    def read(index: int) -> np.ndarray:
+        with images.decoding(index) as image:
+            return np.asarray(transform.pixels(image))
+
+    pixels = ahead(read, range(len(images)), 2 * step)
     for first in range(0, len(images), step):
         yield normalized(list(islice(pixels, step)), norm, device), labels[first : first + step]
 

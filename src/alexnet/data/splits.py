@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,7 +52,12 @@ class Images:
 
     def image(self, index: int) -> Image.Image:
         """Image `index` as RGB. Raises `ImageError`, which names the path or row."""
-        return self.store.open(self._row(index))
+        with self.decoding(index) as image:
+            return image.copy()
+
+    def decoding(self, index: int) -> AbstractContextManager[Image.Image]:
+        """`image` for the length of a block, in one thread among many; see `images.decoding`."""
+        return self.store.decoding(self._row(index))
 
     def encoded(self, index: int) -> bytes:
         """Image `index` as it is kept: the bytes of its file, or its pixels."""
@@ -96,10 +102,10 @@ class Images:
 
         def fill(start: int) -> bool:
             for index in range(start, min(start + _ROWS_A_TASK, len(self))):
-                image = self.image(index)
-                if image.size != (width, height):
-                    return False
-                out[index] = np.asarray(image)
+                with self.decoding(index) as image:
+                    if image.size != (width, height):
+                        return False
+                    out[index] = np.asarray(image)
             return True
 
         starts = range(0, len(self), _ROWS_A_TASK)

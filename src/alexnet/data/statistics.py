@@ -118,7 +118,9 @@ def _small_blocks(images: Images) -> Iterator[np.ndarray]:
 def _large_blocks(images: Images, rows: Sequence[int]) -> Iterator[np.ndarray]:
     cut = central_patch()
     for row in rows:
-        yield np.asarray(cut(images.image(row)), dtype=np.float64)[None]
+        with images.decoding(row) as image:
+            patch = np.asarray(cut(image), dtype=np.float64)
+        yield patch[None]
 
 
 def _computed(blocks: Iterator[np.ndarray]) -> Statistics:
