@@ -54,7 +54,7 @@ def test_a_record_has_what_was_promised(tmp_path: Path) -> None:
     assert {"precision", "hardware", "versions", "commit", "date", "command"} < record.keys()
     assert (tmp_path / "x" / "tiny.png").stat().st_size > 1000
     kept = json.loads((tmp_path / "x" / "record.json").read_text())
-    assert kept == {name: value for name, value in record.items() if name != "said"}
+    assert kept == json.loads(json.dumps({name: value for name, value in record.items() if name != "said"}))
     assert str(tmp_path) not in json.dumps(kept)
     for arm in ("relu", "tanh"):
         for seed in range(3):
@@ -231,7 +231,7 @@ def test_killed_at_random_and_resumed_figure_1_gives_the_same_record(tmp_path: P
 def test_the_experiment_in_contributing_works(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?EXPERIMENT = .*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    assert len(code.splitlines()) <= 14
+    assert len(code.splitlines()) <= 15
     (tmp_path / "mine.py").write_text(code)
     mine = catalogue.find(str(tmp_path / "mine.py"))
     tiny = {"images": 64, "stages": (Stage(1),)}

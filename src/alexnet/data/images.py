@@ -8,9 +8,12 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -24,6 +27,9 @@ MAX_PIXELS = 178_956_970
 # Pixels that all threads of a process may decode at once: one image of the largest size, fifteen photographs of 12
 # million. Decoding takes 4 to 20 bytes a pixel, most where there is transparency.
 MAX_PIXELS_AT_ONCE = MAX_PIXELS
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
@@ -187,3 +193,19 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turned = image.transpose(_TURNS[orientation])
     turned.info = {}  # it still says "turn me", and somebody would
     return turned
+
+
+def ahead(work: Callable[[_Item], _Done], items: Iterable[_Item], most: int) -> Iterator[_Done]:
+    """``work`` of each item, in order, done in threads up to ``most`` items ahead of whoever takes the results."""
+    waiting: deque[Future[_Done]] = deque()
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # also where nobody takes the rest
+            for future in waiting:
+                future.cancel()

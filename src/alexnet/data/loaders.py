@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from alexnet.data.images import ImageError
+from alexnet.data.images import ImageError, ahead
 from alexnet.data.normalization import RESIZE, Normalization, Normalize, normalize_small, normalized
 from alexnet.data.resident import Boxes, CropMatrices, centre_crop, draw_boxes, draw_crops
 from alexnet.data.splits import Dataset, Images
@@ -28,16 +26,13 @@ from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
 from alexnet.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform
 from alexnet.recipes import Recipe
 
-__all__ = ["Batches", "Share", "ahead", "eval_batch_size", "eval_batches", "open_batches"]
+__all__ = ["Batches", "Share", "eval_batch_size", "eval_batches", "open_batches"]
 
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
 WORKERS = min(4, os.cpu_count() or 1)
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 ``[B, 3, size, size]`` and labels int64 ``[B]``, on one device."""
-
-_Item = TypeVar("_Item")
-_Done = TypeVar("_Done")
 
 
 class Batches(Protocol):
@@ -287,19 +282,3 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
     pixels = ahead(read, range(len(images)), 2 * step)
     for first in range(0, len(images), step):
         yield normalized(list(islice(pixels, step)), norm, device), labels[first : first + step]
-
-
-def ahead(work: Callable[[_Item], _Done], items: Iterable[_Item], most: int) -> Iterator[_Done]:
-    """``work`` of each item, in order, done in threads up to ``most`` items ahead of whoever takes the results."""
-    waiting: deque[Future[_Done]] = deque()
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > most:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # also where nobody takes the rest
-            for future in waiting:
-                future.cancel()

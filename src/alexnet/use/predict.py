@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from alexnet import hardware
-from alexnet.data.images import ImageError, decoding
-from alexnet.data.loaders import ahead
+from alexnet.data.images import ImageError, ahead, decoding
 from alexnet.data.normalization import normalized
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
