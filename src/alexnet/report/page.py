@@ -17,7 +17,7 @@ from alexnet.report import charts, compare
 from alexnet.report.filters import filter_sheet
 from alexnet.report.findings import findings
 from alexnet.report.html import png_uri, render, write_page
-from alexnet.report.record import Record, machine, read, shown
+from alexnet.report.record import Record, read, shown
 from alexnet.run.tracking import METRICS
 from alexnet.weights.checkpoint import LAST, load_checkpoint
 
@@ -125,7 +125,6 @@ def _of_several(records: Sequence[Record]) -> tuple[str, list[str]]:
         differences=differences,
         charts=charts.of_several([setting.runs for setting in settings]),
         colour=charts.place_in_cycle,
-        machine=machine,
         data=finite(data),
         shown=shown,
         made=_now(),
