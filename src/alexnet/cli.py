@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import json
 import os
 import shlex
@@ -27,6 +28,7 @@ from alexnet.flags import UsageError, parse, recipe_from
 from alexnet.recipes import Recipe, field_types
 
 if TYPE_CHECKING:
+    from alexnet.data.datasets import Dataset
     from alexnet.train import Result
 
 __all__ = ["main"]
@@ -213,29 +215,38 @@ def _example(folder: Path, recipe: Recipe) -> Path | None:
     return path
 
 
-def _evaluate(args: argparse.Namespace) -> Answer:
-    path = Path(args.model)
-    folder = path if path.is_dir() else path.parent
-    spec, data_dir, is_run = args.data, args.data_dir, (folder / "config.json").is_file()
-    from alexnet import hardware
-    from alexnet.data import datasets
-    from alexnet.report import plots
+def _run_of(path: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The run's folder that a model lies in, and its recipe; None and nothing where there is none."""
     from alexnet.run.runfolder import read_config
+
+    folder = path if path.is_dir() else path.parent
+    return (folder, read_config(folder).get("recipe", {})) if (folder / "config.json").is_file() else (None, {})
+
+
+def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Dataset, int]:
+    """The data set named on the command line, or else the run's own, and how many images that run held out of it."""
+    from alexnet.data import datasets
+
+    path, spec = Path(args.model), args.data or recipe.get("data")
+    if not spec:
+        folder = path if path.is_dir() else path.parent
+        raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
+    dataset = datasets.load(spec, args.data_dir or recipe.get("data_dir") or "data")
+    holdout = 0 if args.data else recipe.get("holdout", 0)
+    return (dataset.with_holdout(holdout) if holdout else dataset), holdout
+
+
+def _evaluate(args: argparse.Namespace) -> Answer:
+    from alexnet import hardware
+    from alexnet.report import plots
     from alexnet.use.evaluate import evaluate, format_evaluation
     from alexnet.weights import checkpoint
 
     hardware.keep_freed_memory()
+    path = Path(args.model)
     model = checkpoint.load_model(path)
-    holdout = 0
-    if is_run:
-        recipe = read_config(folder).get("recipe", {})
-        holdout = 0 if spec else recipe.get("holdout", 0)
-        spec, data_dir = spec or recipe.get("data"), data_dir or recipe.get("data_dir")
-    if not spec:
-        raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
-    dataset = datasets.load(spec, data_dir or "data")
-    if holdout:
-        dataset = dataset.with_holdout(holdout)
+    run, recipe = _run_of(path)
+    dataset, holdout = _data_of(args, recipe)
     if holdout and args.split == "test":
         print("opening the test images, which this run kept closed to its end: choose nothing by them", file=sys.stderr)
     if args.views == "ten-crop" and not dataset.flip:
@@ -243,16 +254,16 @@ def _evaluate(args: argparse.Namespace) -> Answer:
         print(warning, file=sys.stderr)
     found = evaluate(model, dataset, args.views, args.split, device=args.device, precision=args.precision, watch=_bar)
     text = format_evaluation(found, args.views)
-    if args.out or is_run:
-        picture = Path(args.out or folder / "confusion.png")
+    if args.out or run:
+        picture = Path(args.out or f"{run}/confusion.png")
         text += f"\n\nas a picture: {plots.confusion(found['confusion'], dataset.classes, picture)}"
     return Answer(found, text)
 
 
-def _bar(batches: Any, count: int) -> Any:
+def _bar(batches: Any, count: int, desc: str | None = None) -> Any:
     from tqdm import tqdm
 
-    return tqdm(batches, total=count, unit="batch", leave=False, disable=None)  # None: only on a terminal
+    return tqdm(batches, desc, total=count, unit="batch", leave=False, disable=None)  # None: only on a terminal
 
 
 def _predict(args: argparse.Namespace) -> Answer:
@@ -274,6 +285,36 @@ def _predict(args: argparse.Namespace) -> Answer:
                 f"{answer.file}: " + ", ".join(f"{name} {100 * value:.1f}%" for name, value in answer.top), flush=True
             )
     return Answer(document, "", 1 if any(entry["error"] for entry in document) else 0)
+
+
+def _explain(args: argparse.Namespace) -> Answer:
+    if (args.layer is None) != (args.channel is None):
+        raise UsageError("--layer and --channel: allowed are both, such as --layer conv3 --channel 17, or neither")
+    from alexnet import hardware
+    from alexnet.use.explain.page import explain, format_explanation
+    from alexnet.weights.checkpoint import load_model
+
+    hardware.keep_freed_memory()
+    path = Path(args.model)
+    model, (run, recipe) = load_model(path), _run_of(path)
+    # images alone can be explained without the data that the network was trained on
+    without = args.data == "none" or (args.images and not args.data and not recipe)
+    place = path.resolve()
+    found = explain(
+        model,
+        args.images,
+        None if without else _data_of(args, recipe)[0],
+        out=Path(args.out or (run or Path()) / "explain.html"),
+        title=place.name if path.is_dir() else f"{place.parent.name}/{place.name}",
+        run=run,
+        patch=None if args.layer is None else (args.layer, args.channel),
+        neighbours=args.neighbours,
+        device=args.device,
+        precision=args.precision,
+        progress=lambda what: functools.partial(_bar, desc=what),
+    )
+    errors = [f"alexnet: {entry['error']}" for entry in found["images"] if entry["error"]]
+    return Answer(found, format_explanation(found), 1 if errors else 0, "\n".join(errors))
 
 
 def _summary(args: argparse.Namespace) -> Answer:
@@ -360,6 +401,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "explain": _explain,
     "summary": _summary,
     "variants": _variants,
     "export": _export,

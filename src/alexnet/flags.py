@@ -16,6 +16,7 @@ from alexnet.recipes import GROUPS, RECIPES, VIEWS, Recipe, choices_of, field_me
 
 __all__ = ["UsageError", "parse", "recipe_from"]
 
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 FORMATS = ("onnx", "safetensors", "pt2", "torchscript")
 _METAVARS = {"data": "SPEC", "data_dir": "DIR", "save_every": "MINUTES"}
 
@@ -63,7 +64,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if not argv[0].startswith("-"):
         _known("command", argv[0], commands)
         _check_flags(argv, commands[argv[0]])
-    return parser.parse_args(argv)
+    args, more = parser.parse_known_args(argv)
+    # Python before 3.13 leaves a list empty where nothing of it stands before the first flag
+    if more and (not hasattr(args, "images") or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        args.images += more
+    return args
 
 
 def recipe_from(name: str, changes: dict[str, Any]) -> Recipe:
@@ -178,11 +185,15 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="a run's folder, a .ckpt or a .safetensors file")
 
 
+def _data(parser: argparse.ArgumentParser, more: str = "") -> None:
+    for name in ("data", "data_dir"):
+        text = f"{field_metadata(name)['help']}{more if name == 'data' else ''} (default the run's own)"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=_METAVARS[name], help=text)
+
+
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _model(parser)
-    for name in ("data", "data_dir"):
-        text = f"{field_metadata(name)['help']} (default the run's own)"
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar=_METAVARS[name], help=text)
+    _data(parser)
     text = "center: one crop an image; flip: the mean over it and its mirror; ten-crop: over corners, centre and their "
     text += "mirrors (default center)"
     _add(parser, "--views", VIEWS, text, default="center")
@@ -196,6 +207,19 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     _add(parser, "--top-k", int, "Classes an image (default 5, or all where there are fewer)", least=1, metavar="K")
+    _add_fields(parser, "device", "precision", default="auto")
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    text = "image files, up to 12 (default ten of the run's validation images, always the same ones)"
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help=text)
+    _data(parser, " none: explain what needs no data.")
+    parser.add_argument("--out", metavar="FILE", help="the page (default the run's explain.html)")
+    _add(parser, "--layer", CONVOLUTIONS, "Whose patches to show, with --channel (default one chosen a convolution)")
+    _add(parser, "--channel", int, "Which channel of --layer, counted from 0.", least=0)
+    text = "Training images among which the nearest are looked for; 0: none. (default 10000)"
+    _add(parser, "--neighbours", int, text, least=0, default=10_000)
     _add_fields(parser, "device", "precision", default="auto")
 
 
@@ -250,6 +274,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]]
     "train": (_train, "Train a network and leave a run folder.", "classic --data cifar10 --out runs/first --epochs 5"),
     "evaluate": (_evaluate, "Measure a trained network on validation images.", "runs/first --views ten-crop"),
     "predict": (_predict, "Classify image files.", "runs/first cat.jpg dog.png --top-k 3"),
+    "explain": (_explain, "Look inside a trained network, on one page.", "runs/first cat.jpg --out inside.html"),
     "summary": (_summary, "Show a network layer by layer.", "--variant paper --num-classes 1000"),
     "variants": (_variants, "Show how the networks called AlexNet differ.", ""),
     "export": (_export, "Write a trained network for use elsewhere.", "runs/first --format onnx --out alexnet.onnx"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from alexnet.data.normalization import Normalization
-from alexnet.data.splits import Images, Pixels
+from alexnet.data.splits import Images
+from alexnet.data.stores import Pixels
 from alexnet.model import AlexNet_2012
 from alexnet.use.explain import CONVOLUTIONS, activations, answers, calibration, confident_errors, inputs
 from alexnet.weights.card import ModelCard
