@@ -41,9 +41,9 @@ class TrainTransform:
         else:
             crop = v2.RandomResizedCrop(size, scale=SCALE)
         if norm.mean_image:
-            chain = [central_patch(), v2.ToImage(), Normalize(norm, RESIZE), crop, *mirror]
+            chain = [central_patch(norm.resize), v2.ToImage(), Normalize(norm, RESIZE), crop, *mirror]
         else:
-            first = central_patch() if augmentation.crop == "random" else _resized()
+            first = central_patch(norm.resize) if augmentation.crop == "random" else _resized(norm.resize)
             chain = [first, crop, *mirror, v2.ToImage()]
         self.chain = v2.Compose(chain)
 
@@ -55,20 +55,28 @@ class EvalTransform:
     """PIL image to float32 ``[3, size, size]``: resize, centre crop, normalise."""
 
     def __init__(self, size: int, norm: Normalization) -> None:
-        self.pixels = v2.Compose([_resized(), v2.CenterCrop(size)])
+        self.pixels = v2.Compose([_resized(norm.resize), v2.CenterCrop(size)])
         self.to_tensor = v2.Compose([v2.ToImage(), Normalize(norm, size)])
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.to_tensor(self.pixels(image))  # type: ignore[no-any-return]
 
 
-def central_patch() -> v2.Compose:
-    """The paper's first step (section 2): the shorter side to 256, then the central 256×256 pixels."""
-    return v2.Compose([_resized(), v2.CenterCrop(RESIZE)])
+def central_patch(resize: str = "short-side") -> v2.Compose:
+    """The 256×256 pixels that crops are taken from: of the image with its shorter side at 256 (the paper, section 2),
+    or, where ``resize`` is ``warp``, the whole image, as Caffe has it.
+    """
+    return v2.Compose([_resized(resize), v2.CenterCrop(RESIZE)])
 
 
-def _resized() -> v2.Compose:
-    return v2.Compose([_shortened, v2.Resize(RESIZE)])
+def _resized(resize: str) -> v2.Compose:
+    return v2.Compose([_warped] if resize == "warp" else [_shortened, v2.Resize(RESIZE)])
+
+
+def _warped(image: Image.Image) -> Image.Image:
+    """Both sides at 256 by plain bilinear interpolation: what OpenCV's ``resize`` does unless told otherwise."""
+    pixels = v2.functional.resize(v2.functional.pil_to_tensor(image), [RESIZE, RESIZE], antialias=False)
+    return v2.functional.to_pil_image(pixels)  # type: ignore[no-any-return]
 
 
 def _shortened(image: Image.Image) -> Image.Image:

@@ -88,11 +88,7 @@ def _difference(model: AlexNet_2012, run: Run) -> float:
 
 def _safetensors(model: AlexNet_2012, card: ModelCard, file: Path) -> tuple[Run, dict[str, Any]]:
     save_weights(file, model.state_dict(), card)
-    weights, read = load_weights(file)
-    with torch.device("meta"):
-        again = AlexNet_2012(read.num_classes, read.variant, widths=read.widths).eval()
-    again.load_state_dict(weights, assign=True)
-    return again, {"checked_with": "alexnet.load_model"}
+    return AlexNet_2012.from_weights(*load_weights(file)), {"checked_with": "alexnet.load_model"}
 
 
 # --- torch.export and TorchScript -------------------------------------------------------------------------------------
@@ -260,11 +256,14 @@ class _Graph:
 def _metadata(card: ModelCard, side: int) -> dict[str, str]:
     """What a user of the ONNX file has to know, as text and as data."""
     norm = card.normalization
-    steps = f"RGB; shorter side resized to 256 (bilinear, antialiased); centre crop of {side}; (x / 255 - mean) / std"
+    resized = "shorter side resized to 256 (bilinear, antialiased)"
+    if norm.resize == "warp":
+        resized = "both sides resized to 256 (bilinear, without antialiasing)"
+    steps = f"RGB; {resized}; centre crop of {side}; (x / 255 - mean) / std"
     if norm.mean_image:
         steps += (
-            "; mean is the centre crop of mean_image (little-endian float32 [side, side, 3] in base64), resized to 256 "
-            "as the image is"
+            "; mean is the centre crop of mean_image (little-endian float32 [side, side, 3] in base64), resized to "
+            "256 x 256"
         )
     return {
         "variant": card.variant,
@@ -272,6 +271,7 @@ def _metadata(card: ModelCard, side: int) -> dict[str, str]:
         "preprocessing": steps,
         "mean": json.dumps(norm.mean),
         "std": json.dumps(norm.std),
+        "resize": norm.resize,
         **({"mean_image": norm.mean_image} if norm.mean_image else {}),
         "data": card.data,
     }
