@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from alexnet import __version__
-from alexnet.recipes import GROUPS, RECIPES, VIEWS, Recipe, choices_of, field_metadata, field_types, known, meant
+from alexnet.names import known, meant
+from alexnet.recipes import GROUPS, RECIPES, VIEWS, Recipe, choices_of, field_metadata, field_types
 
 __all__ = ["UsageError", "parse", "recipe_from"]
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from alexnet import recipes
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.parallel import columns
-from alexnet.run.session import sgd
+from alexnet.run.schedule import sgd
 from tiny import tiny_variants
 
 STEPS, BATCH, CLASSES = 10, 4, 7  # of an odd number of classes the first process has one more

@@ -104,11 +104,11 @@ def test_a_mutated_card_is_refused_or_usable(where: int, value: Any, change: str
         case "add":
             container[str(value)] = value
     text = json.dumps(card)
+    text = text[: where % len(text)] if change == "cut" else text
     try:
-        read = ModelCard.from_json(text[: where % len(text)] if change == "cut" else text, "x.ckpt")
-    except ValueError as error:
-        assert str(error).startswith("x.ckpt: malformed card: ")
-        assert "\n" not in str(error)
+        read = ModelCard.from_json(text)
+    except ValueError:
+        refusal(text)
         return
     assert ModelCard.from_json(read.to_json()).normalization == read.normalization
     assert torch.isfinite(Normalize(read.normalization, 224)(torch.zeros(3, 224, 224, dtype=torch.uint8))).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
@@ -26,6 +27,24 @@ class Augmentation:
     """``random-resized``: 0.8 to 1 of the area, resized; ``random``: a crop of the central 256×256 pixels, as it is."""
     color_noise: Tensor | None = None
     """``[3, 3]`` in pixel values of 0..255: the RGB noise of an image is this matrix times three draws of N(0, 1)."""
+    noise_divisor: float = 1.0
+    """What an image with noise is divided by. The released code's 1.1 (convdata.py, line 205) keeps the scale of the
+    images that it is tested on."""
+
+
+class ColorNoise:
+    """Colour noise on normalised images: one shift of RGB an image, and the division that goes with it."""
+
+    def __init__(self, augmentation: Augmentation, norm: Normalization, device: torch.device) -> None:
+        self.divisor = augmentation.noise_divisor
+        noise = torch.zeros(3, 3) if augmentation.color_noise is None else augmentation.color_noise
+        self.matrix = (noise / (255 * torch.tensor(norm.std)[:, None])).T.to(device)  # for normalised pixels
+
+    def __call__(self, images: Tensor, draws: Tensor, channels: int) -> Tensor:
+        """``draws`` of N(0, 1): ``[N, 3]``, one row for each of the images, whose dimension ``channels`` is RGB."""
+        shape = [len(images), 1, 1, 1]
+        shape[channels] = 3
+        return (images + (draws @ self.matrix).view(shape)) / self.divisor
 
 
 class TrainTransform:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 __all__ = ["Progress"]
 
@@ -30,6 +31,17 @@ class Progress:
     stale: int = 0
     drops: int = 0
     """How often the schedule ``plateau`` has divided the learning rate."""
+
+    @classmethod
+    def of(cls, saved: Any) -> Progress:
+        """What ``dataclasses.asdict`` made of one. ValueError where another version's fields are in it."""
+        names = {field.name for field in fields(cls)}
+        found = set(saved) if isinstance(saved, dict) else set()
+        if found == names:
+            return cls(**saved)
+        sides = (("lacks", names - found), ("also has", found - names))
+        told = " and ".join(f"{verb} {', '.join(sorted(map(str, side)))}" for verb, side in sides if side)
+        raise ValueError(f"written by another version of this project: its progress {told}")
 
     def times(self, images: float) -> dict[str, float]:
         """What a row says of time, ``images`` having been trained on since the last full row."""

@@ -10,7 +10,7 @@ from alexnet.data.normalization import Normalization
 
 __all__ = ["ModelCard"]
 
-ADDED = {"record", "mean_image", "resize"}  # since 0.1.0 began: a card without them means their defaults
+ADDED = {"record", "widths", "mean_image", "resize"}  # since 0.1.0 began: a card without them means their defaults
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class ModelCard:
             _demand(isinstance(norm[name], list), f"{name}: three finite numbers are wanted")
             norm[name] = tuple(norm[name])
         classes, record = found["classes"], found.get("record", {})
-        _demand(isinstance(found["variant"], str) and found["variant"].isidentifier(), "variant: a name is wanted")
+        for name in ("variant", "widths"):
+            named = found.get(name, "full")
+            _demand(isinstance(named, str) and named.replace("-", "_").isidentifier(), f"{name}: a name is wanted")
         _demand(isinstance(found["data"], str), "data: a text is wanted")
         strings = isinstance(classes, list) and len(classes) > 0 and all(isinstance(name, str) for name in classes)
         _demand(strings, "classes: a list of names is wanted")

@@ -114,7 +114,8 @@ class PretrainedMixin(PyTorchModelHubMixin):
             ValueError: the weights do not fit, in one line.
         """
         if card is not None:
-            arguments = {"num_classes": card.num_classes, "variant": card.variant, **arguments}
+            own = {"num_classes": card.num_classes, "variant": card.variant, "widths": card.widths}
+            arguments = own | arguments
         with torch.device("meta" if strict else "cpu"):
             model = cls(**arguments)
         assert isinstance(model, nn.Module)
@@ -123,7 +124,9 @@ class PretrainedMixin(PyTorchModelHubMixin):
         except (RuntimeError, TypeError, AttributeError) as error:
             asked = f"variant {model.variant.name!r} with {model.num_classes} classes"
             raise ValueError(f"the weights do not fit {asked}") from error
-        model.card = card and replace(card, variant=model.variant.name)  # which ``arguments`` may have changed
+        if card is not None and card.variant != model.variant.name:  # as ``arguments`` asked
+            card = replace(card, variant=model.variant.name)
+        model.card = card
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
