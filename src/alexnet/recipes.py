@@ -21,7 +21,6 @@ __all__ = [
     "paper", "quickstart", "reference", "source",
 ]  # fmt: skip
 
-
 GROUPS = ("data", "network", "training", "run")
 
 
