@@ -121,7 +121,8 @@ def _run_of(path: Path) -> tuple[Path | None, dict[str, Any]]:
     from alexnet.run.runfolder import read_config
 
     folder = path if path.is_dir() else path.parent
-    return (folder, read_config(folder).get("recipe", {})) if (folder / "config.json").is_file() else (None, {})
+    config = read_config(folder) if (folder / "config.json").is_file() else None
+    return (folder, config.get("recipe") or {}) if isinstance(config, dict) else (None, {})
 
 
 def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Dataset, int]:
