@@ -1,6 +1,7 @@
 """An experiment from its first run to its record: sweeps, resuming after kills, refusals, and one of one's own."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -186,6 +188,28 @@ def test_the_sentence_says_what_was_left_out(tmp_path: Path) -> None:
     assert "as the paper did it" in full["reason"]
     assert (short["arms"][0]["settings"]["images"], full["arms"][0]["settings"]["images"]) == (32, 64)
     assert "--full" in full["command"]
+
+
+@pytest.mark.parametrize("kind", ["small", "recipe"])
+def test_a_signal_ends_it_with_its_number_and_no_further_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path] = []
+
+    def small_train(_s: Small, _seed: int, _data: object, folder: Path, _device: object, **more: Any) -> bool:
+        begun.append(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return more["stopped"]() is None
+
+    def train_run(_recipe: object, *, out: Path, **_: object) -> SimpleNamespace:  # which catches signals itself
+        begun.append(out)
+        return SimpleNamespace(stopped_by=signal.SIGTERM)
+
+    monkeypatch.setattr(small, "train", small_train)
+    monkeypatch.setattr(conduct.train, "run", train_run)
+    arms = (RELU, TANH) if kind == "small" else (Arm("a", classic()), Arm("b", classic(lr=0.1)))
+    done = conduct.conduct(experiment(*arms), data="digits", out=tmp_path / "x", device="cpu", say=lambda _: None)
+    assert (done.stopped_by, done.record, len(begun)) == (signal.SIGTERM, None, 1)
 
 
 # --- one of one's own, and killed at random ---------------------------------------------------------------------------
