@@ -196,6 +196,7 @@ def test_an_archive_that_came_wrong_starts_again(site, tmp_path, wrong):
 def test_neither_road_is_open(site, tmp_path):
     site.files.clear()
     text = refusal(tmp_path / "data")
+    assert f"({site.url}: " in text
     assert f"{site.url}{TRAIN}" in text
     assert f"{site.url}{ARCHIVE}: HTTP Error 404: Not Found" in text
 

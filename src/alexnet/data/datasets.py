@@ -172,19 +172,20 @@ def _download_cifar10(data_dir: Path) -> None:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    brought = check_integrity(data_dir / CIFAR10.filename, CIFAR10.tgz_md5)  # somebody has carried the archive here
-    roads, tried = [_from_the_hub, _from_the_university], []
-    if brought:
-        roads = [_from_the_university]
+    roads = {constants.ENDPOINT: _from_the_hub, CIFAR10.url: _from_the_university}
+    tried = []
+    if check_integrity(data_dir / CIFAR10.filename, CIFAR10.tgz_md5):  # somebody has carried the archive here
+        del roads[constants.ENDPOINT]
     elif constants.HF_HUB_OFFLINE:  # then no other server is asked either
-        roads, tried = [], ["HF_HUB_OFFLINE is set"]
+        roads, tried = {}, ["HF_HUB_OFFLINE is set"]
     else:
         print(f"downloading CIFAR-10 (about 150 MB) to '{data_dir}'", file=sys.stderr)
-    for road in roads:
+    for server, road in roads.items():
         try:
             return road(data_dir)
         except Exception as error:  # each library has exceptions of its own, and of those that it is built on
-            tried.append(" ".join(f"{error or type(error).__name__}".split()))
+            why = " ".join(str(error).split()) or type(error).__name__
+            tried.append(f"{server}: {why[:200]}")
     raise ConnectionError(
         f"CIFAR-10 is not in '{data_dir}' and could not be downloaded ({'; '.join(tried)}). By hand: put "
         f"{CIFAR10.filename} or {CIFAR10.base_folder}/ there, or name their folder with --data-dir. Or use "
@@ -216,8 +217,6 @@ def _from_the_university(data_dir: Path) -> None:
             with contextlib.redirect_stdout(sys.stderr):  # standard output may be a JSON document
                 download_and_extract_archive(CIFAR10.url, data_dir, beside, CIFAR10.filename, CIFAR10.tgz_md5)
             Path(beside, CIFAR10.base_folder).replace(data_dir / CIFAR10.base_folder)
-    except Exception as error:
-        raise ConnectionError(f"{CIFAR10.url}: {error or type(error).__name__}") from error
     finally:
         socket.setdefaulttimeout(before)
 
