@@ -73,7 +73,7 @@ def test_a_quarter_of_the_widths_carries_as_strong_a_signal() -> None:
 
 def test_weights_of_a_quarter_come_back(tmp_path: Path) -> None:
     network = AlexNet_2012(3, "no-conv4", widths="quarter")
-    card = ModelCard("no-conv4", ("a", "b", "c"), Normalization((0.5,) * 3, (1 / 255,) * 3), "noise", "quarter")
+    card = ModelCard("no-conv4", ("a", "b", "c"), Normalization((0.5,) * 3, (1 / 255,) * 3), "noise", widths="quarter")
     save_weights(tmp_path / "x.safetensors", network.state_dict(), card)
     again = load_model(tmp_path / "x.safetensors")
     assert again.card == card

@@ -24,7 +24,19 @@ from alexnet import __version__, flags
 from alexnet.cli import main
 from alexnet.recipes import GROUPS, RECIPES, choices_of, classic, field_metadata, field_types
 
-COMMANDS = ("train", "evaluate", "predict", "summary", "variants", "export", "convert", "reproduce", "doctor", "report")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "summary",
+    "variants",
+    "export",
+    "convert",
+    "reproduce",
+    "doctor",
+    "report",
+    "explain",
+)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 40)}
 
@@ -141,8 +153,8 @@ def test_train_help_has_every_field_with_its_words_and_defaults(
             assert re.search(rf" {flag}(, --no-{flag[2:]}| \S+) {re.escape(words)}", text), name
     places = [text.index(f" {group}: --") for group in GROUPS]
     assert places == sorted(places)
-    paper, quickstart = (RECIPES[name]().epochs for name in ("paper", "quickstart"))
-    assert f"over the training images. (default 13; paper {paper}; quickstart {quickstart})" in text
+    others = "; ".join(f"{name} {make().epochs}" for name, make in RECIPES.items() if make().epochs != 13)
+    assert f"over the training images. (default 13; {others})" in text
     assert "Mirror half of the training images; never done to digits. (default yes)" in text
     recipes = text.split(" recipes: ")[1]
     assert all(f"{recipe} " in recipes for recipe in RECIPES)

@@ -402,7 +402,7 @@ def test_refusals_leave_no_folder(run: Run, tmp_path: Path, whole: Path) -> None
         run(out, resume=True)
     with pytest.raises(ValueError, match="already exists; name another, or continue the run in it with --resume"):
         run(whole)
-    with pytest.raises(ValueError, match=r"was started with --lr 0.01, not 0.5"):
+    with pytest.raises(ValueError, match=r"was started with --lr 0.02, not 0.5"):
         run(whole, resume=True, lr=0.5)
 
 

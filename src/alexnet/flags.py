@@ -26,9 +26,15 @@ class UsageError(Exception):
     """The command line is wrong. The message names the flag, the value and what is allowed."""
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(map(len, _COMMANDS)) + 4  # argparse forgets that commands are indented twice
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(**options, formatter_class=_Help, allow_abbrev=False)
         self._negative_number_matcher = re.compile(r"-[\d.]")  # argparse's own takes -1e-3 for a flag
 
     def error(self, message: str) -> NoReturn:

@@ -96,16 +96,6 @@ def test_a_damaged_batch_is_named_and_never_unpickled(tmp_path, monkeypatch, no_
     assert "data_batch_3: missing or empty" in refusal("cifar10", tmp_path)
 
 
-def test_the_md5_are_torchvisions():
-    """Against a typing error in the way they are gathered: seven files, and the two best-known sums."""
-    from alexnet.data.download import cifar10_md5
-
-    md5 = cifar10_md5()
-    assert sorted(md5) == ["batches.meta", *(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
-    assert md5["data_batch_1"] == "c99cafc152244af753f735de768cd75f"
-    assert md5["test_batch"] == "40351d587109b95175f43aff81a1287e"
-
-
 # the datasets library
 
 

@@ -27,48 +27,48 @@ def said(runs: list[Record]) -> list[str]:
 
 
 def test_a_change_that_helps(tmp_path: Path) -> None:
-    runs = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [72, 73.5, 71], {"lr": 0.04})
+    runs = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [72, 73.5, 71], {"lr": 0.02})
     settings = settings_of(runs)
-    assert [setting.label for setting in settings] == ["lr 0.02", "lr 0.04"]
+    assert [setting.label for setting in settings] == ["lr 0.01", "lr 0.02"]
     assert [setting.spread() for setting in settings] == ["70.00 ± 1.00", "72.17 ± 1.26"]
     assert settings[0].spread("train_loss") == "1.000 ± 0.000"
-    assert differences(settings) == {"lr": [0.02, 0.04]}
+    assert differences(settings) == {"lr": [0.01, 0.02]}
     (found,) = compare(settings)
     assert found.seeds == (0, 1, 2)
     assert found.text == (
-        "lr 0.04 is better than lr 0.02: 2.17 points higher "
+        "lr 0.02 is better than lr 0.01: 2.17 points higher "
         "(95% interval +1.45 to +2.88, paired over 3 seeds, p = 0.0059)."
     )
     assert said(runs) == [
         found.text,
-        "lr 0.02: 70.00 ± 1.00% (mean ± standard deviation, n = 3).",
-        "lr 0.04: 72.17 ± 1.26% (mean ± standard deviation, n = 3).",
+        "lr 0.01: 70.00 ± 1.00% (mean ± standard deviation, n = 3).",
+        "lr 0.02: 72.17 ± 1.26% (mean ± standard deviation, n = 3).",
     ]
 
 
 def test_a_change_that_harms_and_one_that_shows_nothing(tmp_path: Path) -> None:
     base = group(tmp_path, "base", [70, 71, 69])
-    worse = group(tmp_path, "worse", [68, 69, 66.9], {"lr": 0.04})
+    worse = group(tmp_path, "worse", [68, 69, 66.9], {"lr": 0.02})
     same = group(tmp_path, "same", [70.5, 70.5, 69.2], {"lr": 0.03})
     texts = [comparison.text for comparison in compare(settings_of(base + worse + same))]
-    assert texts[0].startswith("lr 0.04 is worse than lr 0.02: 2.03 points lower (95% interval −2.18 to −1.89")
-    assert texts[1].startswith("lr 0.03 is not shown to differ from lr 0.02: 0.07 points higher")
+    assert texts[0].startswith("lr 0.02 is worse than lr 0.01: 2.03 points lower (95% interval −2.18 to −1.89")
+    assert texts[1].startswith("lr 0.03 is not shown to differ from lr 0.01: 0.07 points higher")
     assert any("one is wrong by chance" in text for text in said(base + worse + same))
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_nothing_is_claimed_of_fewer_than_three_seeds(tmp_path: Path, count: int) -> None:
-    runs = group(tmp_path, "base", [50, 51][:count]) + group(tmp_path, "new", [90, 91][:count], {"lr": 0.04})
+    runs = group(tmp_path, "base", [50, 51][:count]) + group(tmp_path, "new", [90, 91][:count], {"lr": 0.02})
     (found,) = compare(settings_of(runs))
     assert found.difference is None
     told = "it is 40.00 points higher, one run each" if count == 1 else "its mean is 40.00 points higher, over 2 seeds"
-    assert found.text.startswith(f"No claim on lr 0.04 against lr 0.02: {told}")
+    assert found.text.startswith(f"No claim on lr 0.02 against lr 0.01: {told}")
     assert "needs 3 seeds that both have" in found.text
 
 
 def test_seeds_that_do_not_pair_are_no_claim(tmp_path: Path) -> None:
     base = group(tmp_path, "base", [70, 71, 69])
-    others = [read(make_run(tmp_path / f"n{s}", 80, recipe={"seed": s, "lr": 0.04})) for s in (7, 8, 9)]
+    others = [read(make_run(tmp_path / f"n{s}", 80, recipe={"seed": s, "lr": 0.02})) for s in (7, 8, 9)]
     (found,) = compare(settings_of(base + others))
     assert found.difference is None
     assert "none in common" in found.text
@@ -97,11 +97,11 @@ def test_seeds_of_several_commits_are_one_setting_where_none_ran_twice(tmp_path:
 
 def test_runs_not_at_their_end_are_no_part_of_a_mean(tmp_path: Path) -> None:
     base = group(tmp_path, "base", [70, 71, 69])
-    short = group(tmp_path, "short", [80, 80, 80], {"lr": 0.04}, steps=90)
+    short = group(tmp_path, "short", [80, 80, 80], {"lr": 0.02}, steps=90)
     settings = settings_of(base + short)
     assert (settings[1].judged, settings[1].spread()) == ({}, "–")
     (found,) = compare(settings)
-    assert "no run of lr 0.04 is at its end" in found.text
+    assert "no run of lr 0.02 is at its end" in found.text
     assert "Not at their end, or diverged, so no part of any mean: short-s0, short-s1, short-s2." in said(base + short)
 
 
@@ -134,7 +134,7 @@ def test_a_seed_that_ran_twice_counts_once(tmp_path: Path) -> None:
 
 def test_labels_tell_settings_apart(tmp_path: Path) -> None:
     versions = VERSIONS | {"torch": "2.16.0"}
-    many = {"lr": 0.04, "momentum": 0.8, "weight_decay": 0.001, "clip_norm": 0.0}
+    many = {"lr": 0.02, "momentum": 0.8, "weight_decay": 0.001, "clip_norm": 0.0}
     first = read(make_run(tmp_path / "x" / "run"))
     assert [s.label for s in settings_of([first, read(make_run(tmp_path / "y", versions=versions))])] == [
         "torch 2.15.0",

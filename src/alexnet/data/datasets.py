@@ -4,10 +4,14 @@
 is wrong with the data as a whole is refused here, before any work, in one line.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import pickle
+import socket
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.download import HUB_FILES, HUB_FOLDER, cifar10_md5, download_cifar10
 from alexnet.data.folders import VAL_SPLITS, Table, from_tables, load_folder, read_table, some
 from alexnet.data.images import ImageError
 from alexnet.data.splits import Dataset, Images, hold_out
@@ -25,6 +28,10 @@ from alexnet.names import meant
 __all__ = ["Dataset", "ImageError", "Images", "describe", "load"]
 
 ALLOWED = "cifar10, digits, a folder, or hf:NAME"
+HUB_REPO = "uoft-cs/cifar10"
+HUB_FILES = ("plain_text/train-00000-of-00001.parquet", "plain_text/test-00000-of-00001.parquet")
+HUB_FOLDER = "cifar10"  # under the data folder: the hub's copy, in the hub's layout
+SILENCE = 30.0  # seconds without a byte after which torchvision's download is given up
 
 
 def load(spec: str, data_dir: str | Path = "data") -> Dataset:
@@ -35,7 +42,7 @@ def load(spec: str, data_dir: str | Path = "data") -> Dataset:
 
     Raises:
         ValueError: an unknown spec, or data that cannot be used as they are; one line.
-        DownloadError: a ConnectionError; `cifar10` is not on disk and could not be downloaded; one line.
+        ConnectionError: `cifar10` is not on disk and could not be downloaded; one line.
     """
     if spec == "cifar10":
         dataset = _cifar10(Path(data_dir).expanduser())
@@ -117,7 +124,7 @@ def _cifar10(data_dir: Path) -> Dataset:
         with WeakFileLock(data_dir / ".cifar10.lock"):  # of several processes one downloads, the others find it done
             found = _cifar10_on_disk(data_dir)
             if found is None:
-                download_cifar10(data_dir)
+                _download_cifar10(data_dir)
                 found = _cifar10_on_disk(data_dir)
     assert found is not None
     return found[0]
@@ -132,7 +139,7 @@ def _cifar10_on_disk(data_dir: Path) -> tuple[Dataset, Path] | None:
     if folder.is_dir():
         return _cifar10_batches(folder), folder
     copy = data_dir / HUB_FOLDER
-    if all((copy / name).is_file() for name in HUB_FILES):  # they got these names only after their checksums were right
+    if all((copy / name).is_file() for name in HUB_FILES):
         return replace(load_folder("cifar10", copy), name="CIFAR-10"), copy
     return None
 
@@ -140,7 +147,8 @@ def _cifar10_on_disk(data_dir: Path) -> tuple[Dataset, Path] | None:
 def _cifar10_batches(folder: Path) -> Dataset:
     from torchvision.datasets import CIFAR10
 
-    md5 = cifar10_md5()
+    meta_md5 = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    md5 = dict((*CIFAR10.train_list, *CIFAR10.test_list, meta_md5))
     meta = _verified_pickle(folder / CIFAR10.meta["filename"], md5)
 
     def split(names: list[str], title: str) -> Images:
@@ -152,6 +160,65 @@ def _cifar10_batches(folder: Path) -> Dataset:
     train = split([name for name, _ in CIFAR10.train_list], "CIFAR-10 train")
     val = split([name for name, _ in CIFAR10.test_list], "CIFAR-10 test")
     return Dataset("cifar10", "CIFAR-10", tuple(meta[CIFAR10.meta["key"]]), train, val, "test")
+
+
+def _download_cifar10(data_dir: Path) -> None:
+    """Put CIFAR-10 under `data_dir`: the hub's Parquet copy, or else the university's archive, by torchvision.
+
+    Raises:
+        ConnectionError: neither could be had; one line says what was tried and how to bring it by hand.
+    """
+    from huggingface_hub import constants
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    roads = {constants.ENDPOINT: _from_the_hub, CIFAR10.url: _from_the_university}
+    tried = []
+    if check_integrity(data_dir / CIFAR10.filename, CIFAR10.tgz_md5):  # somebody has carried the archive here
+        del roads[constants.ENDPOINT]
+    elif constants.HF_HUB_OFFLINE:  # then no other server is asked either
+        roads, tried = {}, ["HF_HUB_OFFLINE is set"]
+    else:
+        print(f"downloading CIFAR-10 (about 150 MB) to '{data_dir}'", file=sys.stderr)
+    for server, road in roads.items():
+        try:
+            return road(data_dir)
+        except Exception as error:  # each library has exceptions of its own, and of those that it is built on
+            why = " ".join(str(error).split()) or type(error).__name__
+            tried.append(f"{server}: {why[:200]}")
+    raise ConnectionError(
+        f"CIFAR-10 is not in '{data_dir}' and could not be downloaded ({'; '.join(tried)}). By hand: put "
+        f"{CIFAR10.filename} or {CIFAR10.base_folder}/ there, or name their folder with --data-dir. Or use "
+        "--data with a folder of images, or --data digits"
+    )
+
+
+def _from_the_hub(data_dir: Path) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    for name in HUB_FILES:
+        stated = get_hf_file_metadata(hf_hub_url(HUB_REPO, name, repo_type="dataset")).etag
+        path = Path(hf_hub_download(HUB_REPO, name, repo_type="dataset", local_dir=data_dir / HUB_FOLDER))
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != stated:
+            path.unlink()
+            raise ValueError(f"{HUB_REPO} {name}: its sha256 is {found}, the hub states {stated}; deleted")
+
+
+def _from_the_university(data_dir: Path) -> None:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # torchvision sets none, and would wait for ever
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=data_dir) as beside:
+            with contextlib.redirect_stdout(sys.stderr):  # standard output may be a JSON document
+                download_and_extract_archive(CIFAR10.url, data_dir, beside, CIFAR10.filename, CIFAR10.tgz_md5)
+            Path(beside, CIFAR10.base_folder).replace(data_dir / CIFAR10.base_folder)
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _verified_pickle(path: Path, md5: Mapping[str, str]) -> dict[str, Any]:

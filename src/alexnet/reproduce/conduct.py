@@ -40,7 +40,7 @@ WIDEST = 3  # steps that a sweep goes beyond its rates, where the best is the la
 
 
 class _StoppedError(Exception):
-    """A signal came."""
+    """A signal came; its number is the argument."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def conduct(
         )
         try:
             work.all()
-        except _StoppedError:
-            return Conducted(folder, None, stopped())
+        except _StoppedError as signal:
+            return Conducted(folder, None, signal.args[0])
     record = make_record(experiment, work.arms, work.results, work.sweeps, plan)
     write_record(folder / "record.json", record)
     draw(record, folder / f"{experiment.name}.png")
@@ -186,6 +186,8 @@ class _Work:
             kept: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             self.spent.append((arm.name, kept["seconds"]))
             return kept
+        if number := self.stopped():
+            raise _StoppedError(number)
         run, began = self.folder / _slug(arm.of or arm.name) / name, time.monotonic()
         self.say(self._headline(arm, name))
         if not arm.of:
@@ -211,13 +213,14 @@ class _Work:
     def _train(self, settings: Small | Recipe, seed: int, run: Path) -> None:
         if isinstance(settings, Small):
             done = small.train(settings, seed, self.dataset, run, self.device, stopped=self.stopped, quiet=self.quiet)
+            number = None if done else self.stopped()
         else:
             data, data_dir, device = self.place
             where: dict[str, Any] = {"data": data, "data_dir": data_dir, "device": device}
             recipe = replace(settings, seed=seed, tracker="none", **where)
-            done = train.run(recipe, out=run, resume=True, quiet=self.quiet).stopped_by is None
-        if not done or self.stopped():
-            raise _StoppedError
+            number = train.run(recipe, out=run, resume=True, quiet=self.quiet).stopped_by  # it catches signals itself
+        if number:
+            raise _StoppedError(number)
 
     def _headline(self, arm: Arm, name: str) -> str:
         """Which run begins, which of how many it is, and how long the rest will take, as far as that is known."""

@@ -133,8 +133,8 @@ def make_record(
 
 
 def _settings(settings: Small | Recipe) -> dict[str, Any]:
-    """What decides the runs, but for the seed and the places of this machine."""
-    told = dataclasses.asdict(settings)
+    """What decides the runs, but for the seed and the places of this machine; as JSON has it."""
+    told = json.loads(json.dumps(dataclasses.asdict(settings)))
     return {
         name: value for name, value in told.items() if name not in ("seed", "data", "data_dir", "tracker", "device")
     }

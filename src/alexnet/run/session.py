@@ -235,7 +235,7 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         recipe=recipe,
         folder=folder,
         dataset=dataset,
-        card=ModelCard(recipe.variant, dataset.classes, norm, dataset.name, recipe.widths),
+        card=ModelCard(recipe.variant, dataset.classes, norm, dataset.name, widths=recipe.widths),
         batches=batches,
         accelerator=accelerator,
         accord=Accord(accelerator.num_processes),

@@ -22,10 +22,10 @@ class ModelCard:
     normalization: Normalization
     data: str
     """Display name of the data set it was trained on."""
-    widths: str = "full"
-    """As ``AlexNet_2012`` takes it."""
     record: dict[str, str | int | float] = field(default_factory=dict)
     """What the training run came to, by name, for people; empty where it is not known."""
+    widths: str = "full"
+    """As ``AlexNet_2012`` takes it."""
 
     @property
     def num_classes(self) -> int:
