@@ -150,6 +150,19 @@ def test_a_saved_folder_without_its_card_is_refused(saved: Path) -> None:
             AlexNet_2012.from_pretrained(saved)
 
 
+def test_a_failed_save_leaves_no_half_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(saved)
+
+    def half(file: Path, text: str, **_: object) -> None:
+        file.write_bytes(text[:20].encode())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        loaded.save_pretrained(saved)
+    assert {file.name for file in saved.iterdir()} == {"README.md", "model.safetensors"}  # the hub's mixin starts anew
+
+
 def test_weights_that_are_missing_are_drawn_where_asked(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     whole = AlexNet_2012.from_weights(weights, CARD)
