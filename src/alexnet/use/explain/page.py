@@ -72,18 +72,16 @@ def explain(
     """
     _check(model, files, dataset, patch, out)
     model.to(hardware.pick_device(device)).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    if dataset and not files:
-        subjects = from_data(dataset)
-    else:
-        subjects = from_files(files)
+    subjects = from_data(dataset) if dataset and not files else from_files(files)
     explain_subjects(model, subjects)
     filters, missing = _filters(model, run)
     split, validation = None, _some(dataset.val, LIMIT) if dataset else None
     if validation:
         found = answers(model, validation, precision=precision, watch=progress("validation images"))
         split = look_at_split(model, validation, found, patch)
-    training = _some(dataset.train, neighbours) if dataset and neighbours else None
-    if training and any(subject.picture for subject in subjects):
+    shown = any(subject.picture for subject in subjects)
+    training = _some(dataset.train, neighbours) if dataset and neighbours and shown else None
+    if training:
         known = features(model, training, precision=precision, watch=progress("training images"))
         add_neighbours(model, subjects, training, known, precision)
     page = render(
@@ -102,14 +100,9 @@ def explain(
         made=time.strftime("%Y-%m-%d"),
     )
     write_page(out, page)
-    return {
-        "out": str(out),
-        "layers": layers(model, split),
-        "images": [document(subject, card_of(model).classes) for subject in subjects],
-        "validation": {"data": dataset.name, "split": dataset.val_split, **split.figures}
-        if split and dataset
-        else None,
-    }
+    seen = {"data": dataset.name, "split": dataset.val_split, **split.figures} if split and dataset else None
+    entries = [document(subject, card_of(model).classes) for subject in subjects]
+    return {"out": str(out), "layers": layers(model, split), "images": entries, "validation": seen}
 
 
 def _check(
