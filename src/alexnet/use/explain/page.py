@@ -48,6 +48,7 @@ def explain(
     out: Path,
     title: str,
     run: Path | None = None,
+    without: str = "no data set was named",
     patch: tuple[str, int] | None = None,
     neighbours: int = LIMIT,
     device: str = "auto",
@@ -61,6 +62,7 @@ def explain(
         dataset: what the model was trained on; without it, the page has only what needs no data.
         title: what the page calls the model.
         run: its folder, from whose config.json the network before training is drawn again.
+        without: why there is no data set, for the page to say.
         patch: a convolution and a channel of it whose strongest patches are shown, in place of the one chosen.
         neighbours: training images among which the nearest are looked for; of more, a fixed choice; 0: none.
         device, precision: as a recipe has them. Grad-CAM and maps are always computed in float32.
@@ -90,6 +92,7 @@ def explain(
         card=card_of(model),
         variant=model.variant.name,
         dataset=dataset,
+        without=without,
         field=receptive_field(model, "relu5"),
         filters=filters,
         missing=missing,
