@@ -28,7 +28,7 @@ from alexnet import hardware
 from alexnet.data import datasets
 from alexnet.data.loaders import eval_batch_size
 from alexnet.data.splits import Images
-from alexnet.model import VARIANTS
+from alexnet.model import ABLATIONS, VARIANTS
 from alexnet.parallel import columns
 from alexnet.recipes import Recipe
 from alexnet.report import plots
@@ -95,7 +95,7 @@ def run(
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         check_folder(folder, recipe, resume=resume)
     if recipe.parallel == "columns":
-        columns.check(VARIANTS[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
+        columns.check({**VARIANTS, **ABLATIONS}[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
     dataset = datasets.load(recipe.data, recipe.data_dir)
     if recipe.holdout:
         dataset = dataset.with_holdout(recipe.holdout)

@@ -45,7 +45,7 @@ def test_digits(no_network):
 
 def test_the_split_of_the_digits_never_changes():
     val = load("digits").val
-    assert [val.names(i) for i in range(3)] == ["digits row 3", "digits row 7", "digits row 13"]
+    assert [val.name(i) for i in range(3)] == ["digits row 3", "digits row 7", "digits row 13"]
     assert val.labels[:12].tolist() == [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
     assert np.array_equal(val.array(), load("digits").val.array())
 
@@ -54,7 +54,7 @@ def test_the_digits_are_sklearns():
     from sklearn.datasets import load_digits
 
     train, digits = load("digits").train, load_digits()
-    row = int(train.names(100).removeprefix("digits row "))
+    row = int(train.name(100).removeprefix("digits row "))
     assert np.array_equal(np.asarray(train.image(100))[..., 1], np.rint(digits.images[row] * 255 / 16))
     assert train.labels[100] == digits.target[row]
 
@@ -72,7 +72,7 @@ def test_cifar10_on_disk(tmp_path, monkeypatch, no_network, inside):
     assert np.array_equal(source.val.array(), tiny_cifar10.pixels(6))
     assert source.val.labels.tolist() == tiny_cifar10.labels(6).tolist()
     assert source.train.labels.dtype == np.int64
-    assert source.train.names(21) == "CIFAR-10 train row 21"
+    assert source.train.name(21) == "CIFAR-10 train row 21"
     found = describe("cifar10", data_dir)
     assert found == {
         "spec": "cifar10",
@@ -125,7 +125,7 @@ def test_hub_data_set(hub, split, called):
     assert (len(source.train), len(source.val)) == (30, 6)
     assert source.train.image(17).getpixel((0, 0)) == (17, 0, 0)
     assert source.train.labels[:4].tolist() == [0, 1, 2, 0]
-    assert source.val.names(2) == f"someone/pets {split} row 2"
+    assert source.val.name(2) == f"someone/pets {split} row 2"
 
 
 def test_hub_data_set_with_plain_numbers(hub):
@@ -143,10 +143,10 @@ def test_hub_data_set_with_training_images_only(hub):
     source = load("hf:someone/pets")
     assert source.val_split == "val (a tenth of train, seed 0)"
     assert np.bincount(source.val.labels).tolist() == [10, 10, 10]
-    rows = {side.names(i) for side in (source.train, source.val) for i in range(len(side))}
+    rows = {side.name(i) for side in (source.train, source.val) for i in range(len(side))}
     assert len(rows) == 300
     again = load("hf:someone/pets").val
-    assert [again.names(i) for i in range(30)] == [source.val.names(i) for i in range(30)]
+    assert [again.name(i) for i in range(30)] == [source.val.name(i) for i in range(30)]
 
 
 def test_hub_data_set_that_cannot_be_used(hub, monkeypatch):

@@ -67,7 +67,7 @@ def test_parquet(tmp_path, inner, val_name, split):
     assert source.train.labels.tolist() == [0, 1, 0]
     assert source.train.labels.dtype == np.int64
     assert source.train.image(2).getpixel((0, 0)) == (2, 2, 2)
-    assert source.val.names(1).endswith(f"{val_name}-00000-of-00001.parquet row 1 (1.png)")
+    assert source.val.name(1).endswith(f"{val_name}-00000-of-00001.parquet row 1 (1.png)")
 
 
 def test_validation_is_preferred_to_test(tmp_path):
@@ -97,7 +97,7 @@ def test_several_files_are_one_split(tmp_path):
     write_parquet(tmp_path / "test-00000-of-00001.parquet", (0, 1))
     train = load(str(tmp_path)).train
     assert train.labels.tolist() == [0, 1, 1, 1, 0]
-    assert train.names(3).endswith("train-00001-of-00002.parquet row 1 (1.png)")
+    assert train.name(3).endswith("train-00001-of-00002.parquet row 1 (1.png)")
     (tmp_path / "train-00001-of-00002.parquet").unlink()
     assert "the split has 2 files, 1 of them are here" in refusal(tmp_path)
 
@@ -205,7 +205,7 @@ def test_the_real_jpeg_copy():
     # CIFAR-10's mean, which the JPEG coding hardly moves
     assert np.abs(source.val.array().mean((0, 1, 2)) / 255 - (0.4942, 0.4851, 0.4504)).max() < 0.005
     for i in (0, 12_345, 49_999):  # the path of a row is CLASS_NNNN.jpg
-        assert f"({source.classes[source.train.labels[i]]}_" in source.train.names(i)
+        assert f"({source.classes[source.train.labels[i]]}_" in source.train.name(i)
 
 
 # image files
@@ -218,7 +218,7 @@ def test_images(tmp_path, val_name, suffix):
     assert (source.name, source.classes, source.val_split) == ("pets", ("cat", "dog"), val_name)
     assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert source.train.labels.dtype == np.int64
-    assert source.train.names(4) == str(tmp_path / "pets" / "train" / "dog" / f"1{suffix}")
+    assert source.train.name(4) == str(tmp_path / "pets" / "train" / "dog" / f"1{suffix}")
     assert np.abs(np.subtract(source.train.image(4).getpixel((1, 1)), (1, 1, 9))).max() <= 3
     assert source.train.array().shape == (6, 4, 4, 3)
 
@@ -235,7 +235,7 @@ def test_what_is_not_an_image_is_ignored(tmp_path):
     Image.new("RGB", (4, 4)).save(cat / "more" / ".cache" / "z.png")
     train = load(spec).train
     assert len(train) == 7
-    assert train.names(3) == str(cat / "more" / "z.png")
+    assert train.name(3) == str(cat / "more" / "z.png")
 
 
 def test_a_corrupt_file_is_reported_with_its_path(tmp_path):

@@ -72,11 +72,11 @@ def test_a_holdout_has_its_share_of_each_class_and_leaves_the_test_set_alone():
     assert np.bincount(found.train.labels).tolist() == [45, 27, 18]
     assert found.test is test
     assert (found.val_split, source.test) == ("holdout", None)
-    names = [{images.names(i) for i in range(len(images))} for images in (found.train, found.val)]
+    names = [{images.name(i) for i in range(len(images))} for images in (found.train, found.val)]
     assert (len(names[0]), len(names[1])) == (90, 10)
     assert not names[0] & names[1]
     again = source.with_holdout(10).val
-    assert [again.names(i) for i in range(10)] == [found.val.names(i) for i in range(10)]
+    assert [again.name(i) for i in range(10)] == [found.val.name(i) for i in range(10)]
     for count in (0, 100):
         with pytest.raises(ValueError, match=rf"--holdout {count}: allowed is 0 to 99, for name has 100"):
             source.with_holdout(count)
@@ -97,7 +97,7 @@ def test_subset(images):
     some = images.subset([4, 2, 2, -1])
     assert some.labels.tolist() == [1, 2, 2, 2]
     assert np.array_equal(some.array(), PIXELS[[4, 2, 2, 11]])
-    assert some.names(0) == images.names(4)
+    assert some.name(0) == images.name(4)
     assert np.array_equal(some.subset(np.array([3, 0])).array(), PIXELS[[11, 4]])
     assert np.array_equal(images.subset(images.labels == 1).array(), PIXELS[1::3])
     assert len(images.subset([])) == 0
@@ -113,7 +113,7 @@ def test_a_subset_of_a_subset(first, data):
     chosen = images.subset(first).subset(second)
     expected = [first[i] for i in second]
     assert chosen.labels.tolist() == expected
-    assert [chosen.names(i) for i in range(len(chosen))] == [images.names(i) for i in expected]
+    assert [chosen.name(i) for i in range(len(chosen))] == [images.name(i) for i in expected]
 
 
 def test_it_travels_to_a_worker_without_what_it_decoded(images):
@@ -127,7 +127,7 @@ def test_it_travels_to_a_worker_without_what_it_decoded(images):
 def test_names():
     store = Encoded(column([png(array) for array in PIXELS]), (0, 4), ("a.parquet", "b.parquet"))
     images = Images(np.zeros(12, np.int64), store)
-    assert [images.names(i) for i in (0, 3, 4, 11)] == [
+    assert [images.name(i) for i in (0, 3, 4, 11)] == [
         "a.parquet row 0",
         "a.parquet row 3",
         "b.parquet row 0",
@@ -224,10 +224,10 @@ def test_a_row_may_not_point_to_any_other_file(tmp_path):
 def test_hold_out_takes_a_share_of_every_class(labels, part):
     images = Images(np.array(labels), Pixels(np.arange(len(labels), dtype=np.uint8)[:, None, None, None], "x"))
     train, held = hold_out(images, part)
-    names = [side.names(i) for side in (train, held) for i in range(len(side))]
-    assert sorted(names) == sorted(images.names(i) for i in range(len(images)))
+    names = [side.name(i) for side in (train, held) for i in range(len(side))]
+    assert sorted(names) == sorted(images.name(i) for i in range(len(images)))
     for label in set(labels):
         count, taken = labels.count(label), int((held.labels == label).sum())
         assert taken == min(max(1, round(count / part)), count - 1)
     again = hold_out(images, part)[1]
-    assert [again.names(i) for i in range(len(again))] == [held.names(i) for i in range(len(held))]
+    assert [again.name(i) for i in range(len(again))] == [held.name(i) for i in range(len(held))]

@@ -84,6 +84,7 @@ def test_a_run_goes_on_as_two_columns_and_again_as_one_network(run: Run, tmp_pat
     [
         ({}, "--parallel columns: takes two processes, not one process"),
         ({"variant": "classic"}, "--parallel columns: variant classic has one tower"),
+        ({"variant": "no-conv3"}, "--parallel columns: variant no-conv3 has one tower"),
         ({"compile": True}, "--compile True: allowed is no, at --parallel columns"),
     ],
 )

@@ -73,16 +73,23 @@ def explain(args: argparse.Namespace) -> Answer:
     hardware.keep_freed_memory()
     path = Path(args.model)
     model, (run, recipe) = load_model(path), _run_of(path)
-    # images alone can be explained without the data that the network was trained on
-    without = args.data == "none" or (args.images and not args.data and not recipe)
+    dataset, without = None, "no data set was named"
+    if args.data != "none" and (args.data or recipe or not args.images):
+        try:
+            dataset, _ = _data_of(args, recipe)
+        except (ValueError, OSError) as error:  # the run may have been brought here without its data
+            if args.data or not args.images:
+                raise
+            without = str(error)
     place = path.resolve()
     found = explain(
         model,
         args.images,
-        None if without else _data_of(args, recipe)[0],
+        dataset,
         out=Path(args.out or (run or Path()) / "explain.html"),
         title=place.name if path.is_dir() else f"{place.parent.name}/{place.name}",
         run=run,
+        without=without,
         patch=None if args.layer is None else (args.layer, args.channel),
         neighbours=args.neighbours,
         device=args.device,
@@ -90,7 +97,8 @@ def explain(args: argparse.Namespace) -> Answer:
         progress=lambda what: functools.partial(bar, desc=what),
     )
     errors = [f"alexnet: {entry['error']}" for entry in found["images"] if entry["error"]]
-    return Answer(found, format_explanation(found), 1 if errors else 0, "\n".join(errors))
+    notes = [] if dataset else [f"without accuracy, patches, errors and neighbours: {without}"]
+    return Answer(found, format_explanation(found), 1 if errors else 0, "\n".join([*errors, *notes]))
 
 
 def export(args: argparse.Namespace) -> Answer:

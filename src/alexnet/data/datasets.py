@@ -105,7 +105,7 @@ def _checked(dataset: Dataset) -> Dataset:
         outside = np.flatnonzero((images.labels < 0) | (images.labels >= count))
         if len(outside):
             first = int(outside[0])
-            raise ValueError(f"{images.names(first)}: label {images.labels[first]} is not in 0..{count - 1}")
+            raise ValueError(f"{images.name(first)}: label {images.labels[first]} is not in 0..{count - 1}")
     empty = np.flatnonzero(np.bincount(dataset.train.labels, minlength=count) == 0)
     if len(empty):
         raise ValueError(f"{dataset.name}: no training image of {some([dataset.classes[i] for i in empty])}")

@@ -46,7 +46,7 @@ class Images:
         index = range(len(self))[index]  # raises IndexError, and counts negative ones from the end
         return index if self.rows is None else int(self.rows[index])
 
-    def names(self, index: int) -> str:
+    def name(self, index: int) -> str:
         """The file path, or the file and row, of image `index`."""
         return self.store.name(self._row(index))
 
@@ -85,18 +85,6 @@ class Images:
                 self._decoded["array"] = self._decode(height, width)
         return self._decoded["array"]
 
-    def fingerprint(self) -> bytes:
-        """A digest of the labels and the images, in their order; see `Dataset.fingerprint`."""
-        rows = np.arange(len(self)) if self.rows is None else self.rows
-        sizes, names = self.store.listing(rows)
-        digest = hashlib.sha256(names.encode(errors="surrogateescape"))
-        digest.update(self.labels.astype("<i8").tobytes() + sizes.astype("<i8").tobytes())
-        if sizes.sum() > _READ_WHOLE:
-            rows = rows[np.linspace(0, len(rows) - 1, min(_READ_OF_MORE, len(rows))).astype(int)]
-        for row in rows.tolist():
-            digest.update(self.store.encoded(row))
-        return digest.digest()
-
     def _decode(self, height: int, width: int) -> np.ndarray | None:
         out = np.empty((len(self), height, width, 3), np.uint8)
 
@@ -113,6 +101,18 @@ class Images:
             return out if all(map(fill, starts)) else None
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return out if all(pool.map(fill, starts)) else None
+
+    def fingerprint(self) -> bytes:
+        """A digest of the labels and the images, in their order; see `Dataset.fingerprint`."""
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        sizes, names = self.store.listing(rows)
+        digest = hashlib.sha256(names.encode(errors="surrogateescape"))
+        digest.update(self.labels.astype("<i8").tobytes() + sizes.astype("<i8").tobytes())
+        if sizes.sum() > _READ_WHOLE:
+            rows = rows[np.linspace(0, len(rows) - 1, min(_READ_OF_MORE, len(rows))).astype(int)]
+        for row in rows.tolist():
+            digest.update(self.store.encoded(row))
+        return digest.digest()
 
 
 def hold_out(images: Images, part: float) -> tuple[Images, Images]:

@@ -58,6 +58,7 @@ def _panel(ax: Axes, pair: Sequence[Mapping[str, Any]], *, losses: bool) -> None
     words = [arm["name"].split(", ") for arm in pair]
     shared = [word for word in words[0] if all(word in other for other in words)]
     train, test = (1, 3) if losses else (2, 4)  # columns of a curve
+    tested = any(row[test] is not None for arm in pair for curve in arm["curves"] for row in curve)
     for arm, own, colour, style in zip(pair, words, (FIRST, SECOND), ("-", (0, (5, 2))), strict=False):
         rate = arm["settings"].get("rate")
         label = ", ".join(word for word in own if word not in shared) + (f", rate {rate:g}" if rate else "")
@@ -66,12 +67,12 @@ def _panel(ax: Axes, pair: Sequence[Mapping[str, Any]], *, losses: bool) -> None
                 points = [(row[0], row[column]) for row in curve if row[column] is not None]
                 if points:
                     ax.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=width, alpha=0.8,
-                            label=f"{label}: {what}" if number == 0 else None)  # fmt: skip
+                            label=(f"{label}: {what}" if tested else label) if number == 0 else None)  # fmt: skip
         if not losses and arm["settings"].get("stop_at"):
             ax.axhline(arm["settings"]["stop_at"], color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
     ax.set_title(", ".join(shared))
     ax.set_xlabel("epochs")
-    ax.set_ylabel("cross-entropy (nats)" if losses else "error (%)")
+    ax.set_ylabel(("" if tested else "training ") + ("cross-entropy (nats)" if losses else "error (%)"))
     ax.set_ylim(bottom=0)
     ax.set_xlim(left=0)
     ax.legend(frameon=False)

@@ -51,6 +51,12 @@ def test_calibration_by_hand() -> None:
     assert found.expected_error == pytest.approx(error, abs=1e-6)
 
 
+def test_a_bin_holds_its_upper_end() -> None:
+    sure = torch.tensor([0.5, 0.625, 0.75])
+    found = calibration(torch.stack([sure, 1 - sure], 1), torch.tensor([0, 0, 0]), bins=4)  # (¼, ½], (½, ¾]
+    assert found.counts == [1, 2]
+
+
 def test_calibration_of_a_perfect_network_is_without_error() -> None:
     logits = torch.eye(4) * 100
     found = calibration(logits.softmax(1), torch.arange(4))

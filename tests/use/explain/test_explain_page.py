@@ -182,9 +182,29 @@ def test_without_run_and_data_the_page_says_what_is_left_out(tmp_path: Path) -> 
     found = explain(network("paper"), [file], out=out, title="weights")
     assert found["validation"] is None
     told = words(parsed(out))
-    assert "this page has neither accuracy, patches and errors nor neighbours" in told
+    assert "neither accuracy, patches and errors nor neighbours: no data set was named." in told
     assert "before training are left out: there is no run folder" in told
     assert ("tower 1, after training" in told, "tower 2, after training" in told) == (True, True)
+
+
+def test_a_run_without_its_data_still_explains_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, moved = tmp_path / "a.png", tmp_path / "moved"
+    Image.fromarray(noise(1).store.array[0]).save(file)
+    moved.mkdir()
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["data"] = "/nowhere"
+    (moved / "config.json").write_text(json.dumps(config))
+    (moved / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes())
+    assert cli.main(["explain", str(moved), str(file)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith("without accuracy, patches, errors and neighbours: --data '/nowhere': no such data set")
+    told = words(parsed(moved / "explain.html"))
+    assert "nor neighbours: --data '/nowhere': no such data set" in told
+    assert "before training, from the same seed" in told
+    assert cli.main(["explain", str(moved)]) == 2
+    assert cli.main(["explain", str(moved), str(file), "--data", "/nowhere"]) == 2
 
 
 def test_of_another_run_there_is_no_beginning(tmp_path: Path) -> None:

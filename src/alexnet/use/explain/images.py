@@ -78,7 +78,7 @@ def from_data(dataset: Dataset, count: int = SHOWN) -> list[Subject]:
         turns.append(seen_of.get(label, 0))
         seen_of[label] = turns[-1] + 1
     chosen = sorted(order[np.argsort(turns, kind="stable")][:count].tolist(), key=lambda index: int(val.labels[index]))
-    return [Subject(val.names(index), val.image(index), int(val.labels[index])) for index in chosen]
+    return [Subject(val.name(index), val.image(index), int(val.labels[index])) for index in chosen]
 
 
 def explain_subjects(model: AlexNet_2012, subjects: Sequence[Subject]) -> None:
@@ -139,7 +139,7 @@ def add_neighbours(
         subject.neighbours = {
             space: [
                 {
-                    "file": training.names(index),
+                    "file": training.name(index),
                     "class": names[training.labels[index]],
                     "distance": distance,
                     "uri": png_uri(thumbnail(training.image(index))),

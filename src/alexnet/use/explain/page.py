@@ -48,6 +48,7 @@ def explain(
     out: Path,
     title: str,
     run: Path | None = None,
+    without: str = "no data set was named",
     patch: tuple[str, int] | None = None,
     neighbours: int = LIMIT,
     device: str = "auto",
@@ -61,6 +62,7 @@ def explain(
         dataset: what the model was trained on; without it, the page has only what needs no data.
         title: what the page calls the model.
         run: its folder, from whose config.json the network before training is drawn again.
+        without: why there is no data set, for the page to say.
         patch: a convolution and a channel of it whose strongest patches are shown, in place of the one chosen.
         neighbours: training images among which the nearest are looked for; of more, a fixed choice; 0: none.
         device, precision: as a recipe has them. Grad-CAM and maps are always computed in float32.
@@ -72,18 +74,16 @@ def explain(
     """
     _check(model, files, dataset, patch, out)
     model.to(hardware.pick_device(device)).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    if dataset and not files:
-        subjects = from_data(dataset)
-    else:
-        subjects = from_files(files)
+    subjects = from_data(dataset) if dataset and not files else from_files(files)
     explain_subjects(model, subjects)
     filters, missing = _filters(model, run)
     split, validation = None, _some(dataset.val, LIMIT) if dataset else None
     if validation:
         found = answers(model, validation, precision=precision, watch=progress("validation images"))
         split = look_at_split(model, validation, found, patch)
-    training = _some(dataset.train, neighbours) if dataset and neighbours else None
-    if training and any(subject.picture for subject in subjects):
+    shown = any(subject.picture for subject in subjects)
+    training = _some(dataset.train, neighbours) if dataset and neighbours and shown else None
+    if training:
         known = features(model, training, precision=precision, watch=progress("training images"))
         add_neighbours(model, subjects, training, known, precision)
     page = render(
@@ -92,6 +92,7 @@ def explain(
         card=card_of(model),
         variant=model.variant.name,
         dataset=dataset,
+        without=without,
         field=receptive_field(model, "relu5"),
         filters=filters,
         missing=missing,
@@ -102,14 +103,9 @@ def explain(
         made=time.strftime("%Y-%m-%d"),
     )
     write_page(out, page)
-    return {
-        "out": str(out),
-        "layers": layers(model, split),
-        "images": [document(subject, card_of(model).classes) for subject in subjects],
-        "validation": {"data": dataset.name, "split": dataset.val_split, **split.figures}
-        if split and dataset
-        else None,
-    }
+    seen = {"data": dataset.name, "split": dataset.val_split, **split.figures} if split and dataset else None
+    entries = [document(subject, card_of(model).classes) for subject in subjects]
+    return {"out": str(out), "layers": layers(model, split), "images": entries, "validation": seen}
 
 
 def _check(

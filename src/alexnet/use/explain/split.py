@@ -89,7 +89,7 @@ def _errors(model: AlexNet_2012, images: Images, found: Answers) -> list[dict[st
     return [
         {
             "uri": png_uri(thumbnail(images.image(index))),
-            "file": images.names(index),
+            "file": images.name(index),
             "truth": classes[int(found.labels[index])],
             "answer": classes[int(probabilities[index].argmax())],
             "probability": float(probabilities[index].max()),
@@ -118,7 +118,7 @@ def _patches(
                 "uri": png_uri(patch_picture(seen(model, images.image(each.index)), each.box)),
                 "class": name_of,
                 "value": each.value,
-                "file": images.names(each.index),
+                "file": images.name(each.index),
             }
             for each, name_of in zip(strongest, classes, strict=True)
         ],
