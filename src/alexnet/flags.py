@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from alexnet import __version__
-from alexnet.names import known, meant
-from alexnet.recipes import GROUPS, RECIPES, VIEWS, Recipe, choices_of, field_metadata, field_types
+from alexnet.recipes import GROUPS, RECIPES, VIEWS, Recipe, choices_of, field_metadata, field_types, known, meant
 
 __all__ = ["UsageError", "parse", "recipe_from"]
 

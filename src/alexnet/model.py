@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.lrn import ResponseNorm, WithinMapNorm
-from alexnet.names import known
+from alexnet.recipes import known
 from alexnet.weights.hub import PretrainedMixin
 
 if TYPE_CHECKING:

@@ -7,19 +7,32 @@ with its own defaults; any field can be overridden: ``recipes.classic(epochs=1, 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from alexnet.names import known
-
 __all__ = [
-    "GROUPS", "RECIPES", "VIEWS", "Recipe", "classic", "command", "field_metadata", "field_types", "imagenet", "modern",
-    "paper", "quickstart", "reference", "source",
+    "GROUPS", "RECIPES", "VIEWS", "Recipe", "classic", "command", "field_metadata", "field_types", "imagenet", "known",
+    "meant", "modern", "paper", "quickstart", "reference", "source",
 ]  # fmt: skip
+
+
+def meant(name: str, allowed: Collection[str]) -> str:
+    """``" (did you mean X?)"`` where one of ``allowed`` is near ``name``, else nothing."""
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def known(what: str, name: str, allowed: Collection[str]) -> str:
+    """``name``, if it is one of ``allowed``; else ValueError, in one line that says what is."""
+    if name not in allowed:
+        raise ValueError(f"{what} {name}: allowed is one of {', '.join(allowed)}{meant(name, allowed)}")
+    return name
+
 
 GROUPS = ("data", "network", "training", "run")
 
@@ -64,17 +77,11 @@ class Recipe:
     variant: Literal[
         "classic", "paper", "source", "caffe", "caffenet", "pool-2x2", "no-dropout", "no-conv3", "no-conv4"
     ] = _network("classic", "Which AlexNet of 2012; the last four are classic less one thing.")
-    widths: Literal["full", "quarter"] = _network(
-        "full", "quarter: a fourth of the maps and hidden units, for a laptop."
-    )
-    init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network(
-        "paper", "How the weights start."
-    )
+    widths: Literal["full", "quarter"] = _network("full", "quarter: a fourth of maps and hidden units, for a laptop.")
+    init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network("paper", "How weights start.")
 
     epochs: int = _training(13, "Passes over the training images.")
-    max_steps: int | None = _training(
-        None, "Stop after this many steps; the learning rate keeps the schedule of --epochs."
-    )
+    max_steps: int | None = _training(None, "Stop after this many steps; the rate keeps the schedule of --epochs.")
     batch_size: int = _training(128, "Images a step, over all processes together.")
     lr: float = _training(0.01, "Learning rate at its highest.")
     bias_lr: float = _training(1.0, "Learning rate of the biases, as a multiple of that of the weights.")
@@ -84,17 +91,13 @@ class Recipe:
         "source: as the released code's run, divided by 10 after 27, 56 and 87% of it, the biases' rate constant.",
     )
     warmup: float = _training(0.0, "Epochs in which the learning rate rises to its highest.")
-    patience: int = _training(
-        5, "Epochs without a better val_acc after which the schedule plateau divides the learning rate."
-    )
+    patience: int = _training(5, "Epochs without a better val_acc after which the schedule plateau lowers the rate.")
     momentum: float = _training(0.9, "Momentum of SGD.")
     nesterov: bool = _training(False, "Nesterov's form of the momentum.")
     weight_decay: float = _training(5e-4, "L2 penalty on all weights, inside SGD.")
     decay_biases: bool = _training(True, "The same penalty on the biases.")
     clip_norm: float = _training(1.0, "Scale the gradient down to this norm where it is longer; 0: never.")
-    label_smoothing: float = _training(
-        0.0, "Share of each training label spread over all classes; train_loss includes it."
-    )
+    label_smoothing: float = _training(0.0, "Share of each label spread over all classes; train_loss includes it.")
     ema: float = _training(
         0.0,
         "Decay, a step, of a moving average of the weights, which is then validated and kept in their place; 0: none.",
@@ -105,9 +108,7 @@ class Recipe:
         "center", "Views of an image whose answers are averaged when the test set is opened at the end."
     )
     save_every: float = _run(5.0, "Minutes between two checkpoints; one is written at the end in any case.")
-    tracker: Literal["wandb", "trackio", "tensorboard", "none"] = _run(
-        "wandb", "Where rows are sent besides metrics.jsonl."
-    )
+    tracker: Literal["wandb", "trackio", "tensorboard", "none"] = _run("wandb", "Where rows go besides metrics.jsonl.")
     seed: int = _run(0, "Decides the weights, the order, the crops and dropout.")
     device: Literal["auto", "cpu", "cuda", "mps"] = _run("auto", "Where to compute; auto takes the best one present.")
     precision: Literal["auto", "fp32", "bf16"] = _run(
@@ -135,12 +136,11 @@ class Recipe:
         self._check("bias_lr", 0 < self.bias_lr < math.inf, "a positive number")
         self._check("color_noise_until", 0 < self.color_noise_until <= 1, "above 0, to 1")
         self._check("warmup", 0 <= self.warmup < self.epochs, f"0 to below --epochs {self.epochs}")
-        self._check("momentum", 0 <= self.momentum < 1, "0 to below 1")
+        for name in ("momentum", "label_smoothing", "ema"):
+            self._check(name, 0 <= getattr(self, name) < 1, "0 to below 1")
         self._check("nesterov", not self.nesterov or self.momentum > 0, "no, at --momentum 0")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._check("clip_norm", 0 <= self.clip_norm < math.inf, "0 or more")
-        self._check("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1")
-        self._check("ema", 0 <= self.ema < 1, "0 to below 1")
         self._check(
             "test_views", self.test_views == "center" or self.holdout > 0, "center, unless there is a --holdout"
         )
@@ -274,13 +274,7 @@ def _make(base: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = {
-    "classic": classic,
-    "reference": reference,
-    "paper": paper,
-    "source": source,
-    "imagenet": imagenet,
-    "modern": modern,
-    "quickstart": quickstart,
+    make.__name__: make for make in (classic, reference, paper, source, imagenet, modern, quickstart)
 }
 
 

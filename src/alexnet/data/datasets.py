@@ -23,7 +23,7 @@ from alexnet.data.folders import VAL_SPLITS, Table, from_tables, load_folder, re
 from alexnet.data.images import ImageError
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.data.stores import Pixels
-from alexnet.names import meant
+from alexnet.recipes import meant
 
 __all__ = ["Dataset", "ImageError", "Images", "describe", "load"]
 

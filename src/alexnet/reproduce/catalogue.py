@@ -12,8 +12,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from alexnet.names import known
-from alexnet.recipes import classic
+from alexnet.recipes import classic, known
 from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
 from alexnet.reproduce.measures import OVERFITTING, TEST_ERROR, epochs_until, training_loss
 from alexnet.reproduce.verdicts import Comparison

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.lrn import ResponseNorm
-from alexnet.names import known
+from alexnet.recipes import known
 
 __all__ = ["NETWORKS", "ConvNet", "LocallyConnected", "Network", "multiply_adds"]
 
