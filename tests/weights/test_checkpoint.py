@@ -219,10 +219,11 @@ def test_a_run_of_another_version_cannot_go_on_and_says_so(tiny_network: None, t
     fewer = {name: value for name, value in whole.items() if name != "running"}
     narrow = {name: value[:1] for name, value in whole["model"].items()}
     for state, message in (
-        (whole | {"progress": FIRST["progress"]}, "another version of this project: its progress lacks drops"),
-        (whole | {"progress": newer}, "another version of this project: its progress also has moon"),
+        (whole | {"progress": newer}, "another version of this project: its progress has moon"),
+        (whole | {"progress": 3}, "its progress has no step"),
         (fewer, "lacks running"),
         (whole | {"model": narrow}, "of use for its weights alone"),
+        (whole | {"optimizer": 5}, "of use for its weights alone"),
     ):
         torch.save(state, tmp_path / "run" / "last.ckpt")
         with pytest.raises(ValueError, match=message) as error:

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from alexnet.data.normalization import RESIZE, Normalization, Normalize
 
-__all__ = ["Augmentation", "EvalTransform", "TrainTransform", "central_patch"]
+__all__ = ["Augmentation", "ColorNoise", "EvalTransform", "TrainTransform", "central_patch"]
 
 STRIP = 32  # times as long as wide: no crop reaches beyond the middle of such an image
 SCALE = (0.8, 1.0)  # of RandomResizedCrop's area

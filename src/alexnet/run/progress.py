@@ -34,14 +34,17 @@ class Progress:
 
     @classmethod
     def of(cls, saved: Any) -> Progress:
-        """What ``dataclasses.asdict`` made of one. ValueError where another version's fields are in it."""
-        names = {field.name for field in fields(cls)}
-        found = set(saved) if isinstance(saved, dict) else set()
-        if found == names:
-            return cls(**saved)
-        sides = (("lacks", names - found), ("also has", found - names))
-        told = " and ".join(f"{verb} {', '.join(sorted(map(str, side)))}" for verb, side in sides if side)
-        raise ValueError(f"written by another version of this project: its progress {told}")
+        """What ``dataclasses.asdict`` made of one, in this version or an older one, which had fewer fields.
+
+        Raises:
+            ValueError: anything else, a newer version's among it.
+        """
+        if not isinstance(saved, dict) or not {"step", "logged"} <= saved.keys():
+            raise ValueError("its progress has no step")
+        if unknown := saved.keys() - {field.name for field in fields(cls)}:
+            names = ", ".join(sorted(map(str, unknown)))
+            raise ValueError(f"written by another version of this project: its progress has {names}")
+        return cls(**saved)
 
     def times(self, images: float) -> dict[str, float]:
         """What a row says of time, ``images`` having been trained on since the last full row."""

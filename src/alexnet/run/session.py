@@ -184,23 +184,23 @@ class Session:
         """Take up everything from last.ckpt. ValueError where it is broken."""
         path = self.folder / LAST
         state = load_checkpoint(path)
-        if missing := {"model", "optimizer", "progress", "running", "random"} - state.keys():
-            raise ValueError(f"--resume: {path} lacks {', '.join(sorted(missing))}")
         try:
             self.progress = Progress.of(state["progress"])
             self.net.load_state_dict(self._own(state["model"]))
             self.optimizer.load_state_dict(self._own(state["optimizer"]))
             if self.average is not None:
-                self.average.load_state_dict(self._own(state.get("average", {})))
-        except (ValueError, RuntimeError) as error:
+                self.average.load_state_dict(self._own(state["average"]))
+            if self.share.rank == 0:  # the sums are those of all processes
+                self.running.load_state_dict(state["running"])
+                torch.set_rng_state(state["random"]["cpu"])
+                if "cuda" in state["random"] and self.device.type == "cuda":
+                    torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+            else:
+                torch.manual_seed(self.recipe.seed + self.share.rank + self.progress.step)
+        except KeyError as error:
+            raise ValueError(f"--resume: {path} lacks {error.args[0]}") from error
+        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(f"--resume: {path} is of use for its weights alone: {first_line(error)}") from error
-        if self.share.rank == 0:  # the sums are those of all processes
-            self.running.load_state_dict(state["running"])
-            torch.set_rng_state(state["random"]["cpu"])
-            if "cuda" in state["random"] and self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-        else:
-            torch.manual_seed(self.recipe.seed + self.share.rank + self.progress.step)
 
 
 def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device: torch.device) -> Session:

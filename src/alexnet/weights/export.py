@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alexnet.files import write_atomically
 from alexnet.lrn import ResponseNorm, WithinMapNorm
-from alexnet.model import AlexNet_2012, RoundUpPad
+from alexnet.model import AlexNet_2012, DropoutOf2012, RoundUpPad
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import load_model, load_weights, save_weights
 
@@ -195,6 +195,8 @@ class _Graph:
                 return self.add("Relu", [x], name)
             case nn.MaxPool2d(kernel_size=size, stride=stride):
                 return self.add("MaxPool", [x], name, kernel_shape=[size, size], strides=[stride, stride])
+            case DropoutOf2012(p=p):
+                return self.add("Mul", [x, self.constant(f"{name}.keep", torch.tensor(1 - p))], name)
             case nn.Dropout():
                 return x  # does nothing at inference
             case RoundUpPad(kernel=kernel, stride=stride):
