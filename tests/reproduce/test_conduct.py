@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from alexnet.recipes import classic
-from alexnet.reproduce import catalogue, conduct, small
+from alexnet.reproduce import catalogue, conduct
 from alexnet.reproduce.conduct import SWEEP_SEED
+from alexnet.reproduce.convnet import small
 from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
 from alexnet.reproduce.measures import OVERFITTING, TEST_ERROR, Measure, epochs_until, training_loss
 from alexnet.reproduce.verdicts import Comparison
