@@ -1,7 +1,4 @@
-"""The loop: its records, exact resuming after every kind of interruption, and what it refuses.
-
-The network is a small one, and a run six steps: two epochs of twenty images.
-"""
+"""The loop: its records, exact resuming after every kind of interruption, and what it refuses."""
 
 import itertools
 import json
@@ -32,24 +29,12 @@ from alexnet.run.tracking import read_rows
 from alexnet.use.evaluate import evaluate
 from alexnet.weights.checkpoint import load_checkpoint, load_model, load_weights
 from forked import Command, several
-
-SMALL = {"batch_size": 8, "val_every": 2, "seed": 1, "epochs": 4}
-FLAGS = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-COMMAND = ["train", "quickstart", *FLAGS]
-TIMES = {"images_per_sec", "data_wait_pct", "val_seconds", "save_seconds"}
+from small_run import COMMAND, MANY, SMALL, TIMES, assert_same_run, make_images, rows_without_times
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 20 training and 6 validation images of two classes."""
-    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 3)):
-        for label, name in enumerate(("dark", "light")):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = random.integers(100 * label, 155 + 100 * label, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
-    return folder
+    return make_images(tmp_path_factory.mktemp("images"))
 
 
 Run = Callable[..., train.Result]
@@ -70,25 +55,6 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(folder, max_steps=6)
     return folder
-
-
-def assert_same_run(folder: Path, whole: Path) -> None:
-    """Bit for bit the same weights, optimiser, random states, place and rows; only times may differ."""
-    ours, theirs = load_checkpoint(folder / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
-    for part in ("model", "random"):
-        assert ours[part].keys() == theirs[part].keys()
-        for name in ours[part]:
-            assert torch.equal(ours[part][name], theirs[part][name]), f"{part}: {name}"
-    momenta = zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True)
-    assert all(torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in momenta)
-    assert torch.equal(ours["running"]["sums"], theirs["running"]["sums"])
-    for name in ("step", "logged", "best_acc", "best_step"):
-        assert ours["progress"][name] == theirs["progress"][name]
-    assert rows_without_times(folder) == rows_without_times(whole)
-
-
-def rows_without_times(folder: Path) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(folder)]
 
 
 def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
@@ -307,13 +273,6 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(run: Run, w
     assert rows_without_times(tmp_path / "same") == rows_without_times(whole)[:1]
     run(tmp_path / "other", max_steps=2, seed=2)
     assert rows_without_times(tmp_path / "other") != rows_without_times(whole)[:1]
-
-
-MANY = {  # every part of a run that classic leaves out
-    "holdout": 4, "variant": "paper", "input_scale": "mean-image", "crop": "random", "color_noise": "std", "ema": 0.9,
-    "schedule": "plateau", "patience": 1, "warmup": 0.5, "nesterov": True, "decay_biases": False, "val_every": 3,
-    "label_smoothing": 0.1, "test_views": "ten-crop", "clip_norm": 0.0, "lr": 1e-3,
-}  # fmt: skip
 
 
 def test_the_test_images_are_opened_once_at_the_end(
