@@ -25,7 +25,7 @@ quickstart: .venv/run  ## Train on handwritten digits, nothing to download: minu
 	$(BIN)/alexnet train quickstart
 
 test: .venv/dev  ## The fast tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: .venv/dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -14,7 +14,7 @@ from alexnet.cli import main
 from alexnet.recipes import Recipe, field_types
 from alexnet.reproduce.catalogue import EXPERIMENTS
 from alexnet.reproduce.conduct import conduct
-from alexnet.reproduce.convnet import NETWORKS
+from alexnet.reproduce.convnet.network import NETWORKS
 from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
 from tiny import WIDTHS
 

@@ -5,8 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +16,13 @@ import pytest
 from PIL import Image
 
 from alexnet.recipes import classic
-from alexnet.reproduce import catalogue, conduct, small
+from alexnet.reproduce import catalogue, conduct
 from alexnet.reproduce.conduct import SWEEP_SEED
+from alexnet.reproduce.convnet import small
 from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
 from alexnet.reproduce.measures import OVERFITTING, TEST_ERROR, Measure, epochs_until, training_loss
 from alexnet.reproduce.verdicts import Comparison
+from forked import Command
 
 TINY = Small("19pct", init="today", crop=32, decay=0, rate=0.02, images=64, stages=(Stage(2),))
 END = Measure("last training loss", lambda outcome: outcome.rows[-1]["train_loss"])
@@ -238,15 +238,15 @@ def test_killed_at_random_and_resumed_figure_1_gives_the_same_record(how: signal
     file = tmp_path / "mine.py"
     file.write_text(MINE)
     whole = run(catalogue.find(str(file)), tmp_path / "whole", seeds=2)
-    command = [sys.executable, "-m", "alexnet", "reproduce", str(file), "--data", "digits", "--seeds", "2"]
+    command = ["reproduce", str(file), "--data", "digits", "--seeds", "2"]
     command += ["--out", str(tmp_path / "cut"), "--device", "cpu", "--quiet"]
-    process, wanted = subprocess.Popen(command, stderr=subprocess.PIPE, text=True), random.randint(1, 5)
-    while process.poll() is None and len(list((tmp_path / "cut").rglob("result.json"))) < wanted:
+    started, wanted = Command(command, tmp_path / "output"), random.randint(1, 5)
+    while started.process.is_alive() and len(list((tmp_path / "cut").rglob("result.json"))) < wanted:
         time.sleep(0.01)
     time.sleep(random.uniform(0, 0.3))
-    process.send_signal(how)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == (-9 if how == signal.SIGKILL else 143)
+    started.send(how)
+    code, said = started.end()
+    assert code == (-9 if how == signal.SIGKILL else 143)
     assert not (tmp_path / "cut" / "record.json").exists()
     if how == signal.SIGTERM:
         assert "stopped by SIGTERM; to go on:" in said

@@ -46,7 +46,7 @@ def find(name: str) -> Experiment:
 # --- figure 1 --------------------------------------------------------------------------------------------------------
 
 FIGURE_1 = epochs_until(25)
-GUESSES = {"A": "13pct", "B": "19pct"}  # of the network, which the paper does not give; see ``convnet``
+GUESSES = {"A": "13pct", "B": "19pct"}  # of the network, which the paper does not give; see ``convnet.network``
 # Where the sweeps begin, in this order, for a run ends when it is later than the best so far. The files' rate is 0.001.
 RATES = {"2012": (0.002, 0.001, 0.004), "today": (0.02, 0.01, 0.04)}
 

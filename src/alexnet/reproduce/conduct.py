@@ -24,7 +24,7 @@ from alexnet.data import datasets
 from alexnet.data.splits import Dataset
 from alexnet.files import write_atomically
 from alexnet.recipes import Recipe
-from alexnet.reproduce import pixels, small
+from alexnet.reproduce.convnet import pixels, small
 from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
 from alexnet.reproduce.outcome import Finished
 from alexnet.reproduce.pictures import draw

@@ -30,7 +30,7 @@ class Small:
     """Training of one of the four-layer networks: batches of 128, momentum 0.9, biases at twice the rate."""
 
     network: str
-    """A name in ``convnet.NETWORKS``."""
+    """A name in ``convnet.network.NETWORKS``."""
     neuron: Literal["relu", "tanh"] = "relu"
     init: Literal["2012", "today"] = "2012"
     """2012: the layer file's, on pixels of 0..255; today: He's or Xavier's, on those divided by their deviation."""

@@ -12,7 +12,7 @@ import torch
 
 from alexnet.data.splits import Dataset, Images
 from alexnet.recipes import Recipe
-from alexnet.reproduce import small
+from alexnet.reproduce.convnet import small
 from alexnet.reproduce.experiment import Arm, Small, Split
 from alexnet.run.tracking import read_rows
 from alexnet.use.evaluate import evaluate

@@ -6,7 +6,7 @@ import torch
 
 from alexnet.data import datasets
 from alexnet.data.splits import Dataset, Images, Pixels
-from alexnet.reproduce.pixels import PixelData, check
+from alexnet.reproduce.convnet.pixels import PixelData, check
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.reproduce.convnet import NETWORKS, ConvNet, LocallyConnected, multiply_adds
+from alexnet.reproduce.convnet.network import NETWORKS, ConvNet, LocallyConnected, multiply_adds
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from alexnet.data import datasets
 from alexnet.data.splits import Dataset
-from alexnet.reproduce import small
+from alexnet.reproduce.convnet import small
 from alexnet.reproduce.experiment import Small, Stage
 from alexnet.run.runfolder import read_config
 from alexnet.run.tracking import read_rows

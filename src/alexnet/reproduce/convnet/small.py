@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from alexnet import hardware
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.files import git_commit, write_atomically
-from alexnet.reproduce.convnet import ConvNet
+from alexnet.reproduce.convnet.network import ConvNet
+from alexnet.reproduce.convnet.pixels import BATCH, PixelData
 from alexnet.reproduce.experiment import Small, Stage
-from alexnet.reproduce.pixels import BATCH, PixelData
 from alexnet.run import tracking
 from alexnet.run.display import Display
 from alexnet.run.metrics import Metrics, Running
