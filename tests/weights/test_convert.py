@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from alexnet.data.normalization import Normalization
-from alexnet.model import VARIANTS, AlexNet_2012
+from alexnet.model import VARIANTS, AlexNet_2012, DropoutOf2012
 from alexnet.weights.caffemodel import read_binaryproto, read_caffemodel
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import load_model, save_weights
@@ -322,6 +322,8 @@ def prototxt(model, side):
             layer(name, "ReLU")
         elif name.startswith("drop"):
             layer(name, "Dropout")
+            if isinstance(module, DropoutOf2012):
+                layer(f"{name}/keep", "Power", f"power_param {{ scale: {1 - module.p} }}")
     return "\n".join(text)
 
 
