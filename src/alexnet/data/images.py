@@ -35,7 +35,9 @@ class ImageError(ValueError):
     """An image cannot be used. The message is one line: the file or row, and what is wrong with it."""
 
 
-def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+def open_image(
+    source: str | Path | bytes, name: str | None = None, *, most_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """The image in a file, or in the bytes of one, as RGB, fully decoded and turned upright by its EXIF orientation.
 
     Transparency is laid over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
@@ -43,15 +45,16 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     Args:
         source: a path, or the content of an image file.
         name: what error messages call it; the path by default.
+        most_pixels: a limit below `MAX_PIXELS`, for images from strangers.
 
     Raises:
-        ImageError: missing, empty, damaged, truncated, not an image, or more than `MAX_PIXELS` pixels.
+        ImageError: missing, empty, damaged, truncated, not an image, or more than `most_pixels` pixels.
     """
     name = name or ("image bytes" if isinstance(source, bytes) else str(source))
     try:
         with Image.open(_readable(source), formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+            if image.width * image.height > most_pixels:
+                raise ImageError(_too_large(most_pixels))
             image.load()
             return _upright(_to_rgb(image), _orientation(image))
     except Exception as error:  # on damaged input Pillow's decoders raise almost anything, KeyError among it
@@ -81,12 +84,16 @@ def _reason(source: str | Path | bytes, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have none
         return error.strerror[:1].lower() + error.strerror[1:]
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"too large: the limit is {MAX_PIXELS:,} pixels"
+        return _too_large(MAX_PIXELS)
     if isinstance(error, UnidentifiedImageError):
         if not isinstance(source, bytes) and Path(source).suffix.lower() in (".heic", ".heif"):
             return "HEIC is not supported; save it as JPEG or PNG"
         return f"not an image in a supported format ({', '.join(FORMATS)}), or its header is damaged"
     return f"damaged or truncated ({error or type(error).__name__})"
+
+
+def _too_large(most_pixels: int) -> str:
+    return f"too large: the limit is {most_pixels:,} pixels"
 
 
 @functools.cache
