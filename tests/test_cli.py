@@ -23,7 +23,7 @@ from alexnet import __version__, flags
 from alexnet.cli import main
 from alexnet.recipes import GROUPS, RECIPES, choices_of, classic, field_metadata, field_types
 
-COMMANDS = ("train", "evaluate", "predict", "summary", "variants", "export", "convert", "doctor")
+COMMANDS = ("train", "evaluate", "predict", "summary", "variants", "export", "convert", "doctor", "demo")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 40)}
 

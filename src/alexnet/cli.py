@@ -45,6 +45,8 @@ class Answer:
     code: int = 0
     aside: str = ""
     """For standard error: what is no result, but has to be said with ``--json`` too."""
+    then: Callable[[], None] | None = None
+    """What goes on after all that has been said, until somebody ends it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +104,8 @@ def _run(argv: list[str]) -> int:
     out.flush()
     if answer.aside:
         print(answer.aside, file=sys.stderr)
+    if answer.then:
+        answer.then()
     return answer.code
 
 
@@ -329,6 +333,26 @@ def _report(args: argparse.Namespace) -> Answer:
     return Answer(done, "\n".join([*done["findings"], f"page: {done['out']}"]))
 
 
+def _demo(args: argparse.Namespace) -> Answer:
+    from alexnet import hardware
+    from alexnet.use.demo.network import open_network
+    from alexnet.use.demo.server import serve
+
+    hardware.keep_freed_memory()
+    options = {"device": args.device, "precision": args.precision, "count": args.neighbours}
+    network, note = open_network(args.model, args.data, args.data_dir, **options)
+    aside = f"without examples and nearest training images: {note}" if note else ""
+    if args.space:
+        from alexnet.use.demo.space import write_space
+
+        space = Path(args.space)
+        files = write_space(network, space)
+        told = f"{space}: {', '.join(files)}\nto push it:\n  hf upload USER/NAME {space} --repo-type space"
+        return Answer({"space": str(space), "files": files}, told, aside=aside)
+    page = serve(network, args.host, args.port)
+    return Answer({"url": page.url}, f"{page.url}\nCtrl-C ends it", aside=aside, then=page.wait)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "train": _train,
     "evaluate": _evaluate,
@@ -339,4 +363,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "convert": _convert,
     "doctor": _doctor,
     "report": _report,
+    "demo": _demo,
 }

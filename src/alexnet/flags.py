@@ -231,6 +231,22 @@ def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE.html", help=text)
 
 
+def _demo(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    own = "(default the run's own, if it is on this machine)"
+    parser.add_argument("--data", metavar="SPEC", help=f"{field_metadata('data')['help']} {own}")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help=f"{field_metadata('data_dir')['help']} (default the run's own)"
+    )
+    text = "training images among which the nearest are looked for; 0: none (default 10000)"
+    _add(parser, "--neighbours", int, text, least=0, default=10_000)
+    text = "where to listen; 0.0.0.0: for everybody on this machine's networks (default 127.0.0.1: this machine alone)"
+    parser.add_argument("--host", default="127.0.0.1", help=text)
+    _add(parser, "--port", int, "where to listen; 0: any free port (default the first free one from 7860 on)", least=0)
+    parser.add_argument("--space", metavar="DIR", help="show nothing; write the page as a Hugging Face Space")
+    _add_fields(parser, "device", "precision", default="auto")
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
     "train": (_train, "Train a network and leave a run folder.", "classic --data cifar10 --out runs/first --epochs 5"),
     "evaluate": (_evaluate, "Measure a trained network on validation images.", "runs/first --views ten-crop"),
@@ -245,4 +261,5 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]]
         "Make a page of one run, or of several side by side.",
         "runs/first runs/second --out both.html",
     ),
+    "demo": (_demo, "Show a trained network pictures, on a page on this machine.", "runs/first --port 8000"),
 }

@@ -35,9 +35,7 @@ class ImageError(ValueError):
     """An image cannot be used. The message is one line: the file or row, and what is wrong with it."""
 
 
-def open_image(
-    source: str | Path | bytes, name: str | None = None, *, most_pixels: int = MAX_PIXELS
-) -> Image.Image:
+def open_image(source: str | Path | bytes, name: str | None = None, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in a file, or in the bytes of one, as RGB, fully decoded and turned upright by its EXIF orientation.
 
     Transparency is laid over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.

@@ -1,4 +1,13 @@
-"""``alexnet demo``: a page on this machine on which a trained network is shown pictures.
+"""``alexnet demo``: a page on which a trained network is shown pictures, on this machine or as a Hugging Face Space.
 
-Gradio is imported by ``serve`` alone; it is an extra.
+from alexnet import load_model
+from alexnet.data import datasets
+from alexnet.use.demo import Network, serve
+page = serve(Network(load_model("runs/x"), datasets.load("digits")))
+page.url, page.close()
 """
+
+from alexnet.use.demo.network import Network
+from alexnet.use.demo.server import serve
+
+__all__ = ["Network", "serve"]

@@ -1,7 +1,7 @@
 """What stands before Gradio: only the addresses that the page needs, and nothing that leads outside.
 
-Gradio also has addresses that fetch any page of the web, relay to other servers, list what is running, or take a file to
-load from a URL. None of them is needed here, so all but a short list is answered with 404.
+Gradio also has addresses that fetch any page of the web, relay to other servers, list what is running, or load a file
+from a URL. None of them is needed here, so all but a short list is answered with 404.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from alexnet import hardware
+from alexnet.data import datasets
 from alexnet.data.loaders import normalized
 from alexnet.data.splits import Dataset, Images
 from alexnet.data.transforms import central_patch
 from alexnet.model import AlexNet_2012
+from alexnet.run.runfolder import read_config
 from alexnet.use import explain
 from alexnet.use.evaluate import card_of, check_classes
+from alexnet.weights.checkpoint import load_model
 
-__all__ = ["Answer", "Example", "Near", "Network"]
+__all__ = ["Answer", "Example", "Near", "Network", "open_network"]
 
 SHOWN = 5  # classes an answer
 EXAMPLES = 10
@@ -62,8 +67,8 @@ class Near:
 class Network:
     """A model that ``load_model`` gave, with the data set it was trained on if that is at hand.
 
-    One picture is looked at at a time, whoever asks: the cores are shared anyway, and what reads a layer's output stands
-    in the layer for a moment. The training images are looked at once, by ``index``, in blocks between two pictures.
+    One picture is looked at at a time, whoever asks: the cores are shared anyway, and what reads a layer's output
+    stands in the layer for a moment. The training images are looked at once, in blocks between two pictures.
 
     Args:
         examples: to try, where there is no data set to take them from.
@@ -95,7 +100,7 @@ class Network:
         """Training images looked at so far."""
         self.index_ended = self.training is None
         self.why_no_index = "" if self.training else "neighbours were switched off" if dataset else "no training images"
-        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._next, self._busy, self._stopped = threading.Lock(), threading.Lock(), threading.Event()
         self._features: explain.Features | None = None
         self._usual: Tensor | None = None
 
@@ -107,7 +112,7 @@ class Network:
         corner = central_patch()(picture).crop((0, 0, self.size, self.size))
         moved = f"moved {round((256 - self.size) / 2)} pixels to the right and down"
         views = {"as it is": crop, "mirrored": crop[:, ::-1], moved: np.asarray(corner)}
-        with self._lock:
+        with self._turn():
             x = self._inputs(list(views.values()))
             with torch.inference_mode(), hardware.autocast(self.device, self.precision):
                 probabilities = self.model(x).float().softmax(1).cpu()
@@ -121,7 +126,7 @@ class Network:
 
     def maps(self, crop: np.ndarray, layer: str) -> Tensor:
         """What a convolution answers to a picture's crop, before its ReLU: float32 ``[channels, H, W]``."""
-        with self._lock:
+        with self._turn():
             return explain.activations(self.model, self._inputs([crop]))[layer][0].cpu()
 
     def neighbours(self, crop: np.ndarray) -> tuple[Near, Near, float] | None:
@@ -133,7 +138,7 @@ class Network:
         known, usual = self._features, self._usual
         if known is None or usual is None:
             return None
-        with self._lock:
+        with self._turn():
             own = explain.features_of_inputs(self.model, self._inputs([crop]), precision=self.precision)
         deep, flat = (
             Near(places[0].tolist(), distances[0].tolist())
@@ -156,9 +161,19 @@ class Network:
             label = int(val.labels[index])
             turns.append(nth.get(label, 0))
             nth[label] = turns[-1] + 1
-        chosen = order[np.argsort(turns, kind="stable")][:EXAMPLES]
-        chosen = sorted(chosen.tolist(), key=lambda index: int(val.labels[index]))
+        first = order[np.argsort(turns, kind="stable")][:EXAMPLES].tolist()
+        chosen = sorted(first, key=lambda index: int(val.labels[index]))
         return [Example(val.image(index), int(val.labels[index])) for index in chosen]
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The network to oneself. Who waits for it stands in the door, so that nobody gets it twice before him."""
+        with self._next:
+            self._busy.acquire()
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def _inputs(self, crops: Sequence[np.ndarray]) -> Tensor:
         return normalized([np.ascontiguousarray(crop) for crop in crops], self.card.normalization, self.device)
@@ -176,7 +191,8 @@ class Network:
         self._stopped.set()
 
     def _index(self) -> None:
-        assert self.training and self.dataset
+        assert self.training
+        assert self.dataset
         try:
             known = explain.features(self.model, self.training, precision=self.precision, watch=self._between_pictures)
             judges = _choice(self.dataset.val, JUDGES)
@@ -195,9 +211,36 @@ class Network:
         for batch in batches:
             if self._stopped.is_set():
                 raise InterruptedError
-            with self._lock:
+            with self._turn():
                 yield batch
             self.indexed = min(self.indexed + len(batch[1]), len(self.training))
+
+
+def open_network(
+    path: str | Path, data: str | None = None, data_dir: str | Path | None = None, **options: Any
+) -> tuple[Network, str]:
+    """The network of a run or a file of weights, with the data set ``data``, or with the run's own where it is on disk.
+
+    Args:
+        options: what ``Network`` takes besides.
+
+    Returns:
+        The network, and one line on why it has no data set; empty where it has one.
+
+    Raises:
+        OSError, ValueError: nothing there to load, or nothing that can be used.
+    """
+    path = Path(path)
+    folder, model, note = path if path.is_dir() else path.parent, load_model(path), ""
+    if data is None:
+        recipe = read_config(folder).get("recipe", {}) if (folder / "config.json").is_file() else {}
+        data, data_dir = recipe.get("data"), data_dir or recipe.get("data_dir")
+        if data is None:
+            note = f"no --data, and {folder} has no config.json that names any"
+        elif not (found := datasets.describe(data, data_dir or "data"))["found"]:  # it shall not download anything
+            data, note = None, f"{data}: {found['how']}"
+    dataset = datasets.load(data, data_dir or "data") if data else None
+    return Network(model, dataset, **options), note
 
 
 def _choice(images: Images, count: int) -> Images:

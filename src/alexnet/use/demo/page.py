@@ -49,7 +49,7 @@ class Page:
 
     def upload(self, file: dict[str, Any] | None) -> tuple[Any, str, np.ndarray | None, Any]:
         """The answer to an uploaded file: the picture shown, HTML, the crop for what comes after, and room for that."""
-        if not file:
+        if not file or not file.get("path"):
             return self.clear()
         path = Path(file["path"])
         try:
@@ -85,9 +85,7 @@ class Page:
         chosen = peaks.argsort(descending=True)[:MAPS].tolist()
         scale = max(float(maps[chosen].abs().max()), 1e-12)
         shown = [{"channel": i, "picture": pictures.map_uri(maps[i], scale)} for i in chosen]
-        return render(
-            "demo/maps.html", layer=layer, shown=shown, count=len(maps), side=maps.shape[-1], scale=scale
-        )
+        return render("demo/maps.html", layer=layer, shown=shown, count=len(maps), side=maps.shape[-1], scale=scale)
 
     def neighbours(self, crop: np.ndarray | None) -> Iterator[str]:
         """The nearest training images, or how far they have been looked at until they are known."""
@@ -146,8 +144,10 @@ class Page:
         )
 
     def _near(self, deep: Near, flat: Near, farther: float) -> str:
-        training, dataset = self.network.training, self.network.dataset
-        assert training and dataset
+        network = self.network
+        training, dataset = network.training, network.dataset
+        assert training
+        assert dataset
 
         def images(near: Near) -> list[dict[str, Any]]:
             return [
@@ -162,13 +162,14 @@ class Page:
         rows = [
             {
                 "what": "Nearest for the network",
-                "note": "By the 4,096 numbers of fc7, its last hidden layer, where things of a kind should lie together; "
-                "below each its distance.",
+                "note": f"By the {network.model.variant.widths[-1]:,} numbers of fc7, its last hidden layer, where "
+                "things of a kind should lie together. Below each its distance.",
                 "images": images(deep),
             },
             {
                 "what": "Nearest in pixels",
-                "note": "By the picture itself, 32×32; below each the root mean square difference in grey levels, 0 to 255.",
+                "note": "By the picture itself, at 32×32. Below each the root of the mean squared difference in grey "
+                "levels, 0 to 255.",
                 "images": images(flat),
             },
         ]
@@ -248,4 +249,4 @@ def build(network: Network) -> gr.Blocks:
             on(event.then, page.maps, [crop, layer], maps)
             slow.append(on(event.then, page.neighbours, [crop], near, concurrency_limit=None))
         on(photo.clear, page.clear, None, told, cancels=slow)
-    return blocks
+    return blocks  # type: ignore[no-any-return]

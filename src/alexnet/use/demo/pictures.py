@@ -12,7 +12,7 @@ from torch import Tensor
 from alexnet.report.html import png_uri
 from alexnet.use.explain import ReceptiveField
 
-__all__ = ["crop_uri", "evidence_uri", "map_uri", "thumbnail_uri"]
+__all__ = ["crop_uri", "evidence", "evidence_uri", "map_uri", "thumbnail_uri"]
 
 POSITIVE, NEGATIVE = np.array([192.0, 86.0, 47.0]), np.array([47.0, 102.0, 144.0])
 COVER = 0.85  # of the picture, by the strongest cell
@@ -24,7 +24,17 @@ def crop_uri(crop: np.ndarray) -> str:
 
 
 def evidence_uri(crop: np.ndarray, cam: Tensor, field: ReceptiveField, zoom: int = 1) -> str:
-    """Grad-CAM ``[H, W]`` over a grey copy of its picture, each cell in its own place and as large as it is."""
+    """``evidence`` for the page."""
+    return _jpeg_uri(evidence(crop, cam, field, zoom))
+
+
+def evidence(crop: np.ndarray, cam: Tensor, field: ReceptiveField, zoom: int = 1) -> Image.Image:
+    """Grad-CAM ``[H, W]`` over a grey copy of its picture ``[S, S, 3]``, each cell in its own place and size.
+
+    Args:
+        field: of the layer that the map is of.
+        zoom: of the picture, ``zoom * S`` pixels a side.
+    """
     size = crop.shape[0] * zoom
     grey = Image.fromarray(crop).convert("L").resize((size, size), Image.Resampling.BICUBIC)
     values = cam.numpy()
@@ -34,13 +44,13 @@ def evidence_uri(crop: np.ndarray, cam: Tensor, field: ReceptiveField, zoom: int
     rows, columns = values.shape
     left, top, *_ = field.cell(0, 0)
     *_, right, bottom = field.cell(rows - 1, columns - 1)
-    box = tuple(round(zoom * side) for side in (left, top, right, bottom))
-    place = (box[2] - box[0], box[3] - box[1])
+    x, y, end_x, end_y = (round(zoom * side) for side in (left, top, right, bottom))
+    place = (end_x - x, end_y - y)
     cells, mask = (each.resize(place, Image.Resampling.NEAREST) for each in (colours, alpha))
     # lighter, so that dark and light pictures leave the colours the same room
     canvas = Image.blend(grey.convert("RGB"), Image.new("RGB", grey.size, "white"), 0.35)
-    canvas.paste(cells, box[:2], mask)
-    return _jpeg_uri(canvas)
+    canvas.paste(cells, (x, y), mask)
+    return canvas
 
 
 def map_uri(values: Tensor, scale: float) -> str:

@@ -113,6 +113,8 @@ def serve(network: Network, host: str = "127.0.0.1", port: int | None = None) ->
 
 def _listen(host: str, port: int | None) -> socket.socket:
     """A socket bound to the address. ValueError, in one line, where it cannot be had."""
+    if port is not None and port > 65535:
+        raise ValueError(f"--port {port}: allowed is 0 to 65535")
     ports = range(PORT, PORT + 100) if port is None else [port]
     reason = ""
     for each in ports:
