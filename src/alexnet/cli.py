@@ -336,7 +336,7 @@ def _report(args: argparse.Namespace) -> Answer:
 def _demo(args: argparse.Namespace) -> Answer:
     from alexnet import hardware
     from alexnet.use.demo.network import open_network
-    from alexnet.use.demo.server import serve
+    from alexnet.use.demo.server import end_on_sigterm, serve
 
     hardware.keep_freed_memory()
     options = {"device": args.device, "precision": args.precision, "count": args.neighbours}
@@ -349,6 +349,7 @@ def _demo(args: argparse.Namespace) -> Answer:
         files = write_space(network, space)
         told = f"{space}: {', '.join(files)}\nto push it:\n  hf upload USER/NAME {space} --repo-type space"
         return Answer({"space": str(space), "files": files}, told, aside=aside)
+    end_on_sigterm()
     page = serve(network, args.host, args.port)
     return Answer({"url": page.url}, f"{page.url}\nCtrl-C ends it", aside=aside, then=page.wait)
 

@@ -72,7 +72,7 @@ class Gate:
         if method == "POST":
             body = await _read(receive, self.most_bytes + _ROOM if path == UPLOAD else _QUESTION)
             if body is None:
-                return await _answer(send, 413, f"too large; the limit is {self.most_bytes / 1e6:.0f} MB")
+                return await _answer(send, 413, f"too large; the limit is {self.most_bytes / 2**20:.0f} MB")
             if path == JOIN and not self._is_ours(body):
                 return await _answer(send, 400, "a file that was not uploaded here")
             return await self.app(scope, _replay(body, receive), _Headed(send, _POLICY))

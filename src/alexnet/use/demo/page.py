@@ -20,10 +20,10 @@ from alexnet.use.demo.network import JUDGES, Answer, Near, Network
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "build", "look"]
 
-MAX_BYTES, MAX_PIXELS = 20_000_000, 50_000_000  # of an upload; phones make photographs of 12 to 50 million pixels
+MAX_BYTES, MAX_PIXELS = 20 * 2**20, 50_000_000  # of an upload; phones make photographs of 12 to 50 million pixels
 MAPS = 16
 CHIPS = 40  # class names shown before the others are folded away
-KEPT = 900  # seconds that an upload lies on this machine's disk
+KEPT, SWEEP = 900, 60  # seconds that an upload lies on this machine's disk, and between two looks for such files
 TICK = 1.0  # seconds between two looks at how far the index is
 
 
@@ -54,7 +54,7 @@ class Page:
         path = Path(file["path"])
         try:
             if path.stat().st_size > MAX_BYTES:
-                raise ImageError(f"{path.name}: too large; the limit is {MAX_BYTES / 1e6:.0f} MB")
+                raise ImageError(f"{path.name}: too large; the limit is {MAX_BYTES / 2**20:.0f} MB")
             picture = open_image(path.read_bytes(), path.name, most_pixels=MAX_PIXELS)
         except (ImageError, OSError) as error:
             return self.clear(str(error))
@@ -196,7 +196,7 @@ _TO_THE_ANSWER = """() => {
 def build(network: Network) -> gr.Blocks:
     """The page of one network. Nothing of it can be called from a program, and nothing is sent anywhere."""
     page = Page(network)
-    with gr.Blocks(title="AlexNet (2012)", analytics_enabled=False, delete_cache=(60, KEPT)) as blocks:
+    with gr.Blocks(title="AlexNet (2012)", analytics_enabled=False, delete_cache=(SWEEP, KEPT)) as blocks:
         gr.HTML(page.knows(), apply_default_css=False)
         crop, draw = gr.State(None), gr.State(0)
         with gr.Row():

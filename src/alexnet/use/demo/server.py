@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from alexnet.use.demo.network import Network
 
-__all__ = ["PORT", "Server", "serve"]
+__all__ = ["PORT", "Server", "end_on_sigterm", "serve"]
 
 PORT = 7860
 NEEDS_GRADIO = "the demo needs Gradio: pip install 'alexnet-2012[demo]'"
@@ -35,8 +35,7 @@ class Server:
 
     def wait(self) -> None:
         """Serve until SIGINT or SIGTERM ends the program; what was uploaded is deleted before that."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+        end_on_sigterm()
         try:
             while self._thread.is_alive():
                 self._thread.join(1)
@@ -49,6 +48,12 @@ class Server:
         self._server.should_exit = True
         self._thread.join(10)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end the program as Ctrl-C does, with what is uploaded deleted first."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def serve(network: Network, host: str = "127.0.0.1", port: int | None = None) -> Server:

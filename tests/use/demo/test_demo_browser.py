@@ -85,7 +85,7 @@ def test_an_example_comes_with_its_truth_and_the_cross_clears_all(visit) -> None
         "before => document.querySelectorAll('.examples .grid-container img')[4].getAttribute('src') != before",
         arg=before,
     )
-    visit.locator(".photo button[aria-label=Clear], .photo button[title=Clear]").first.click()
+    visit.get_by_label("Remove Image").click()
     visit.wait_for_selector("text=Drop, paste or photograph an image")
     assert visit.locator(".answer, .near, .maps").count() == 0
 
@@ -106,21 +106,21 @@ def test_a_pasted_image(visit) -> None:
         const blob = await canvas.convertToBlob({type: "image/png"});
         await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]); }"""
     )
-    visit.locator(".photo button[aria-label*=clipboard i]").first.click()
+    visit.get_by_label("Paste from clipboard").click()
     visit.wait_for_selector(".answer")
 
 
 def test_a_photograph(visit) -> None:
-    visit.locator(".photo button[aria-label*=camera i], .photo button[aria-label*=webcam i]").first.click()
+    visit.get_by_label("Capture from camera").click()
     visit.get_by_text("Click to Access Webcam").click()
-    visit.locator(".photo button[aria-label*=capture i]").first.click()
+    visit.get_by_label("capture photo", exact=True).click()
     visit.wait_for_selector(".answer")
 
 
 def test_what_cannot_be_read_is_answered_in_one_line(visit, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(picture.read_bytes()[:500])
     visit.set_input_files("input[type=file]", tmp_path / "broken.jpg")
-    line = visit.wait_for_selector(".error").inner_text()
+    line = visit.wait_for_selector(".alexnet .error").inner_text()
     assert line.startswith("broken.jpg: damaged or truncated")
     visit.set_input_files("input[type=file]", picture)  # and the page goes on
     visit.wait_for_selector(".answer")
@@ -134,7 +134,7 @@ def test_too_many_bytes_or_pixels(visit, picture: Path, tmp_path: Path, monkeypa
     visit.wait_for_selector("text=exceed the maximum allowed size")
     monkeypatch.setattr(page, "MAX_PIXELS", 1000)
     visit.set_input_files("input[type=file]", picture)
-    assert "the limit is 1,000 pixels" in visit.wait_for_selector(".error").inner_text()
+    assert "the limit is 1,000 pixels" in visit.wait_for_selector(".alexnet .error").inner_text()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1400, True)])
