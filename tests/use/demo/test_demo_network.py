@@ -1,6 +1,5 @@
 """What the page asks of a network: the same answers as elsewhere, of a picture and of its copies."""
 
-import contextlib
 import threading
 import time
 
@@ -13,6 +12,7 @@ from alexnet.data.datasets import Dataset
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.use import explain
+from alexnet.use.demo import network as network_module
 from alexnet.use.demo.network import Example, Network, open_network
 from alexnet.use.predict import predict
 from alexnet.weights.checkpoint import save_weights
@@ -99,30 +99,29 @@ def test_examples_are_of_all_classes_and_others_are_others(network: Network, mod
     assert Network(model, None, [given], device="cpu").examples(4) == [given]
 
 
-def test_a_picture_comes_before_the_next_block(network: Network) -> None:
+def test_a_picture_comes_before_the_next_block(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the training images are looked at, an answer waits for one block at most."""
-    inside, blocks = threading.Event(), []
+    inside, blocks, features = threading.Event(), [], explain.features
 
-    def batches():
-        for number in range(100):
-            yield number, [0]
+    def slow(*arguments, **options):
+        blocks.append(1)
+        inside.set()
+        time.sleep(0.03)
+        return features(*arguments, **options)
 
-    def index() -> None:
-        with contextlib.suppress(InterruptedError):
-            for number, _ in network._between_pictures(batches(), 100):
-                blocks.append(number)
-                inside.set()
-                time.sleep(0.03)
-
-    thread = threading.Thread(target=index)
+    monkeypatch.setattr(explain, "features", slow)
+    monkeypatch.setattr(network_module, "BLOCK", 1)
+    thread = threading.Thread(target=network._index)
     thread.start()
     inside.wait(10)
     began = len(blocks)
     network.answer(picture())
     assert len(blocks) <= began + 3  # without the turns it would have waited for all of them
     network.stop()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
+    assert network.index_ended
+    assert network.indexed < 42
 
 
 def test_a_damaged_training_image_costs_the_neighbours_alone(network: Network, monkeypatch) -> None:

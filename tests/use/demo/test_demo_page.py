@@ -127,4 +127,4 @@ def test_nothing_speaks_for_a_class_whose_evidence_is_negative(network: Network)
     answer.cams[:] = -answer.cams.abs() - 1
     assert "Nothing speaks for" in text_of(page._drawn(answer, None))
     answer.cams[0, 4, 5] = 2.5
-    assert "at most 2.5" in text_of(page._drawn(answer, 3))
+    assert "its peak is 2.5" in text_of(page._drawn(answer, 3))

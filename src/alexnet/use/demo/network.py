@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ SHOWN = 5  # classes an answer
 EXAMPLES = 10
 NEIGHBOURS = 6
 JUDGES = 200  # validation images whose distances say what is usual
+BLOCK = 32  # images that an answer may have to wait for
 SEED = 0  # of every choice: two who look at one run see the same
 
 
@@ -194,26 +195,32 @@ class Network:
         assert self.training
         assert self.dataset
         try:
-            known = explain.features(self.model, self.training, precision=self.precision, watch=self._between_pictures)
-            judges = _choice(self.dataset.val, JUDGES)
-            own = explain.features(self.model, judges, precision=self.precision, watch=self._between_pictures)
+            known = self._look_at(self.training)
+            own = self._look_at(_choice(self.dataset.val, JUDGES))
             self._usual = explain.nearest(own.fc7, known.fc7, 1)[0][:, 0]
             self._features = known
-        except InterruptedError:
+        except _StoppedError:
             pass
         except (OSError, ValueError, RuntimeError) as error:  # a damaged image; memory that is out
             self.why_no_index = " ".join(str(error).split())
         self.index_ended = True
 
-    def _between_pictures(self, batches: Iterable[Any], _count: int) -> Iterator[Any]:
-        """The batches, each with the network to itself; whoever waits with a picture comes before the next one."""
-        assert self.training
-        for batch in batches:
+    def _look_at(self, images: Images) -> explain.Features:
+        """The vectors of the images, a block at a time; whoever waits with a picture comes before the next block."""
+        parts = []
+        for first in range(0, len(images), BLOCK):
             if self._stopped.is_set():
-                raise InterruptedError
+                raise _StoppedError
+            block = images.subset(np.arange(first, min(first + BLOCK, len(images))))
             with self._turn():
-                yield batch
-            self.indexed = min(self.indexed + len(batch[1]), len(self.training))
+                parts.append(explain.features(self.model, block, precision=self.precision))
+            if images is self.training:
+                self.indexed += len(block)
+        return explain.Features(torch.cat([part.fc7 for part in parts]), torch.cat([part.pixels for part in parts]))
+
+
+class _StoppedError(Exception):
+    """Nobody needs the training images any more."""
 
 
 def open_network(
