@@ -87,7 +87,9 @@ def test_an_example_comes_with_its_truth_and_the_cross_clears_all(visit) -> None
     )
     visit.get_by_label("Remove Image").click()
     visit.wait_for_selector("text=Drop, paste or photograph an image")
-    assert visit.locator(".answer, .near, .maps").count() == 0
+    assert visit.locator(".answer").count() == 0
+    assert not visit.locator(".near").first.is_visible()
+    assert not visit.locator(".maps").first.is_visible()
 
 
 def test_a_dropped_image(visit, picture: Path) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'alexnet-2012[de
 
 from alexnet.use.demo import page as page_module
 from alexnet.use.demo.network import Network
-from alexnet.use.demo.page import Page
+from alexnet.use.demo.page import Asked, Page
 
 
 def parse(html: str):
@@ -21,7 +21,7 @@ def parse(html: str):
 
 def upload(page: Page, folder, data: bytes, name: str = "a.png"):
     (folder / name).write_bytes(data)
-    return page.upload({"path": str(folder / name)})
+    return page.upload({"path": str(folder / name)}, Asked())
 
 
 def png(size: tuple[int, int] = (40, 30)) -> bytes:
@@ -37,8 +37,8 @@ def text_of(html: str) -> str:
 def test_every_part_is_valid_and_holds_the_names_as_text(network: Network, tmp_path) -> None:
     page = Page(network)
     network._index()
-    _, answer, crop, _ = upload(page, tmp_path, png())
-    parts = [page.knows(), answer, page.maps(crop, "conv3"), *page.neighbours(crop)]
+    _, answer, crop = upload(page, tmp_path, png())
+    parts = [page.knows(), answer, page.maps(crop, "conv3"), *page.neighbours(crop, Asked())]
     for html in parts:
         tree = parse(html)
         assert not list(tree.iter("script"))
@@ -70,7 +70,7 @@ def test_many_classes_are_folded(network: Network) -> None:
 )
 def test_a_file_that_is_no_image_is_answered_in_one_line(network: Network, tmp_path, data: bytes, says: str) -> None:
     name = "<b>bold & قطة.png"
-    picture, html, crop, _ = upload(Page(network), tmp_path, data, "x.png")
+    picture, html, crop = upload(Page(network), tmp_path, data, "x.png")
     assert picture is crop is None
     (line,) = parse(html).iter("p")
     assert line.text.startswith("x.png: ")
@@ -90,9 +90,9 @@ def test_limits(network: Network, tmp_path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_file_at_all(network: Network) -> None:
     page = Page(network)
     for nothing in (None, {}, {"path": None, "url": "data:image/png;base64,AAAA"}, {"path": "/nowhere/at all"}):
-        assert page.upload(nothing)[2] is None
+        assert page.upload(nothing, Asked())[2] is None
     assert page.maps(None, "conv1") == ""
-    assert list(page.neighbours(None)) == [""]
+    assert list(page.neighbours(None, Asked())) == [""]
 
 
 def test_a_layer_that_is_none(network: Network) -> None:
@@ -101,7 +101,7 @@ def test_a_layer_that_is_none(network: Network) -> None:
 
 def test_while_the_training_images_are_looked_at_the_page_says_how_far(network: Network, monkeypatch) -> None:
     monkeypatch.setattr(page_module, "TICK", 0.0)
-    told = Page(network).neighbours(np.zeros((224, 224, 3), np.uint8))
+    told = Page(network).neighbours(np.zeros((224, 224, 3), np.uint8), Asked())
     network.indexed = 7
     assert "Looking at the training images: 7 of 42" in text_of(next(told))
     network._index()
@@ -128,3 +128,13 @@ def test_nothing_speaks_for_a_class_whose_evidence_is_negative(network: Network)
     assert "Nothing speaks for" in text_of(page._drawn(answer, None))
     answer.cams[0, 4, 5] = 2.5
     assert "its peak is 2.5" in text_of(page._drawn(answer, 3))
+
+
+def test_what_is_said_of_an_earlier_picture_ends_with_the_next(network: Network, monkeypatch) -> None:
+    monkeypatch.setattr(page_module, "TICK", 0.0)
+    page, asked = Page(network), Asked()
+    told = page.neighbours(np.zeros((224, 224, 3), np.uint8), asked)
+    next(told)
+    page.upload(None, asked)
+    network._index()
+    assert list(told) == []

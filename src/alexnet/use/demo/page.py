@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,13 @@ def look() -> dict[str, Any]:
     return {"theme": theme, "css": css, "footer_links": [], "run_history": False}
 
 
+@dataclass
+class Asked:
+    """How many pictures a visitor has shown. What is still being done for an earlier one then ends."""
+
+    number: int = 0
+
+
 class Page:
     """What the components call, and the HTML that they get."""
 
@@ -47,27 +56,23 @@ class Page:
 
     # components call these
 
-    def upload(self, file: dict[str, Any] | None) -> tuple[Any, str, np.ndarray | None, Any]:
-        """The answer to an uploaded file: the picture shown, HTML, the crop for what comes after, and room for that."""
-        if not file or not file.get("path"):
-            return self.clear()
-        path = Path(file["path"])
+    def upload(self, file: dict[str, Any] | None, asked: Asked) -> tuple[Any, str, np.ndarray | None]:
+        """The answer to an uploaded file: the picture shown, HTML, and the crop for what comes after."""
+        asked.number += 1
+        path = Path((file or {}).get("path") or "")
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ImageError(f"{path.name}: too large; the limit is {MAX_BYTES / 2**20:.0f} MB")
             picture = open_image(path.read_bytes(), path.name, most_pixels=MAX_PIXELS)
         except (ImageError, OSError) as error:
-            return self.clear(str(error))
-        return gr.skip(), *self._answer(picture, None), gr.update(visible=True)
+            return None, _without_answer(str(error)), None
+        return gr.skip(), *self._answer(picture, None)
 
-    def example(self, draw: int, chosen: gr.SelectData) -> tuple[Any, str, np.ndarray, Any]:
+    def example(self, draw: int, asked: Asked, chosen: gr.SelectData) -> tuple[Any, str, np.ndarray]:
         """The answer to an example of the gallery."""
+        asked.number += 1
         example = self.network.examples(draw)[int(chosen.index)]
-        return example.picture, *self._answer(example.picture, example.label), gr.update(visible=True)
-
-    def clear(self, error: str = "") -> tuple[None, str, None, Any]:
-        """The page as it was at first, or why there is no answer, in one line."""
-        return None, render("demo/empty.html", error=error), None, gr.update(visible=False)
+        return example.picture, *self._answer(example.picture, example.label)
 
     def others(self, draw: int) -> tuple[list[tuple[Image.Image, str]], int]:
         """Other examples for the gallery, and their number."""
@@ -87,9 +92,9 @@ class Page:
         shown = [{"channel": i, "picture": pictures.map_uri(maps[i], scale)} for i in chosen]
         return render("demo/maps.html", layer=layer, shown=shown, count=len(maps), side=maps.shape[-1], scale=scale)
 
-    def neighbours(self, crop: np.ndarray | None) -> Iterator[str]:
+    def neighbours(self, crop: np.ndarray | None, asked: Asked) -> Iterator[str]:
         """The nearest training images, or how far they have been looked at until they are known."""
-        network = self.network
+        network, number = self.network, asked.number
         if crop is None:
             yield ""
             return
@@ -97,6 +102,8 @@ class Page:
             whole = f"{len(network.training or ()):,}"
             yield _waiting(f"Looking at the training images: {network.indexed:,} of {whole}. The nearest come here.")
             time.sleep(TICK)
+            if asked.number != number:  # another picture has been shown since
+                return
         found = network.neighbours(crop)
         yield self._near(*found) if found else _waiting(f"No nearest training images: {network.why_no_index}.")
 
@@ -184,6 +191,11 @@ class Page:
         )
 
 
+def _without_answer(error: str = "") -> str:
+    """What stands there at first, or why there is no answer, in one line."""
+    return render("demo/empty.html", error=error)
+
+
 def _waiting(text: str) -> str:
     return render("demo/neighbours.html", waiting=text)
 
@@ -198,7 +210,7 @@ def build(network: Network) -> gr.Blocks:
     page = Page(network)
     with gr.Blocks(title="AlexNet (2012)", analytics_enabled=False, delete_cache=(SWEEP, KEPT)) as blocks:
         gr.HTML(page.knows(), apply_default_css=False)
-        crop, draw = gr.State(None), gr.State(0)
+        crop, draw, asked = gr.State(None), gr.State(0), gr.State(Asked())
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 photo = gr.Image(
@@ -225,8 +237,8 @@ def build(network: Network) -> gr.Blocks:
                 )
                 others = gr.Button("Other examples", size="sm", visible=network.dataset is not None)
             with gr.Column(scale=3, min_width=320):
-                answer = gr.HTML(page.clear()[1], apply_default_css=False)
-        with gr.Column(visible=False) as below:
+                answer = gr.HTML(_without_answer(), apply_default_css=False)
+        with gr.Column(elem_classes="below"):  # which is seen where there is an answer
             gr.HTML('<div class="alexnet"><h2>What its layers answer</h2></div>', apply_default_css=False)
             layer = gr.Radio(list(explain.CONVOLUTIONS), value="conv1", show_label=False, container=False)
             maps = gr.HTML("", apply_default_css=False)
@@ -235,18 +247,18 @@ def build(network: Network) -> gr.Blocks:
         def on(event: Any, *arguments: Any, **options: Any) -> Any:
             return event(*arguments, api_visibility="private", show_progress="hidden", **options)
 
-        told = [photo, answer, crop, below]
-        # preprocess=False: Gradio would decode the file itself, of any size, before it is looked at here
-        asked = [
-            on(photo.input, page.upload, [photo], told, preprocess=False),
-            on(gallery.select, page.example, [draw], told),
+        told = [photo, answer, crop]
+        shown = [
+            # preprocess=False: Gradio would decode the file itself, of any size, before it is looked at here
+            on(photo.upload, page.upload, [photo, asked], told, preprocess=False, trigger_mode="always_last"),
+            on(gallery.select, page.example, [draw, asked], told, trigger_mode="always_last"),
         ]
-        on(others.click, page.others, [draw], [gallery, draw])
-        on(layer.change, page.maps, [crop, layer], maps)
-        slow = []
-        for event in asked:  # the answer first, then what takes longer
+        for event in shown:  # the answer first, then what takes longer
             on(event.then, None, js=_TO_THE_ANSWER)
             on(event.then, page.maps, [crop, layer], maps)
-            slow.append(on(event.then, page.neighbours, [crop], near, concurrency_limit=None))
-        on(photo.clear, page.clear, None, told, cancels=slow)
+            on(event.then, page.neighbours, [crop, asked], near, concurrency_limit=None)
+        on(layer.change, page.maps, [crop, layer], maps)
+        on(others.click, page.others, [draw], [gallery, draw])
+        # In the browser: the way to the server and back could overtake the image that is pasted next.
+        on(photo.clear, None, None, answer, js=f"() => {json.dumps(_without_answer())}")
     return blocks  # type: ignore[no-any-return]
