@@ -25,10 +25,10 @@ quickstart: .venv/run  ## Train on handwritten digits, nothing to download: minu
 	$(BIN)/alexnet train quickstart
 
 test: .venv/dev  ## The fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: .venv/dev  ## The tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/dev  ## Style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -40,8 +40,9 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-results: .venv/run  ## RESULTS.md and the README's table from the records in results/
+results: .venv/run  ## RESULTS.md, docs/findings.md and the README's tables from the records in results/
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/findings.py
 
 DATA ?= cifar10
 

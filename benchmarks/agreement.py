@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from alexnet import hardware, recipes
-from alexnet.data import datasets, loaders
+from alexnet.data import datasets
 from alexnet.data.splits import Dataset
 from alexnet.run.session import open_session
 from alexnet.train import train_step
@@ -48,11 +46,6 @@ class Way:
         return train_step(self.s, images, labels).item()
 
 
-def endless(batches: loaders.Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch after another."""
-    return itertools.chain.from_iterable(batches.train(epoch) for epoch in itertools.count())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
@@ -67,7 +60,7 @@ def main() -> None:
     kinds = {"fast": (True, False), "plain": (False, False), "plain, rounded images": (False, True)}
     ways = {name: Way(recipe, dataset, device, fast=fast, rounded=rounded) for name, (fast, rounded) in kinds.items()}
     losses: dict[str, list[float]] = {name: [] for name in ways}
-    for step, (images, labels) in zip(range(args.steps), endless(ways["fast"].s.batches), strict=False):
+    for step, (images, labels) in zip(range(args.steps), ways["fast"].s.batches_from_here(), strict=False):
         for name, way in ways.items():
             losses[name].append(round(way.step(images, labels, seed=step), 5))
         if step % 10 == 9:

@@ -174,7 +174,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         "Accuracies on “CIFAR-10 (JPEG q75 copy)” were measured on a lossy copy of CIFAR-10, train and test; they are "
         "compared with each other alone, not with figures on CIFAR-10.",
         "## Accuracy\n\nThe last step's figures, nothing picked; mean ± standard deviation over seeds where there are "
-        "several runs. `classic` and `reference` validate on the test set, as the published run of `reference` did; "
+        "several runs. A row of fewer epochs than its schedule's shows the beginning of a run, not what it comes to. "
+        "`classic` and `reference` validate on the test set, as the published run of `reference` did; "
         "`modern` and `paper` validate on 5,000 training images and open the test set once, at the end.\n\n"
         + table(ACCURACY_HEAD, accuracy_rows(found["accuracy"])),
     ]

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alexnet import load_model
+from alexnet.data import datasets
 from alexnet.report.plots import canvas
 from alexnet.use import explain
 from alexnet.use.demo import serve
-from alexnet.use.demo.network import Example, Network, open_network
-from alexnet.use.demo.pictures import evidence
+from alexnet.use.demo.network import Example, Network
+from alexnet.use.explain.pictures import over_picture
 
 HERE = Path(__file__).resolve().parent
 SIDE = 5.6  # inches, of 100 pixels
@@ -40,11 +42,12 @@ def filters(network: Network, path: Path) -> None:
 def image(network: Network, example: Example, path: Path) -> None:
     """One image: what the network is given, what speaks for its answer, and its five most likely classes."""
     answer, names = network.answer(example.picture), network.card.classes
-    over = evidence(answer.crop, answer.cams[0], explain.receptive_field(network.model, "relu5"), zoom=2)
+    crop, field = Image.fromarray(answer.crop), explain.receptive_field(network.model, "relu5")
+    over = over_picture(crop, answer.cams[0], field).convert("RGB")
     with canvas(SIDE, SIDE * 2 / 3) as figure:
         axes = figure.subplot_mosaic([["given", "cam"], ["bars", "bars"]], height_ratios=[3, 2])
         titles = {"given": f"a {names[example.label]}", "cam": f"what speaks for {names[answer.top[0][0]]}"}
-        for (name, title), picture in zip(titles.items(), (answer.crop, over), strict=True):
+        for (name, title), picture in zip(titles.items(), (crop, over), strict=True):
             axes[name].imshow(picture)
             axes[name].set_title(title)
             axes[name].axis("off")
@@ -83,12 +86,10 @@ def page(network: Network, index: int, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="a run's folder, or a file of weights in one")
-    parser.add_argument("--data", help="its data set (default the run's own)")
+    parser.add_argument("--data", default="digits", help="what it was trained on (default digits)")
     parser.add_argument("--index", type=int, default=2, help="which of the demo's ten examples is shown (default 2)")
     args = parser.parse_args()
-    network, note = open_network(args.run, args.data, device="cpu")
-    if note:
-        parser.error(note)
+    network = Network(load_model(args.run), datasets.load(args.data), device="cpu")
     filters(network, HERE / "inside-filters.png")
     image(network, network.examples()[args.index], HERE / "inside-image.png")
     page(network, args.index, HERE / "inside-demo.png")

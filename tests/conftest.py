@@ -1,6 +1,11 @@
 """What all tests share."""
 
+import os
 from collections.abc import Iterator
+
+# Before torch is there. Another number of threads adds in another order; and several test processes with a thread for
+# every core slow each other down tenfold.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,20 @@ from alexnet import __version__, flags
 from alexnet.cli import main
 from alexnet.recipes import GROUPS, RECIPES, choices_of, classic, field_metadata, field_types
 
-COMMANDS = ("train", "evaluate", "predict", "summary", "variants", "export", "convert", "doctor", "demo")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "summary",
+    "variants",
+    "export",
+    "convert",
+    "reproduce",
+    "doctor",
+    "report",
+    "explain",
+    "demo",
+)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 40)}
 
@@ -140,8 +154,8 @@ def test_train_help_has_every_field_with_its_words_and_defaults(
             assert re.search(rf" {flag}(, --no-{flag[2:]}| \S+) {re.escape(words)}", text), name
     places = [text.index(f" {group}: --") for group in GROUPS]
     assert places == sorted(places)
-    paper, quickstart = (RECIPES[name]().epochs for name in ("paper", "quickstart"))
-    assert f"over the training images. (default 13; paper {paper}; quickstart {quickstart})" in text
+    others = "; ".join(f"{name} {make().epochs}" for name, make in RECIPES.items() if make().epochs != 13)
+    assert f"over the training images. (default 13; {others})" in text
     assert "Mirror half of the training images; never done to digits. (default yes)" in text
     recipes = text.split(" recipes: ")[1]
     assert all(f"{recipe} " in recipes for recipe in RECIPES)
@@ -183,7 +197,7 @@ def test_every_field_is_a_flag(name: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ("trian", r"command trian: allowed is one of train, .*doctor \(did you mean train\?\)"),
+        ("trian", r"command trian: allowed is one of train, .*report \(did you mean train\?\)"),
         ("train clasic", r"recipe clasic: allowed is one of classic, .* \(did you mean classic\?\)"),
         ("train digits", r"recipe digits: images are named with --data digits; recipes are .*"),
         ("train --epoch 3", r"--epoch: no such flag \(did you mean --epochs\?\); .*"),
@@ -606,3 +620,37 @@ def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_to_go_on(
     assert said.splitlines()[-1].endswith(f"train --resume --out {out} --max-steps 900")
     assert "Traceback" not in said
     assert (out / "last.ckpt").is_file()
+
+
+# --- report
+
+
+def test_report_of_one_run_and_of_several(
+    trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = documented(["report", str(trained.out)], capsys)
+    assert set(found) == {"out", "runs", "findings"}
+    assert found["out"] == str(trained.out / "report.html")
+    assert found["runs"] == [
+        {"folder": str(trained.out), "recipe": "classic", "seed": 0, "final": trained.document["final"]}
+    ]
+    assert "of the 9 validation images of colours" in found["findings"][0].replace(trained.out.parent.name, "")
+    assert "8 filters of 11×11×3 at step 2" in (trained.out / "report.html").read_text(encoding="utf-8")
+    other, page = tmp_path / "other", tmp_path / "both.html"
+    shutil.copytree(trained.out, other)
+    assert main(["report", str(trained.out), str(other), "--out", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert "seed 0 ran 2 times" in out
+    assert out.endswith(f"page: {page}\n")
+    assert err == ""
+    assert page.is_file()
+
+
+def test_report_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such run folder" in refused(["report", str(tmp_path / "gone")], capsys, 1)
+    assert "not a run folder" in refused(["report", str(tmp_path)], capsys, 1)
+    assert "ends in .html" in refused(["report", str(tmp_path), "--out", str(tmp_path / "last.ckpt")], capsys)
+    assert "RUN" in refused(["report"], capsys)
+    (tmp_path / "config.json").write_text('{"recipe": {}}')
+    (tmp_path / "metrics.jsonl").write_text("step 1\n")
+    assert "metrics.jsonl, line 1" in refused(["report", str(tmp_path)], capsys, 1)

@@ -371,7 +371,7 @@ def test_224_is_not_enough_for_caffe():
     ("arguments", "message"),
     [
         ({"variant": "papr"}, "variant papr: allowed is one of classic, paper, .* mean paper"),
-        ({"variant": "vgg"}, "variant vgg: allowed is one of classic, paper, source, caffe, caffenet$"),
+        ({"variant": "vgg"}, "variant vgg: allowed is one of classic, paper, source, caffe, caffenet, "),
         ({"init": "cafe"}, "init cafe: allowed is one of .* mean caffe"),
         ({"num_classes": 0}, "num_classes: 0; allowed: 1 or more"),
     ],

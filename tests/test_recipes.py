@@ -1,13 +1,14 @@
 """Recipes: their values, what they refuse, and that every flag is explained."""
 
 import dataclasses
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 import trials
-from alexnet import recipes
+from alexnet import flags, recipes
 
 
 def test_classic_is_what_was_asked_for() -> None:
@@ -48,7 +49,7 @@ def test_the_ladder_of_trials_leads_from_classic_to_modern() -> None:
 
 def test_the_published_protocol_validates_on_the_test_set_and_the_others_do_not() -> None:
     held = {name: make().holdout for name, make in recipes.RECIPES.items()}
-    assert held == {"classic": 0, "reference": 0, "quickstart": 0, "paper": 5000, "modern": 5000}
+    assert held == {"classic": 0, "reference": 0, "quickstart": 0, "paper": 5000, "imagenet": 50_000, "modern": 5000}
 
 
 def test_every_recipe_is_valid_named_and_documented() -> None:
@@ -102,3 +103,19 @@ def test_recipes_are_frozen() -> None:
 def test_importing_recipes_is_light() -> None:
     code = "import sys, alexnet.recipes; assert not {'torch', 'numpy', 'wandb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_trains_the_recipe_it_was_made_of() -> None:
+    changed = recipes.modern(
+        data="my images", data_dir="x", lr=0.5, nesterov=False, compile=False, max_steps=7, tracker="none", seed=3
+    )
+    words = shlex.split(recipes.command(changed))
+    assert words[:3] == ["alexnet", "train", "modern"]
+    args = flags.parse(words[1:])
+    assert (
+        flags.recipe_from(args.recipe, {n: v for n, v in vars(args).items() if n in recipes.field_types()}) == changed
+    )
+    assert recipes.command(recipes.classic()) == "alexnet train classic"
+    assert recipes.command(changed, data="FOLDER") == (
+        "alexnet train modern --data FOLDER --max-steps 7 --lr 0.5 --no-nesterov --tracker none --seed 3 --no-compile"
+    )

@@ -1,7 +1,4 @@
-"""The loop: its records, exact resuming after every kind of interruption, and what it refuses.
-
-The network is a small one, and a run six steps: two epochs of twenty images.
-"""
+"""The loop: its records, exact resuming after every kind of interruption, and what it refuses."""
 
 import itertools
 import json
@@ -14,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,30 +19,22 @@ import pytest
 import torch
 from PIL import Image
 
+import tiny
 from alexnet import recipes, train
 from alexnet.data import datasets
-from alexnet.run.session import Progress
+from alexnet.run import doctor
+from alexnet.run.progress import Progress
+from alexnet.run.session import Session
 from alexnet.run.tracking import read_rows
 from alexnet.use.evaluate import evaluate
 from alexnet.weights.checkpoint import load_checkpoint, load_model, load_weights
-
-SMALL = {"batch_size": 8, "val_every": 2, "seed": 1, "epochs": 4}
-FLAGS = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-COMMAND = [sys.executable, str(Path(__file__).with_name("tiny.py")), "train", "quickstart", *FLAGS]
-TIMES = {"images_per_sec", "data_wait_pct", "val_seconds", "save_seconds"}
+from forked import Command, several
+from small_run import COMMAND, MANY, SMALL, TIMES, assert_same_run, make_images, rows_without_times
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 20 training and 6 validation images of two classes."""
-    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 3)):
-        for label, name in enumerate(("dark", "light")):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = random.integers(100 * label, 155 + 100 * label, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
-    return folder
+    return make_images(tmp_path_factory.mktemp("images"))
 
 
 Run = Callable[..., train.Result]
@@ -66,25 +55,6 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(folder, max_steps=6)
     return folder
-
-
-def assert_same_run(folder: Path, whole: Path) -> None:
-    """Bit for bit the same weights, optimiser, random states, place and rows; only times may differ."""
-    ours, theirs = load_checkpoint(folder / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
-    for part in ("model", "random"):
-        assert ours[part].keys() == theirs[part].keys()
-        for name in ours[part]:
-            assert torch.equal(ours[part][name], theirs[part][name]), f"{part}: {name}"
-    momenta = zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True)
-    assert all(torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in momenta)
-    assert torch.equal(ours["running"]["sums"], theirs["running"]["sums"])
-    for name in ("step", "logged", "best_acc", "best_step"):
-        assert ours["progress"][name] == theirs["progress"][name]
-    assert rows_without_times(folder) == rows_without_times(whole)
-
-
-def rows_without_times(folder: Path) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(folder)]
 
 
 def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
@@ -142,7 +112,8 @@ def test_resuming_with_workers_is_exact(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_bug_with_workers_ends_the_process(images: Path, tmp_path: Path) -> None:
-    command = [*COMMAND, "--data", str(images), "--loader", "workers", "--out", str(tmp_path / "run")]
+    flags = ["--data", str(images), "--loader", "workers", "--out", str(tmp_path / "run")]
+    command = [sys.executable, tiny.__file__, *COMMAND, *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FAIL_AT_STEP": "2"}, timeout=60)
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("RuntimeError: a bug")
@@ -214,30 +185,23 @@ def test_a_resumed_run_computes_in_the_same_precision(run: Run, tmp_path: Path) 
     assert run(out, max_steps=3, precision="fp32", resume=True).final["step"] == 3
 
 
-def start(out: Path, images: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [*COMMAND, "--data", str(images), "--max-steps", "6", "--save-every", "0", "--out", str(out), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
+def start(out: Path, images: Path, *flags: str) -> Command:
+    flags = ("--data", str(images), "--max-steps", "6", "--save-every", "0", "--out", str(out), *flags)
+    return Command([*COMMAND, *flags], out.with_suffix(".output"))
 
 
 def test_killed_at_any_moment_and_resumed_is_exact(images: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    for attempt, delay in enumerate((0.1, 1.3)):
+    for attempt, delay in enumerate((0.01, 0.1, 0.3)):
         process = start(out, images, *(["--resume"] if attempt else []))
-        wait_for(out / ("last.ckpt" if attempt else "last.ckpt.tmp"), process)
+        process.wait_for(out / ("last.ckpt" if attempt else "last.ckpt.tmp"))
         time.sleep(delay)
-        process.kill()
-        process.communicate()
+        process.send(signal.SIGKILL)
+        process.end()
         if (out / "last.ckpt").exists():
             load_checkpoint(out / "last.ckpt")  # whole, or not there
-    process = start(out, images, "--resume")
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
+    code, output = start(out, images, "--resume").end()
+    assert code == 0, output
     assert_same_run(out, whole)
     assert not list(out.glob("*.tmp"))
 
@@ -275,7 +239,7 @@ def killed_at(line: int, run: Run, out: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [61, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_line_of_the_loop_and_resumed_is_exact(run: Run, tmp_path: Path, stride: int) -> None:
     """Every save is whole or absent (tested below), so an exception that nothing catches stands for SIGKILL."""
     whole = tmp_path / "whole"
@@ -295,10 +259,10 @@ def test_stopped_by_a_signal_and_resumed_is_exact(
 ) -> None:
     out = tmp_path / "run"
     process = start(out, images)
-    wait_for(out / "last.ckpt", process)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == code, output
+    process.wait_for(out / "last.ckpt")
+    process.send(number)
+    found, output = process.end()
+    assert found == code, output
     assert f"alexnet train --resume --out {out}" in output
     run(out, max_steps=6, resume=True)
     assert_same_run(out, whole)
@@ -309,13 +273,6 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(run: Run, w
     assert rows_without_times(tmp_path / "same") == rows_without_times(whole)[:1]
     run(tmp_path / "other", max_steps=2, seed=2)
     assert rows_without_times(tmp_path / "other") != rows_without_times(whole)[:1]
-
-
-MANY = {  # every part of a run that classic leaves out
-    "holdout": 4, "variant": "paper", "input_scale": "mean-image", "crop": "random", "color_noise": "std", "ema": 0.9,
-    "schedule": "plateau", "patience": 1, "warmup": 0.5, "nesterov": True, "decay_biases": False, "val_every": 3,
-    "label_smoothing": 0.1, "test_views": "ten-crop", "clip_norm": 0.0, "lr": 1e-3,
-}  # fmt: skip
 
 
 def test_the_test_images_are_opened_once_at_the_end(
@@ -368,21 +325,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> No
 
 
 def test_the_plateau_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
+    class Parts:
         recipe = recipes.reference()
         progress = Progress(step=200, row={"train_loss": math.log(10) - 0.01})
         card = type("Card", (), {"num_classes": 10})
 
     said: list[str] = []
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
     assert len(said) == 1
     for part in ("after 200 steps", "ln 10 = 2.303", "'zero-bias'", "'imagenet'", "--input-scale raw", "--init he"):
         assert part in said[0]
-    Session.progress = Progress(step=100, row={"train_loss": 2.3})
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
-    Session.progress = Progress(step=200, row={"train_loss": 2.2})
-    train._warn_of_plateau(Session, said.append)  # type: ignore[arg-type]
+    Parts.progress = Progress(step=100, row={"train_loss": 2.3})
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
+    Parts.progress = Progress(step=200, row={"train_loss": 2.2})
+    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
     assert len(said) == 1
 
 
@@ -400,7 +357,7 @@ def test_refusals_leave_no_folder(run: Run, tmp_path: Path, whole: Path) -> None
         run(out, resume=True)
     with pytest.raises(ValueError, match="already exists; name another, or continue the run in it with --resume"):
         run(whole)
-    with pytest.raises(ValueError, match=r"was started with --lr 0.01, not 0.5"):
+    with pytest.raises(ValueError, match=r"was started with --lr 0.02, not 0.5"):
         run(whole, resume=True, lr=0.5)
 
 
@@ -416,28 +373,21 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, whole: Path, tmp_pa
     out = tmp_path / "run"
     run(out, max_steps=2)
     before = (out / "last.ckpt").read_bytes()
-    limit = len(before) // 2
-    code = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
-    code += f"runpy.run_path({COMMAND[1]!r}, run_name='__main__')"
-    command = [sys.executable, "-c", code, "train", "--resume", "--out", str(out), "--max-steps", "3"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "last.ckpt" in done.stderr.splitlines()[-1]
+    flags = ["train", "--resume", "--out", str(out), "--max-steps", "3"]
+    code, said = Command(flags, tmp_path / "output", FILE_SIZE_LIMIT=str(len(before) // 2)).end()
+    assert code == 1
+    assert "Traceback" not in said
+    assert "last.ckpt" in said.splitlines()[-1]
     assert (out / "last.ckpt").read_bytes() == before
     assert not list(out.glob("*.tmp"))
     run(out, max_steps=6, resume=True)
     assert_same_run(out, whole)
 
 
-def launch(processes: int, out: Path, images: Path, *flags: str) -> subprocess.Popen[str]:
-    """The command under torchrun, without dropout, in float32."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *torchrun, *COMMAND[1:], "--data", str(images), "--device", "cpu"]
-    return subprocess.Popen(
-        [*command, "--precision", "fp32", "--out", str(out), *flags],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"NO_DROPOUT": "1"},
-    )  # fmt: skip
+def launch(processes: int, out: Path, images: Path, *flags: str) -> list[Command]:
+    """In several processes, without dropout, in float32."""
+    flags = ("--data", str(images), "--device", "cpu", "--precision", "fp32", "--out", str(out), *flags)
+    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"), NO_DROPOUT="1")
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -448,8 +398,7 @@ def test_several_processes_compute_what_one_does(
     started = launch(processes, tmp_path / "several", images, "--max-steps", "10", "--val-every", "1")
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
     run(tmp_path / "one", max_steps=10, val_every=1, precision="fp32", device="cpu")
-    output, _ = started.communicate(timeout=200)
-    assert started.returncode == 0, output[-2000:]
+    assert [process.end()[0] for process in started] == [0] * processes, started[0].end()
     assert json.loads((tmp_path / "several" / "config.json").read_text())["processes"] == processes
     several, one = read_rows(tmp_path / "several"), read_rows(tmp_path / "one")
     assert [row["step"] for row in several] == list(range(1, 11))
@@ -469,8 +418,7 @@ def test_more_processes_than_validation_images(run: Run, tmp_path: Path, images:
         (few / "val" / name).mkdir(parents=True)
         shutil.copy(images / "val" / name / "0.png", few / "val" / name / "0.png")
     started = launch(3, tmp_path / "run", few, "--max-steps", "2", "--val-every", "1")
-    output, _ = started.communicate(timeout=200)
-    assert started.returncode == 0, output[-2000:]
+    assert [process.end()[0] for process in started] == [0, 0, 0], started[0].end()
     assert read_rows(tmp_path / "run")[-1]["val_acc"] in (0, 50, 100)
 
 
@@ -482,8 +430,12 @@ def test_sigterm_to_torchrun_saves_in_time_also_in_validation(tmp_path: Path, im
         (many / "val" / name).mkdir(parents=True)
         for i in range(3000):
             (many / "val" / name / f"{i}.png").hardlink_to(images / "val" / name / "0.png")
-    started = launch(2, tmp_path / "run", many, "--val-every", "1")
-    wait_for(tmp_path / "run" / "config.json", started)
+    out = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tiny.__file__]
+    flags = ["--data", str(many), "--device", "cpu", "--out", str(out), "--val-every", "1"]
+    started = subprocess.Popen([*torchrun, *COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (out / "config.json").exists() and started.poll() is None:
+        time.sleep(0.02)
     time.sleep(5)  # the first step is quick; its validation takes most of a minute
     began = time.monotonic()
     started.send_signal(signal.SIGTERM)
@@ -508,5 +460,6 @@ def test_batches_follow_one_another_over_epochs() -> None:
         def train(self, epoch: int, start: int = 0):  # type: ignore[no-untyped-def]
             return ((epoch, place) for place in range(start, 3))
 
-    stream = train._stream(Batches(), 4)  # type: ignore[arg-type]
+    parts = SimpleNamespace(batches=Batches(), progress=Progress(step=4))
+    stream = Session.batches_from_here(parts)  # type: ignore[arg-type]
     assert list(itertools.islice(stream, 4)) == [(1, 1), (1, 2), (2, 0), (2, 1)]

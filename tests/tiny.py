@@ -2,12 +2,15 @@
 
 python tests/tiny.py train quickstart --out runs/x      # the command `alexnet`, with the small network
 
-``NO_DROPOUT=1`` leaves dropout out; ``FAIL_AT_STEP=N`` makes that step fail as a bug would.
+``NO_DROPOUT=1`` leaves dropout out; ``FAIL_AT_STEP=N`` makes that step fail as a bug would; ``FILE_SIZE_LIMIT=N`` makes
+writes beyond N bytes fail, as on a full disk.
 """
 
 import dataclasses
 import os
+import resource
 import sys
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -35,10 +38,17 @@ def fail_at(step: int) -> None:
     train.train_step = train_step
 
 
-if __name__ == "__main__":
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The command `alexnet` with the small network, for the rest of this process. Gives its exit code."""
     VARIANTS.update(tiny_variants())  # type: ignore[attr-defined]
     if os.environ.get("NO_DROPOUT"):
         nn.Dropout.forward = lambda self, x: x  # type: ignore[method-assign]
     if os.environ.get("FAIL_AT_STEP"):
         fail_at(int(os.environ["FAIL_AT_STEP"]))
-    sys.exit(main())
+    if limit := int(os.environ.get("FILE_SIZE_LIMIT", 0)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(command())

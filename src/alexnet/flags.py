@@ -16,6 +16,7 @@ from alexnet.recipes import GROUPS, RECIPES, VIEWS, Recipe, choices_of, field_me
 
 __all__ = ["UsageError", "parse", "recipe_from"]
 
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 FORMATS = ("onnx", "safetensors", "pt2", "torchscript")
 _METAVARS = {"data": "SPEC", "data_dir": "DIR", "save_every": "MINUTES"}
 
@@ -24,9 +25,15 @@ class UsageError(Exception):
     """The command line is wrong. The message names the flag, the value and what is allowed."""
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(map(len, _COMMANDS)) + 4  # argparse forgets that commands are indented twice
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(**options, formatter_class=_Help, allow_abbrev=False)
         self._negative_number_matcher = re.compile(r"-[\d.]")  # argparse's own takes -1e-3 for a flag
 
     def error(self, message: str) -> NoReturn:
@@ -63,7 +70,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if not argv[0].startswith("-"):
         _known("command", argv[0], commands)
         _check_flags(argv, commands[argv[0]])
-    return parser.parse_args(argv)
+    args, more = parser.parse_known_args(argv)
+    # Python before 3.13 leaves a list empty where nothing of it stands before the first flag
+    if more and (not hasattr(args, "images") or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        args.images += more
+    return args
 
 
 def recipe_from(name: str, changes: dict[str, Any]) -> Recipe:
@@ -178,11 +191,15 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="a run's folder, a .ckpt or a .safetensors file")
 
 
+def _data(parser: argparse.ArgumentParser, more: str = "") -> None:
+    for name in ("data", "data_dir"):
+        text = f"{field_metadata(name)['help']}{more if name == 'data' else ''} (default the run's own)"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=_METAVARS[name], help=text)
+
+
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _model(parser)
-    for name in ("data", "data_dir"):
-        text = f"{field_metadata(name)['help']} (default the run's own)"
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar=_METAVARS[name], help=text)
+    _data(parser)
     text = "center: one crop an image; flip: the mean over it and its mirror; ten-crop: over corners, centre and their "
     text += "mirrors (default center)"
     _add(parser, "--views", VIEWS, text, default="center")
@@ -199,13 +216,22 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, "device", "precision", default="auto")
 
 
+def _explain(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    text = "image files, up to 12 (default ten of the run's validation images, always the same ones)"
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help=text)
+    _data(parser, " none: explain what needs no data.")
+    parser.add_argument("--out", metavar="FILE", help="the page (default the run's explain.html)")
+    _add(parser, "--layer", CONVOLUTIONS, "Whose patches to show, with --channel (default one chosen a convolution)")
+    _add(parser, "--channel", int, "Which channel of --layer, counted from 0.", least=0)
+    text = "Training images among which the nearest are looked for; 0: none. (default 10000)"
+    _add(parser, "--neighbours", int, text, least=0, default=10_000)
+    _add_fields(parser, "device", "precision", default="auto")
+
+
 def _summary(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, "variant", default="classic")
     _add(parser, "--num-classes", int, "Length of the output. (default 10)", least=1, default=10)
-
-
-def _variants(parser: argparse.ArgumentParser) -> None:
-    pass  # no flags of its own
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
@@ -233,12 +259,8 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 def _demo(parser: argparse.ArgumentParser) -> None:
     _model(parser)
-    own = "(default the run's own, if it is on this machine)"
-    parser.add_argument("--data", metavar="SPEC", help=f"{field_metadata('data')['help']} {own}")
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help=f"{field_metadata('data_dir')['help']} (default the run's own)"
-    )
-    text = "training images among which the nearest are looked for; 0: none (default 10000)"
+    _data(parser, " none: show what needs no data.")
+    text = "Training images among which the nearest are looked for; 0: none. (default 10000)"
     _add(parser, "--neighbours", int, text, least=0, default=10_000)
     text = "where to listen; 0.0.0.0: for everybody on this machine's networks (default 127.0.0.1: this machine alone)"
     parser.add_argument("--host", default="127.0.0.1", help=text)
@@ -247,19 +269,31 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, "device", "precision", default="auto")
 
 
+def _reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "alexnet reproduce [EXPERIMENT] [--out DIR] [--resume] [flags]"
+    text = "one of the list, or FILE.py; none: the list"
+    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help=text)
+    parser.add_argument("--out", metavar="DIR", help="the experiment's folder (default runs/reproduce-EXPERIMENT)")
+    parser.add_argument("--resume", action="store_true", help="go on with the experiment in that folder")
+    parser.add_argument("--full", action="store_true", help="as the paper did it, not shortened for a laptop")
+    parser.add_argument("--quiet", action="store_true", help="show no progress within a run")
+    _add(parser, "--seeds", int, "Runs an arm (default 3, or 5 where they are short)", least=1)
+    _add_fields(parser, "data", default="cifar10")
+    _add_fields(parser, "data_dir", default="data")
+    _add_fields(parser, "device", default="auto")
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
     "train": (_train, "Train a network and leave a run folder.", "classic --data cifar10 --out runs/first --epochs 5"),
     "evaluate": (_evaluate, "Measure a trained network on validation images.", "runs/first --views ten-crop"),
     "predict": (_predict, "Classify image files.", "runs/first cat.jpg dog.png --top-k 3"),
+    "explain": (_explain, "Look inside a trained network, on one page.", "runs/first cat.jpg --out inside.html"),
     "summary": (_summary, "Show a network layer by layer.", "--variant paper --num-classes 1000"),
-    "variants": (_variants, "Show how the networks called AlexNet differ.", ""),
+    "variants": (lambda _: None, "Show how the networks called AlexNet differ.", ""),
     "export": (_export, "Write a trained network for use elsewhere.", "runs/first --format onnx --out alexnet.onnx"),
     "convert": (_convert, "Make weights from elsewhere loadable here.", "bvlc_alexnet.caffemodel alexnet.safetensors"),
+    "reproduce": (_reproduce, "Put the paper's claims to the test.", "figure-1 --data cifar10 --out runs/figure-1"),
     "doctor": (_doctor, "Check this machine, and whether a recipe will learn.", "--recipe classic --init he"),
-    "report": (
-        _report,
-        "Make a page of one run, or of several side by side.",
-        "runs/first runs/second --out both.html",
-    ),
+    "report": (_report, "Make a page of one run, or of several.", "runs/first runs/second --out both.html"),
     "demo": (_demo, "Show a trained network pictures, on a page on this machine.", "runs/first --port 8000"),
 }

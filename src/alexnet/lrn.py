@@ -18,10 +18,10 @@ tensor expressions that a compiler fuses.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["local_response_norm"]
+__all__ = ["ResponseNorm", "WithinMapNorm", "local_response_norm"]
 
 # Elements of a CPU block: its handful of float32 buffers fit the last-level cache together (2 MB each; measured).
 _BLOCK = 1 << 19
@@ -108,7 +108,7 @@ def _window_sum(x: Tensor, size: int, mirrored: bool = False) -> Tensor:
     """Sum over the window of channels (dimension 1); a window is ``size // 2`` channels below and the rest above."""
     channels = x.shape[1]
     below, above = _reach(size, mirrored)
-    padded = torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (below, above))
+    padded = nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (below, above))
     total = padded.narrow(1, 0, channels)
     for shift in range(1, size):
         total = total + padded.narrow(1, shift, channels)
@@ -118,6 +118,40 @@ def _window_sum(x: Tensor, size: int, mirrored: bool = False) -> Tensor:
 def _reach(size: int, mirrored: bool) -> tuple[int, int]:
     below, above = size // 2, (size - 1) // 2
     return (above, below) if mirrored else (below, above)
+
+
+class ResponseNorm(nn.Module):
+    """Local response normalisation as a layer. ``towers``: halves of the channels that do not see each other."""
+
+    def __init__(self, alpha: float, k: float, towers: int = 1, size: int = 5, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.towers == 1:
+            return local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+        towers = [local_response_norm(t, self.size, self.alpha, self.beta, self.k) for t in x.chunk(self.towers, 1)]
+        return torch.cat(towers, 1)
+
+    def extra_repr(self) -> str:
+        towers = f", towers={self.towers}" if self.towers > 1 else ""
+        return f"size={self.size}, alpha={self.alpha:g}, beta={self.beta}, k={self.k:g}{towers}"
+
+
+class WithinMapNorm(nn.Module):
+    """x / (1 + s/n² · Σ x²)^β over n×n pixels of the same map (the released code's ``rnorm``: s 0.001, n 5, β 0.75)."""
+
+    def __init__(self, size: int = 5, scale: float = 1e-3, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.scale, self.beta = size, scale, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        mean = nn.functional.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2)  # divides by n²
+        return (wide * (1 + self.scale * mean).pow(-self.beta)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, scale={self.scale:g}, beta={self.beta}"
 
 
 # --- CPU: the same arithmetic in blocks that stay in the cache -------------------------------------------------------

@@ -9,7 +9,7 @@ References:
 
 Where the default, ``classic``, departs from the paper: conv2, conv4 and conv5 see all channels (one tower); dropout
 sits on the inputs of the two hidden fully connected layers, not on their outputs; conv1 is padded by 2; α is divided
-by the window's size. ``VARIANTS`` holds the others.
+by the window's size. ``VARIANTS`` holds the others, ``ABLATIONS`` the classic one less one thing.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from alexnet.lrn import local_response_norm
+from alexnet.lrn import ResponseNorm, WithinMapNorm
 from alexnet.recipes import known
 from alexnet.weights.hub import PretrainedMixin
 
 if TYPE_CHECKING:
     from alexnet.weights.card import ModelCard
 
-__all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "Variant"]
+__all__ = ["ABLATIONS", "INITS", "VARIANTS", "AlexNet_2012", "Init", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,13 @@ class Variant:
     lrn_towers: int = 1
     """2: response normalisation does not reach across the two towers."""
     dropout_on: str = "outputs"
-    """Dropout 0.5 on the ``inputs`` or the ``outputs`` of fc6 and fc7."""
+    """Dropout on the ``inputs`` or the ``outputs`` of fc6 and fc7."""
+    dropout: float = 0.5
+    """Its probability; 0 leaves the layers out."""
+    pool: int = 3
+    """Side of the pooling windows, whose stride is 2: windows of 3 overlap."""
+    without: tuple[str, ...] = ()
+    """Left out, with their ReLUs: conv3, conv4 or both."""
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -114,6 +120,15 @@ VARIANTS: Mapping[str, Variant] = {
     )
 }
 
+CLASSIC = VARIANTS["classic"]
+ABLATIONS: Mapping[str, Variant] = {
+    "pool-2x2": replace(CLASSIC, name="pool-2x2", source="classic without overlap: the paper, 3.4", pool=2),
+    "no-dropout": replace(CLASSIC, name="no-dropout", source="classic without dropout: the paper, 4.2", dropout=0.0),
+    "no-conv3": replace(CLASSIC, name="no-conv3", source="classic less a layer: the paper, 7", without=("conv3",)),
+    "no-conv4": replace(CLASSIC, name="no-conv4", source="classic less a layer: the paper, 7", without=("conv4",)),
+}
+NARROWED: Mapping[str, int] = {"full": 1, "quarter": 4}  # what the widths of a variant are divided by
+
 
 @dataclass(frozen=True)
 class Init:
@@ -146,13 +161,15 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
 
     Args:
         num_classes: length of the output.
-        variant: a name in ``VARIANTS``. The default is the classic one-tower configuration.
+        variant: a name in ``VARIANTS`` or ``ABLATIONS``. The default is the classic one-tower configuration.
         init: a name in ``INITS``; by default the one that belongs to the variant.
+        widths: ``full``, or ``quarter`` for a fourth of the maps and hidden units.
 
     Input: ``[N, 3, 224, 224]`` floating point (227 for the Caffe variants). The paper's initialisation and constants
     are made for raw pixels: values in 0..255 minus their mean. Output: ``[N, num_classes]`` logits.
 
-    ``features`` ends at ``[N, 256, 6, 6]``; ``classifier`` takes it flattened to ``[N, 9216]``.
+    ``features`` ends at ``[N, 256, 6, 6]``; ``classifier`` takes it flattened to ``[N, 9216]`` (a fourth of these if
+    ``quarter``).
 
     ``card`` says what the weights were trained on and for which input; None for fresh weights. ``from_pretrained``,
     ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's.
@@ -161,12 +178,17 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
         ValueError: an unknown variant or initialisation, fewer than one class, or an input of another shape or dtype.
     """
 
-    def __init__(self, num_classes: int = 10, variant: str = "classic", init: str | None = None) -> None:
+    def __init__(
+        self, num_classes: int = 10, variant: str = "classic", init: str | None = None, widths: str = "full"
+    ) -> None:
         super().__init__()
         self.card: ModelCard | None = None
         if num_classes < 1:
             raise ValueError(f"num_classes: {num_classes}; allowed: 1 or more")
-        self.variant = VARIANTS[known("variant", variant, VARIANTS)]
+        every = {**VARIANTS, **ABLATIONS}
+        whole, part = every[known("variant", variant, every)], NARROWED[known("widths", widths, NARROWED)]
+        self.variant = replace(whole, widths=tuple(width // part for width in whole.widths))
+        self._gain = math.sqrt(part)  # of the weights behind conv1: fewer inputs then carry as strong a signal
         self.num_classes = num_classes
         self.features = _features(self.variant)
         self.classifier = _classifier(self.variant, num_classes)
@@ -179,7 +201,8 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
         for name, layer in self.weight_layers():
             std = rule.std_of.get(name, rule.std)
             fan_in = layer.weight[0].numel()
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in) if std is None else std)
+            gain = 1.0 if name == "conv1" else self._gain
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in) if std is None else std * gain)
             assert layer.bias is not None  # every layer has one
             nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
 
@@ -212,40 +235,6 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
             )
 
 
-class ResponseNorm(nn.Module):
-    """Local response normalisation as a layer. ``towers``: halves of the channels that do not see each other."""
-
-    def __init__(self, alpha: float, k: float, towers: int = 1, size: int = 5, beta: float = 0.75) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.towers == 1:
-            return local_response_norm(x, self.size, self.alpha, self.beta, self.k)
-        towers = [local_response_norm(t, self.size, self.alpha, self.beta, self.k) for t in x.chunk(self.towers, 1)]
-        return torch.cat(towers, 1)
-
-    def extra_repr(self) -> str:
-        towers = f", towers={self.towers}" if self.towers > 1 else ""
-        return f"size={self.size}, alpha={self.alpha:g}, beta={self.beta}, k={self.k:g}{towers}"
-
-
-class WithinMapNorm(nn.Module):
-    """x / (1 + s/n² · Σ x²)^β over n×n pixels of the same map (the released code's ``rnorm``: s 0.001, n 5, β 0.75)."""
-
-    def __init__(self, size: int = 5, scale: float = 1e-3, beta: float = 0.75) -> None:
-        super().__init__()
-        self.size, self.scale, self.beta = size, scale, beta
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        mean = nn.functional.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2)  # divides by n²
-        return (wide * (1 + self.scale * mean).pow(-self.beta)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}, scale={self.scale:g}, beta={self.beta}"
-
-
 class RoundUpPad(nn.Module):
     """Zeros at the right and bottom until ``kernel`` at ``stride`` covers every pixel: 224 becomes 227."""
 
@@ -274,7 +263,7 @@ def _features(v: Variant) -> nn.Sequential:
                 case "within":
                     yield f"within{number}", WithinMapNorm()
                 case "pool":
-                    yield f"pool{number}", nn.MaxPool2d(kernel_size=3, stride=2)
+                    yield f"pool{number}", nn.MaxPool2d(kernel_size=v.pool, stride=2)
 
     plain = ("conv", "relu")
     maps1, maps2, maps3, maps4, maps5 = v.widths[:5]  # 96, 256, 384, 384, 256
@@ -284,18 +273,27 @@ def _features(v: Variant) -> nn.Sequential:
     conv1 = nn.Conv2d(3, maps1, 11, stride=4, padding=v.conv1_padding or 0)
     layers += layer(1, v.layer1, conv1)  # → 96×55×55 → 96×27×27
     layers += layer(2, v.layer2, nn.Conv2d(maps1, maps2, 5, padding=2, groups=v.groups))  # → 256×27×27 → 256×13×13
-    layers += layer(3, plain, nn.Conv2d(maps2, maps3, 3, padding=1))  # → 384×13×13
-    layers += layer(4, plain, nn.Conv2d(maps3, maps4, 3, padding=1, groups=v.groups))  # → 384×13×13
-    layers += layer(5, (*plain, "pool"), nn.Conv2d(maps4, maps5, 3, padding=1, groups=v.groups))  # → 256×6×6
+    maps = maps2
+    for number, width, groups, order in (
+        (3, maps3, 1, plain),  # → 384×13×13
+        (4, maps4, v.groups, plain),  # → 384×13×13
+        (5, maps5, v.groups, (*plain, "pool")),  # → 256×6×6
+    ):
+        if f"conv{number}" not in v.without:
+            layers += layer(number, order, nn.Conv2d(maps, width, 3, padding=1, groups=groups))
+            maps = width
     return nn.Sequential(OrderedDict(layers))
 
 
 def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
-    *_, maps5, hidden6, hidden7 = v.widths  # 256, 4096, 4096
     layers: list[tuple[str, nn.Module]] = []
+    *_, maps5, hidden6, hidden7 = v.widths  # 256, 4096, 4096
     for number, width, outputs in ((6, maps5 * 6 * 6, hidden6), (7, hidden6, hidden7)):
-        dropout = (f"drop{number}", nn.Dropout(0.5))
-        hidden = [(f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU(inplace=True))]
-        layers += [dropout, *hidden] if v.dropout_on == "inputs" else [*hidden, dropout]
+        dropout = [(f"drop{number}", nn.Dropout(v.dropout))] if v.dropout else []
+        hidden: list[tuple[str, nn.Module]] = [
+            (f"fc{number}", nn.Linear(width, outputs)),
+            (f"relu{number}", nn.ReLU(inplace=True)),
+        ]
+        layers += [*dropout, *hidden] if v.dropout_on == "inputs" else [*hidden, *dropout]
     layers.append(("fc8", nn.Linear(hidden7, num_classes)))
     return nn.Sequential(OrderedDict(layers))

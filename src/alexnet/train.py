@@ -16,7 +16,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet import hardware
-from alexnet.data import datasets, loaders
+from alexnet.data import datasets
 from alexnet.data.loaders import eval_batch_size
 from alexnet.data.splits import Images
-from alexnet.model import VARIANTS
+from alexnet.model import ABLATIONS, VARIANTS
 from alexnet.parallel import columns
 from alexnet.recipes import Recipe
 from alexnet.report import plots
 from alexnet.run import tracking
 from alexnet.run.display import Display, profiled
-from alexnet.run.doctor import remedies
+from alexnet.run.doctor import warn_of_plateau
 from alexnet.run.metrics import Metrics, measure, with_views
 from alexnet.run.processes import signals
 from alexnet.run.runfolder import check_folder, continued, describe_run, headline, nothing_left, write_config
@@ -95,10 +95,12 @@ def run(
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         check_folder(folder, recipe, resume=resume)
     if recipe.parallel == "columns":
-        columns.check(VARIANTS[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
+        columns.check({**VARIANTS, **ABLATIONS}[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
     dataset = datasets.load(recipe.data, recipe.data_dir)
     if recipe.holdout:
         dataset = dataset.with_holdout(recipe.holdout)
+    if recipe.images:
+        dataset = dataset.with_fewer(recipe.images)
     with contextlib.closing(open_session(recipe, folder, dataset, device)) as s:
         main = s.accelerator.is_main_process
         with contextlib.closing(Display(quiet=quiet or not main)) as display:
@@ -151,7 +153,7 @@ def _loop(
     stopped: Callable[[], int | None],
     after_step: Callable[[], None],
 ) -> None:
-    progress, feed = s.progress, _stream(s.batches, s.progress.step)
+    progress, feed = s.progress, s.batches_from_here()
     saved_at, stop = time.monotonic(), False
     s.model.train()
     while True:
@@ -239,7 +241,7 @@ def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: 
     progress.logged = step
     if full:
         progress.row = row
-        _warn_of_plateau(s, display.line)
+        warn_of_plateau(s, display.line)
     return True
 
 
@@ -281,14 +283,6 @@ def _judge(s: Session, images: Images, views: str, stopped: Callable[[], int | N
     return metrics.result(expected=len(images))
 
 
-def _stream(batches: loaders.Batches, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one epoch after another, from step ``step`` on."""
-    epoch, place = divmod(step, batches.steps_per_epoch)
-    while True:
-        yield from batches.train(epoch, place)
-        epoch, place = epoch + 1, 0
-
-
 def _check_finite(s: Session) -> None:
     """TrainingError where a step's loss was NaN or infinite. Waits for the device."""
     if not (step := int(s.running.bad_step)):
@@ -299,16 +293,4 @@ def _check_finite(s: Session) -> None:
         f"the loss became NaN or infinite at step {step}; {last}, and the last gradient's norm is "
         f"{float(s.running.grad_norm):.3g}. "
         f"Try a lower --lr (it was {s.recipe.lr:g}), --clip-norm 1 or --precision fp32"
-    )
-
-
-def _warn_of_plateau(s: Session, say: Callable[[str], None]) -> None:
-    """Say once, from step 200 on, that the loss has not left the plateau of guessing, and why that may be."""
-    guessing, loss = math.log(s.card.num_classes), s.progress.row["train_loss"]
-    if s.progress.warned or s.progress.step < 200 or loss < guessing - 0.05:
-        return
-    s.progress.warned = True
-    say(
-        f"warning: after {s.progress.step} steps the loss is {loss:.3f}, no better than guessing (ln "
-        f"{s.card.num_classes} = {guessing:.3f}). Likely cause: {remedies(s.recipe)}"
     )

@@ -9,6 +9,7 @@ import tiny_cifar10
 from PIL import Image
 
 from alexnet.data.datasets import describe, load
+from alexnet.data.images import ImageError
 
 
 def refusal(spec, data_dir="data") -> str:
@@ -44,7 +45,7 @@ def test_digits(no_network):
 
 def test_the_split_of_the_digits_never_changes():
     val = load("digits").val
-    assert [val.names(i) for i in range(3)] == ["digits row 3", "digits row 7", "digits row 13"]
+    assert [val.name(i) for i in range(3)] == ["digits row 3", "digits row 7", "digits row 13"]
     assert val.labels[:12].tolist() == [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
     assert np.array_equal(val.array(), load("digits").val.array())
 
@@ -53,7 +54,7 @@ def test_the_digits_are_sklearns():
     from sklearn.datasets import load_digits
 
     train, digits = load("digits").train, load_digits()
-    row = int(train.names(100).removeprefix("digits row "))
+    row = int(train.name(100).removeprefix("digits row "))
     assert np.array_equal(np.asarray(train.image(100))[..., 1], np.rint(digits.images[row] * 255 / 16))
     assert train.labels[100] == digits.target[row]
 
@@ -71,7 +72,7 @@ def test_cifar10_on_disk(tmp_path, monkeypatch, no_network, inside):
     assert np.array_equal(source.val.array(), tiny_cifar10.pixels(6))
     assert source.val.labels.tolist() == tiny_cifar10.labels(6).tolist()
     assert source.train.labels.dtype == np.int64
-    assert source.train.names(21) == "CIFAR-10 train row 21"
+    assert source.train.name(21) == "CIFAR-10 train row 21"
     found = describe("cifar10", data_dir)
     assert found == {
         "spec": "cifar10",
@@ -93,16 +94,6 @@ def test_a_damaged_batch_is_named_and_never_unpickled(tmp_path, monkeypatch, no_
     assert describe("cifar10", tmp_path) == {"spec": "cifar10", "found": False, "where": None, "how": text}
     (folder / "data_batch_3").unlink()
     assert "data_batch_3: missing or empty" in refusal("cifar10", tmp_path)
-
-
-def test_the_md5_are_torchvisions():
-    """Against a typing error in the way they are gathered: seven files, and the two best-known sums."""
-    from alexnet.data.download import cifar10_md5
-
-    md5 = cifar10_md5()
-    assert sorted(md5) == ["batches.meta", *(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
-    assert md5["data_batch_1"] == "c99cafc152244af753f735de768cd75f"
-    assert md5["test_batch"] == "40351d587109b95175f43aff81a1287e"
 
 
 # the datasets library
@@ -134,7 +125,7 @@ def test_hub_data_set(hub, split, called):
     assert (len(source.train), len(source.val)) == (30, 6)
     assert source.train.image(17).getpixel((0, 0)) == (17, 0, 0)
     assert source.train.labels[:4].tolist() == [0, 1, 2, 0]
-    assert source.val.names(2) == f"someone/pets {split} row 2"
+    assert source.val.name(2) == f"someone/pets {split} row 2"
 
 
 def test_hub_data_set_with_plain_numbers(hub):
@@ -152,10 +143,10 @@ def test_hub_data_set_with_training_images_only(hub):
     source = load("hf:someone/pets")
     assert source.val_split == "val (a tenth of train, seed 0)"
     assert np.bincount(source.val.labels).tolist() == [10, 10, 10]
-    rows = {side.names(i) for side in (source.train, source.val) for i in range(len(side))}
+    rows = {side.name(i) for side in (source.train, source.val) for i in range(len(side))}
     assert len(rows) == 300
     again = load("hf:someone/pets").val
-    assert [again.names(i) for i in range(30)] == [source.val.names(i) for i in range(30)]
+    assert [again.name(i) for i in range(30)] == [source.val.name(i) for i in range(30)]
 
 
 def test_hub_data_set_that_cannot_be_used(hub, monkeypatch):
@@ -190,6 +181,22 @@ def test_the_datasets_library_itself_reads_a_local_folder(tmp_path, monkeypatch,
     source = load(f"hf:{folder}")
     assert list(source.classes) == tiny_cifar10.CLASSES
     assert np.array_equal(source.val.array(), tiny_cifar10.pixels(6))
+
+
+def test_the_image_files_of_a_local_folder_and_of_no_other_are_opened(tmp_path, monkeypatch, no_network):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    for split in ("train", "test"):
+        for name, colour in (("cat", "black"), ("dog", "white")):
+            (folder / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4), colour).save(folder / split / name / "1.png")
+    source = load(f"hf:{folder}")
+    assert source.train.image(1).getpixel((0, 0)) == (255, 255, 255)  # the library's tables hold the path alone
+    made = datasets.load_dataset(str(folder))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: made)
+    with pytest.raises(ImageError, match=r"x train row 0 \(.*cat/1.png\): the row points to a file outside of"):
+        load("hf:x").train.image(0)
 
 
 def test_a_missing_datasets_library_is_named(monkeypatch):

@@ -1,5 +1,6 @@
 """Which images these are, in 16 digits: the same at another place, others for any change."""
 
+import os
 import shutil
 
 import numpy as np
@@ -93,10 +94,11 @@ def test_rows_that_point_to_files(tmp_path):
     for i, content in enumerate(CONTENTS):
         (tmp_path / f"{i}.png").write_bytes(content)
     rows = [{"bytes": None, "path": str(tmp_path / f"{i}.png")} for i in range(COUNT)]
-    assert of(Encoded(pa.chunked_array([pa.array(rows)]), (0,), ("a",))) == of(encoded(CONTENTS))
+    folders = (os.path.realpath(tmp_path),)
+    assert of(Encoded(pa.chunked_array([pa.array(rows)]), (0,), ("a",), folders)) == of(encoded(CONTENTS))
     rows[4] = {"bytes": None, "path": None}
     with pytest.raises(ImageError, match="a row 4: the row holds no image"):
-        of(Encoded(pa.chunked_array([pa.array(rows)]), (0,), ("a",)))
+        of(Encoded(pa.chunked_array([pa.array(rows)]), (0,), ("a",), folders))
 
 
 def test_a_folder_that_moved_is_the_same_data_set(tmp_path):

@@ -1,6 +1,7 @@
 """Folders of Parquet files and folders of image files: what is read, and what is refused in which words."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_parquet(tmp_path, inner, val_name, split):
     assert source.train.labels.tolist() == [0, 1, 0]
     assert source.train.labels.dtype == np.int64
     assert source.train.image(2).getpixel((0, 0)) == (2, 2, 2)
-    assert source.val.names(1).endswith(f"{val_name}-00000-of-00001.parquet row 1 (1.png)")
+    assert source.val.name(1).endswith(f"{val_name}-00000-of-00001.parquet row 1 (1.png)")
 
 
 def test_validation_is_preferred_to_test(tmp_path):
@@ -96,7 +97,7 @@ def test_several_files_are_one_split(tmp_path):
     write_parquet(tmp_path / "test-00000-of-00001.parquet", (0, 1))
     train = load(str(tmp_path)).train
     assert train.labels.tolist() == [0, 1, 1, 1, 0]
-    assert train.names(3).endswith("train-00001-of-00002.parquet row 1 (1.png)")
+    assert train.name(3).endswith("train-00001-of-00002.parquet row 1 (1.png)")
     (tmp_path / "train-00001-of-00002.parquet").unlink()
     assert "the split has 2 files, 1 of them are here" in refusal(tmp_path)
 
@@ -155,6 +156,23 @@ def test_a_corrupt_image_in_parquet_is_named(tmp_path):
         source.val.image(1)
 
 
+def test_a_row_of_a_parquet_file_points_into_its_folder_only(tmp_path):
+    spec = parquet_folder(tmp_path / "set")
+    (tmp_path / "set" / "test-00000-of-00001.parquet").rename(tmp_path / "set" / "test-00000-of-00002.parquet")
+    for path in ("x.png", "set/x.png"):
+        Image.new("RGB", (4, 4), "red").save(tmp_path / path)
+    rows = pa.array([{"bytes": None, "path": path} for path in ("x.png", "../x.png", str(tmp_path / "x.png"))], STRUCT)
+    file = tmp_path / "set" / "test-00001-of-00002.parquet"
+    pq.write_table(pa.table({"img": rows, "label": [0, 1, 1]}), file)
+    images = load(spec).val
+    assert images.image(2).getpixel((0, 0)) == (255, 0, 0)
+    for index, path in ((3, "../x.png"), (4, tmp_path / "x.png")):
+        with pytest.raises(ImageError) as caught:
+            images.image(index)
+        outside = f"outside of '{os.path.realpath(tmp_path / 'set')}'"
+        assert str(caught.value) == f"{file} row {index - 2} ({path}): the row points to a file {outside}"
+
+
 def test_the_readme_says_what_a_copy_is_called(tmp_path):
     spec = parquet_folder(tmp_path / "copy")
     assert load(spec).name == "copy"
@@ -187,7 +205,7 @@ def test_the_real_jpeg_copy():
     # CIFAR-10's mean, which the JPEG coding hardly moves
     assert np.abs(source.val.array().mean((0, 1, 2)) / 255 - (0.4942, 0.4851, 0.4504)).max() < 0.005
     for i in (0, 12_345, 49_999):  # the path of a row is CLASS_NNNN.jpg
-        assert f"({source.classes[source.train.labels[i]]}_" in source.train.names(i)
+        assert f"({source.classes[source.train.labels[i]]}_" in source.train.name(i)
 
 
 # image files
@@ -200,7 +218,7 @@ def test_images(tmp_path, val_name, suffix):
     assert (source.name, source.classes, source.val_split) == ("pets", ("cat", "dog"), val_name)
     assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert source.train.labels.dtype == np.int64
-    assert source.train.names(4) == str(tmp_path / "pets" / "train" / "dog" / f"1{suffix}")
+    assert source.train.name(4) == str(tmp_path / "pets" / "train" / "dog" / f"1{suffix}")
     assert np.abs(np.subtract(source.train.image(4).getpixel((1, 1)), (1, 1, 9))).max() <= 3
     assert source.train.array().shape == (6, 4, 4, 3)
 
@@ -217,7 +235,7 @@ def test_what_is_not_an_image_is_ignored(tmp_path):
     Image.new("RGB", (4, 4)).save(cat / "more" / ".cache" / "z.png")
     train = load(spec).train
     assert len(train) == 7
-    assert train.names(3) == str(cat / "more" / "z.png")
+    assert train.name(3) == str(cat / "more" / "z.png")
 
 
 def test_a_corrupt_file_is_reported_with_its_path(tmp_path):

@@ -2,10 +2,14 @@
 
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from alexnet.data import images
-from alexnet.data.images import ImageError, open_image
+from alexnet.data.images import ImageError, decoding, open_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -272,3 +276,93 @@ def test_importing_the_sources_loads_nothing_heavy():
     code = f"import sys, alexnet.data.datasets; print({heavy} & sys.modules.keys())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+# many at once
+
+
+@pytest.fixture
+def in_use(monkeypatch):
+    """Record, at every image, the pixels that all threads hold; room for two pictures of 24×16."""
+    monkeypatch.setattr(images, "MAX_PIXELS_AT_ONCE", 2 * 24 * 16)
+    seen = []
+    to_rgb = images._to_rgb
+    monkeypatch.setattr(images, "_to_rgb", lambda image: (seen.append(images._AT_ONCE.used), to_rgb(image))[1])
+    yield seen
+    assert images._AT_ONCE.used == 0
+
+
+@pytest.mark.timeout(60)
+def test_the_pixels_decoded_at_once_are_bounded(in_use):
+    most, lock, held = [0], threading.Lock(), [0]
+
+    def work(data):
+        with decoding(data) as image:
+            with lock:
+                held[0] += image.width * image.height
+                most[0] = max(most[0], held[0])
+            time.sleep(0.002)
+            with lock:
+                held[0] -= image.width * image.height
+
+    sizes = [(24, 16), (48, 16), (12, 8), (100, 100), (1, 1)]  # the third fills it, the fourth is larger than it
+    data = [encoded(picture(*size)) for size in sizes] * 20
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, data))
+    assert len(in_use) == 100
+    assert most[0] == 100 * 100  # such an image has it for itself
+    assert max(used for used in in_use if used < 100 * 100) <= 2 * 24 * 16
+    assert 100 * 100 in in_use
+    assert not [used for used in in_use if used > 100 * 100]
+
+
+@pytest.mark.timeout(60)
+def test_a_damaged_image_gives_its_room_back(in_use):
+    whole = encoded(NOISE)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: refusal(whole[:-300], "half.png"), range(20)))
+    for error in (KeyError, KeyboardInterrupt):
+        with pytest.raises(error), decoding(whole):
+            raise error
+    assert images._AT_ONCE.used == 0
+
+
+@pytest.mark.timeout(60)
+def test_one_thread_never_waits_for_itself(in_use):
+    data = encoded(picture(48, 16))
+    with decoding(data) as first:
+        assert np.array_equal(open_image(data), first)
+        with decoding(data) as second:
+            assert np.array_equal(second, first)
+    assert in_use == [768, 1536, 1536]
+
+
+def test_after_the_block_the_image_is_gone():
+    with decoding(FILES[0]) as image:
+        kept = np.asarray(image)
+    assert np.array_equal(kept, open_image(FILES[0]))
+    with pytest.raises(ValueError, match="closed image"):
+        image.resize((2, 2))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.timeout(60)
+def test_a_forked_worker_does_not_wait_for_threads_it_does_not_have(in_use):
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with decoding(encoded(picture(48, 16))), images._AT_ONCE.changed:  # the lock itself, too
+            entered.set()
+            leave.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    entered.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(int(open_image(encoded(picture(48, 16))).width != 48))
+    leave.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,6 +1,7 @@
 """A split: how it decodes, subsets and travels."""
 
 import io
+import os
 import pickle
 import threading
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data import splits, stores
-from alexnet.data.images import ImageError, open_image
+from alexnet.data.images import ImageError, decoding, open_image
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.data.stores import Encoded, Files, Pixels
 
@@ -71,11 +72,11 @@ def test_a_holdout_has_its_share_of_each_class_and_leaves_the_test_set_alone():
     assert np.bincount(found.train.labels).tolist() == [45, 27, 18]
     assert found.test is test
     assert (found.val_split, source.test) == ("holdout", None)
-    names = [{images.names(i) for i in range(len(images))} for images in (found.train, found.val)]
+    names = [{images.name(i) for i in range(len(images))} for images in (found.train, found.val)]
     assert (len(names[0]), len(names[1])) == (90, 10)
     assert not names[0] & names[1]
     again = source.with_holdout(10).val
-    assert [again.names(i) for i in range(10)] == [found.val.names(i) for i in range(10)]
+    assert [again.name(i) for i in range(10)] == [found.val.name(i) for i in range(10)]
     for count in (0, 100):
         with pytest.raises(ValueError, match=rf"--holdout {count}: allowed is 0 to 99, for name has 100"):
             source.with_holdout(count)
@@ -96,7 +97,7 @@ def test_subset(images):
     some = images.subset([4, 2, 2, -1])
     assert some.labels.tolist() == [1, 2, 2, 2]
     assert np.array_equal(some.array(), PIXELS[[4, 2, 2, 11]])
-    assert some.names(0) == images.names(4)
+    assert some.name(0) == images.name(4)
     assert np.array_equal(some.subset(np.array([3, 0])).array(), PIXELS[[11, 4]])
     assert np.array_equal(images.subset(images.labels == 1).array(), PIXELS[1::3])
     assert len(images.subset([])) == 0
@@ -112,7 +113,7 @@ def test_a_subset_of_a_subset(first, data):
     chosen = images.subset(first).subset(second)
     expected = [first[i] for i in second]
     assert chosen.labels.tolist() == expected
-    assert [chosen.names(i) for i in range(len(chosen))] == [images.names(i) for i in expected]
+    assert [chosen.name(i) for i in range(len(chosen))] == [images.name(i) for i in expected]
 
 
 def test_it_travels_to_a_worker_without_what_it_decoded(images):
@@ -126,7 +127,7 @@ def test_it_travels_to_a_worker_without_what_it_decoded(images):
 def test_names():
     store = Encoded(column([png(array) for array in PIXELS]), (0, 4), ("a.parquet", "b.parquet"))
     images = Images(np.zeros(12, np.int64), store)
-    assert [images.names(i) for i in (0, 3, 4, 11)] == [
+    assert [images.name(i) for i in (0, 3, 4, 11)] == [
         "a.parquet row 0",
         "a.parquet row 3",
         "b.parquet row 0",
@@ -160,7 +161,7 @@ def test_larger_images_are_decoded_in_threads(monkeypatch):
     big = np.broadcast_to(PIXELS[0, :1, :1], (160, 160, 3)).copy()
     contents = [png(big + i) for i in range(4)] * 64
     seen = set()
-    monkeypatch.setattr(stores, "open_image", lambda *a: (seen.add(threading.get_ident()), open_image(*a))[1])
+    monkeypatch.setattr(stores, "decoding", lambda *a: (seen.add(threading.get_ident()), decoding(*a))[1])
     array = Images(np.zeros(256, np.int64), Encoded(column(contents), (0,), ("a",))).array()
     assert all(np.array_equal(array[i], big + i % 4) for i in range(256))
     assert len(seen - {threading.get_ident()}) >= 1
@@ -176,23 +177,57 @@ def test_a_row_without_an_image_is_named():
         (2, "a row 2 .x.: empty"),
     ):
         with pytest.raises(ImageError, match=what):
-            store.open(row)
+            Images(np.zeros(3, np.int64), store).image(row)
 
 
-def test_a_row_may_point_to_a_file(tmp_path):
-    (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
-    rows = pa.array([{"bytes": None, "path": str(tmp_path / "x.png")}])
-    assert np.array_equal(Encoded(pa.chunked_array([rows]), (0,), ("a",)).open(0), PIXELS[0])
+def pointing(path, *folders):
+    rows = pa.array([{"bytes": None, "path": str(path)}])
+    return Images(
+        np.zeros(1, np.int64), Encoded(pa.chunked_array([rows]), (0,), ("a",), tuple(map(os.path.realpath, folders)))
+    )
+
+
+def test_a_row_may_point_to_a_file_of_the_data_set(tmp_path, monkeypatch):
+    inside = tmp_path / "set" / "images" / "x.png"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(png(PIXELS[0]))
+    monkeypatch.chdir(tmp_path)
+    for images in (
+        pointing("images/x.png", tmp_path / "set"),
+        pointing("images/../images/x.png", "set"),
+        pointing(inside, "elsewhere", "set"),
+    ):
+        assert np.array_equal(images.image(0), PIXELS[0])
+        assert images.encoded(0) == inside.read_bytes()
+
+
+def test_a_row_may_not_point_to_any_other_file(tmp_path):
+    (tmp_path / "set").mkdir()
+    outside = tmp_path / "x.png"
+    outside.write_bytes(png(PIXELS[0]))
+    (tmp_path / "set" / "link.png").symlink_to(outside)
+    (tmp_path / "set" / "up").symlink_to(tmp_path)
+    (tmp_path / "settle").mkdir()
+    (tmp_path / "settle" / "x.png").write_bytes(png(PIXELS[0]))
+    for path in (outside, "../x.png", "link.png", "up/x.png", "../settle/x.png", "none/../../x.png"):
+        images = pointing(path, tmp_path / "set")
+        text = f"a row 0 ({path}): the row points to a file outside of '{os.path.realpath(tmp_path / 'set')}'"
+        for read in (images.image, images.encoded, lambda _, images=images: images.fingerprint()):
+            with pytest.raises(ImageError) as caught:
+                read(0)
+            assert str(caught.value) == text
+    with pytest.raises(ImageError, match=r"a row 0 .*: the row points to a file outside of"):
+        pointing(outside).image(0)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.sampled_from([5, 10]))
 def test_hold_out_takes_a_share_of_every_class(labels, part):
     images = Images(np.array(labels), Pixels(np.arange(len(labels), dtype=np.uint8)[:, None, None, None], "x"))
     train, held = hold_out(images, part)
-    names = [side.names(i) for side in (train, held) for i in range(len(side))]
-    assert sorted(names) == sorted(images.names(i) for i in range(len(images)))
+    names = [side.name(i) for side in (train, held) for i in range(len(side))]
+    assert sorted(names) == sorted(images.name(i) for i in range(len(images)))
     for label in set(labels):
         count, taken = labels.count(label), int((held.labels == label).sum())
         assert taken == min(max(1, round(count / part)), count - 1)
     again = hold_out(images, part)[1]
-    assert [again.names(i) for i in range(len(again))] == [held.names(i) for i in range(len(held))]
+    assert [again.name(i) for i in range(len(again))] == [held.name(i) for i in range(len(held))]

@@ -92,7 +92,7 @@ def test_a_second_call_reads_the_cache(cache: Path, monkeypatch: pytest.MonkeyPa
 def test_changed_files_are_other_images(tmp_path: Path, cache: Path) -> None:
     images = files(tmp_path, [(100, 100)])
     before = statistics.statistics(images).mean
-    Image.new("RGB", (100, 100), (10, 20, 30)).save(images.names(0))
+    Image.new("RGB", (100, 100), (10, 20, 30)).save(images.name(0))
     assert not np.allclose(before, [10, 20, 30])
     assert np.allclose(statistics.statistics(images).mean, [10, 20, 30])
     assert len(list(cache.iterdir())) == 2

@@ -1,9 +1,6 @@
 """Training as two columns: the same run as in one process, which may go on with one process or two; and refusals."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ from PIL import Image
 
 from alexnet import recipes, train
 from alexnet.weights.checkpoint import load_checkpoint, load_model, load_weights
+from forked import several
 
-TINY = Path(__file__).parent.parent / "tiny.py"
 Run = Callable[..., train.Result]
 
 
@@ -49,11 +46,9 @@ def test_a_run_goes_on_as_two_columns_and_again_as_one_network(run: Run, tmp_pat
     run(tmp_path / "whole")
     out = tmp_path / "parts"
     run(out, max_steps=3)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(TINY)]
     flags = ["train", "--resume", "--out", str(out), "--parallel", "columns", "--max-steps", "7"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *flags], capture_output=True, text=True, env=environment, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    columns = several(2, flags, tmp_path / "output")
+    assert [column.end()[0] for column in columns] == [0, 0], columns[0].end()
     half_way = load_checkpoint(out / "last.ckpt")
     assert half_way["progress"]["step"] == 7
     assert load_model(out).num_classes == 3
@@ -84,6 +79,7 @@ def test_a_run_goes_on_as_two_columns_and_again_as_one_network(run: Run, tmp_pat
     [
         ({}, "--parallel columns: takes two processes, not one process"),
         ({"variant": "classic"}, "--parallel columns: variant classic has one tower"),
+        ({"variant": "no-conv3"}, "--parallel columns: variant no-conv3 has one tower"),
         ({"compile": True}, "--compile True: allowed is no, at --parallel columns"),
     ],
 )

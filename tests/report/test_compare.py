@@ -74,13 +74,25 @@ def test_seeds_that_do_not_pair_are_no_claim(tmp_path: Path) -> None:
     assert "none in common" in found.text
 
 
-def test_a_change_of_the_code_is_a_setting(tmp_path: Path) -> None:
+def test_a_change_of_the_code_is_a_setting_where_seeds_ran_from_both(tmp_path: Path) -> None:
     parts = [{"step": 0, "commit": "fedcba987654+"}, {"step": 9, "commit": "abcdef012345"}]
     runs = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [72, 73, 71.1], parts=parts)
     settings = settings_of(runs)
     assert [setting.label for setting in settings] == ["commit abcdef012345", "commit fedcba987654+"]
     assert compare(settings)[0].difference is not None
     assert any("never committed" in text for text in said(runs))
+
+
+def test_seeds_of_several_commits_are_one_setting_where_none_ran_twice(tmp_path: Path) -> None:
+    later = [{"step": 0, "commit": "fedcba987654"}]
+    first = [read(make_run(tmp_path / f"a{s}", 70 + s, recipe={"seed": s})) for s in (0, 1)]
+    third = read(make_run(tmp_path / "a2", 72, recipe={"seed": 2}, parts=later))
+    new = group(tmp_path, "new", [80, 81, 82], {"lr": 0.02}, parts=later)
+    settings = settings_of([*first, third, *new])
+    assert [(setting.label, len(setting.runs)) for setting in settings] == [("lr 0.01", 3), ("lr 0.02", 3)]
+    assert differences(settings)["commit"] == ["abcdef012345, fedcba987654", "fedcba987654"]
+    told = "began from several commits (lr 0.01: abcdef012345 seeds 0, 1; fedcba987654 seed 2)"
+    assert any(told in text for text in said([*first, third, *new]))
 
 
 def test_runs_not_at_their_end_are_no_part_of_a_mean(tmp_path: Path) -> None:
@@ -100,7 +112,7 @@ def test_figures_of_other_images_are_not_compared(tmp_path: Path, data: dict[str
     runs = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "other", [80, 81, 79], data=DATA | data)
     (found,) = compare(settings_of(runs))
     assert found.difference is None
-    assert "other images" in found.text
+    assert "data are not the same" in found.text
 
 
 def test_what_does_not_change_figures_makes_no_setting(tmp_path: Path) -> None:

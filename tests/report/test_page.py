@@ -17,8 +17,10 @@ from PIL import Image
 
 from alexnet.data.normalization import Normalization
 from alexnet.model import AlexNet_2012
+from alexnet.recipes import quickstart
 from alexnet.report.filters import filter_sheet
 from alexnet.report.page import default_out, report
+from alexnet.report.record import read
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import LAST, save_checkpoint
 
@@ -55,7 +57,7 @@ def text_of(tree: Element) -> str:
 
 
 def test_one_run(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "first", 70.19, recipe={"lr": 0.02})
+    folder = make_run(tmp_path / "first", 70.19, recipe={"lr": 0.03})
     done = report([folder])
     assert done["out"] == folder / "report.html"
     assert done["runs"] == [{"folder": folder, "recipe": "quickstart", "seed": 0, "final": rows(135, 70.19)[-1]}]
@@ -63,8 +65,8 @@ def test_one_run(tmp_path: Path) -> None:
     text = text_of(tree)
     for told in (
         done["findings"][0],
-        "alexnet train quickstart --max-steps 135 --lr 0.02",
-        "lr 0.02 0.01",
+        read(folder).command(),
+        f"lr 0.03 {quickstart().lr}",
         "abcdef012345",
         "0123456789abcdef",
         "Some CPU, 2 cores",

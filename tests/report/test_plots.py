@@ -37,7 +37,7 @@ def some_rows(count: int) -> list[dict[str, float | None]]:
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collects every text of the figures drawn from here on, for the picture itself cannot be read."""
     found: list[str] = []
-    save = plots._save
+    save = plots.save
 
     def listen(figure, path):
         written = save(figure, path)
@@ -46,7 +46,7 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
         return written
 
-    monkeypatch.setattr(plots, "_save", listen)
+    monkeypatch.setattr(plots, "save", listen)
     return found
 
 

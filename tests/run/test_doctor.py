@@ -84,6 +84,7 @@ def test_without_a_recipe_or_without_data(tmp_path: Path) -> None:
     assert "cannot tell" in doctor.report(absent)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="needs a folder with CIFAR-10 images beside the checkout")
 @pytest.mark.skipif(not RECORD.is_file(), reason="needs the record of benchmarks/learning.py")
 def test_verdicts_are_those_of_300_real_steps() -> None:
@@ -96,6 +97,7 @@ def test_verdicts_are_those_of_300_real_steps() -> None:
         assert will_learn is (run["learned_at"] is not None), (run["input_scale"], run["init"], reason)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="needs a folder with CIFAR-10 images beside the checkout")
 def test_the_papers_recipe_starts_and_its_text_would_not() -> None:
     """Trials of 100 steps agree: docs/training.md."""

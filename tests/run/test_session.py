@@ -8,12 +8,13 @@ import torch
 from alexnet import recipes
 from alexnet.model import AlexNet_2012
 from alexnet.run import session
+from alexnet.run.progress import Progress
 
 CPU = torch.device("cpu")
 
 
 def test_the_rate_drops_after_epochs_without_progress_and_three_times_at_most() -> None:
-    progress, drops = session.Progress(), []
+    progress, drops = Progress(), []
     for val_acc in (30, 40, 40, 39, 41, 41, 41, 41, 41, 41, 41, 41, 41):
         progress.note_epoch(val_acc, patience=2)
         drops.append(progress.drops)
@@ -36,7 +37,7 @@ def test_biases_without_decay_are_all_the_biases() -> None:
 def test_the_average_is_one_and_forgets_the_start(ema: float, steps: int) -> None:
     torch.manual_seed(0)
     net, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    parts = SimpleNamespace(recipe=recipes.classic(ema=ema), net=net, average=average, progress=session.Progress())
+    parts = SimpleNamespace(recipe=recipes.classic(ema=ema), net=net, average=average, progress=Progress())
     expected, of_the_start = average.weight.data.clone(), 1.0
     for step in range(1, steps + 1):
         with torch.no_grad():

@@ -148,7 +148,7 @@ def test_a_class_without_images_has_no_share(model: AlexNet_2012) -> None:
 
 
 def test_a_damaged_image_is_named(model: AlexNet_2012, mixed: Images) -> None:
-    bad = Path(mixed.names(3))
+    bad = Path(mixed.name(3))
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"^\S*3\.png: damaged or truncated"):
         evaluate(model, source_of(mixed), device="cpu", precision="fp32")

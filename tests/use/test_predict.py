@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.data.images import open_image
-from alexnet.data.loaders import ahead
+from alexnet.data.images import ahead, open_image
 from alexnet.data.normalization import Normalization, encode_mean_image
 from alexnet.data.transforms import EvalTransform, _shortened
 from alexnet.model import AlexNet_2012

@@ -4,9 +4,14 @@
 is wrong with the data as a whole is refused here, before any work, in one line.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import os
 import pickle
+import socket
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.download import HUB_FILES, HUB_FOLDER, cifar10_md5, download_cifar10
 from alexnet.data.folders import VAL_SPLITS, Table, from_tables, load_folder, read_table, some
 from alexnet.data.images import ImageError
 from alexnet.data.splits import Dataset, Images, hold_out
@@ -24,6 +28,10 @@ from alexnet.recipes import meant
 __all__ = ["Dataset", "ImageError", "Images", "describe", "load"]
 
 ALLOWED = "cifar10, digits, a folder, or hf:NAME"
+HUB_REPO = "uoft-cs/cifar10"
+HUB_FILES = ("plain_text/train-00000-of-00001.parquet", "plain_text/test-00000-of-00001.parquet")
+HUB_FOLDER = "cifar10"  # under the data folder: the hub's copy, in the hub's layout
+SILENCE = 30.0  # seconds without a byte after which torchvision's download is given up
 
 
 def load(spec: str, data_dir: str | Path = "data") -> Dataset:
@@ -34,7 +42,7 @@ def load(spec: str, data_dir: str | Path = "data") -> Dataset:
 
     Raises:
         ValueError: an unknown spec, or data that cannot be used as they are; one line.
-        DownloadError: a ConnectionError; `cifar10` is not on disk and could not be downloaded; one line.
+        ConnectionError: `cifar10` is not on disk and could not be downloaded; one line.
     """
     if spec == "cifar10":
         dataset = _cifar10(Path(data_dir).expanduser())
@@ -97,7 +105,7 @@ def _checked(dataset: Dataset) -> Dataset:
         outside = np.flatnonzero((images.labels < 0) | (images.labels >= count))
         if len(outside):
             first = int(outside[0])
-            raise ValueError(f"{images.names(first)}: label {images.labels[first]} is not in 0..{count - 1}")
+            raise ValueError(f"{images.name(first)}: label {images.labels[first]} is not in 0..{count - 1}")
     empty = np.flatnonzero(np.bincount(dataset.train.labels, minlength=count) == 0)
     if len(empty):
         raise ValueError(f"{dataset.name}: no training image of {some([dataset.classes[i] for i in empty])}")
@@ -116,7 +124,7 @@ def _cifar10(data_dir: Path) -> Dataset:
         with WeakFileLock(data_dir / ".cifar10.lock"):  # of several processes one downloads, the others find it done
             found = _cifar10_on_disk(data_dir)
             if found is None:
-                download_cifar10(data_dir)
+                _download_cifar10(data_dir)
                 found = _cifar10_on_disk(data_dir)
     assert found is not None
     return found[0]
@@ -131,7 +139,7 @@ def _cifar10_on_disk(data_dir: Path) -> tuple[Dataset, Path] | None:
     if folder.is_dir():
         return _cifar10_batches(folder), folder
     copy = data_dir / HUB_FOLDER
-    if all((copy / name).is_file() for name in HUB_FILES):  # they got these names only after their checksums were right
+    if all((copy / name).is_file() for name in HUB_FILES):
         return replace(load_folder("cifar10", copy), name="CIFAR-10"), copy
     return None
 
@@ -139,7 +147,8 @@ def _cifar10_on_disk(data_dir: Path) -> tuple[Dataset, Path] | None:
 def _cifar10_batches(folder: Path) -> Dataset:
     from torchvision.datasets import CIFAR10
 
-    md5 = cifar10_md5()
+    meta_md5 = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    md5 = dict((*CIFAR10.train_list, *CIFAR10.test_list, meta_md5))
     meta = _verified_pickle(folder / CIFAR10.meta["filename"], md5)
 
     def split(names: list[str], title: str) -> Images:
@@ -151,6 +160,65 @@ def _cifar10_batches(folder: Path) -> Dataset:
     train = split([name for name, _ in CIFAR10.train_list], "CIFAR-10 train")
     val = split([name for name, _ in CIFAR10.test_list], "CIFAR-10 test")
     return Dataset("cifar10", "CIFAR-10", tuple(meta[CIFAR10.meta["key"]]), train, val, "test")
+
+
+def _download_cifar10(data_dir: Path) -> None:
+    """Put CIFAR-10 under `data_dir`: the hub's Parquet copy, or else the university's archive, by torchvision.
+
+    Raises:
+        ConnectionError: neither could be had; one line says what was tried and how to bring it by hand.
+    """
+    from huggingface_hub import constants
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    roads = {constants.ENDPOINT: _from_the_hub, CIFAR10.url: _from_the_university}
+    tried = []
+    if check_integrity(data_dir / CIFAR10.filename, CIFAR10.tgz_md5):  # somebody has carried the archive here
+        del roads[constants.ENDPOINT]
+    elif constants.HF_HUB_OFFLINE:  # then no other server is asked either
+        roads, tried = {}, ["HF_HUB_OFFLINE is set"]
+    else:
+        print(f"downloading CIFAR-10 (about 150 MB) to '{data_dir}'", file=sys.stderr)
+    for server, road in roads.items():
+        try:
+            return road(data_dir)
+        except Exception as error:  # each library has exceptions of its own, and of those that it is built on
+            why = " ".join(str(error).split()) or type(error).__name__
+            tried.append(f"{server}: {why[:200]}")
+    raise ConnectionError(
+        f"CIFAR-10 is not in '{data_dir}' and could not be downloaded ({'; '.join(tried)}). By hand: put "
+        f"{CIFAR10.filename} or {CIFAR10.base_folder}/ there, or name their folder with --data-dir. Or use "
+        "--data with a folder of images, or --data digits"
+    )
+
+
+def _from_the_hub(data_dir: Path) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    for name in HUB_FILES:
+        stated = get_hf_file_metadata(hf_hub_url(HUB_REPO, name, repo_type="dataset")).etag
+        path = Path(hf_hub_download(HUB_REPO, name, repo_type="dataset", local_dir=data_dir / HUB_FOLDER))
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != stated:
+            path.unlink()
+            raise ValueError(f"{HUB_REPO} {name}: its sha256 is {found}, the hub states {stated}; deleted")
+
+
+def _from_the_university(data_dir: Path) -> None:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # torchvision sets none, and would wait for ever
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=data_dir) as beside:
+            with contextlib.redirect_stdout(sys.stderr):  # standard output may be a JSON document
+                download_and_extract_archive(CIFAR10.url, data_dir, beside, CIFAR10.filename, CIFAR10.tgz_md5)
+            Path(beside, CIFAR10.base_folder).replace(data_dir / CIFAR10.base_folder)
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _verified_pickle(path: Path, md5: Mapping[str, str]) -> dict[str, Any]:
@@ -189,6 +257,7 @@ def _require_datasets(spec: str) -> None:
 def _hugging_face(spec: str) -> Dataset:
     _require_datasets(spec)
     import datasets
+    from huggingface_hub import constants
 
     name = spec.removeprefix("hf:")
     try:
@@ -199,9 +268,12 @@ def _hugging_face(spec: str) -> Dataset:
     if "train" not in splits:
         raise ValueError(f"--data {spec}: no train split; there are {some(list(splits))}")
     split = next((known for known in VAL_SPLITS if known in splits), None)
+    # where the library puts the files that it does not put into its tables: a data set may name others, too
+    caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+    folders = tuple(map(os.path.realpath, [name, *caches] if Path(name).is_dir() else caches))
 
     def table(split: str) -> Table:
         data = splits[split]
-        return read_table([(f"{name} {split}", data.with_format("arrow")[:])], data.features.to_dict())
+        return read_table([(f"{name} {split}", data.with_format("arrow")[:])], data.features.to_dict(), folders)
 
     return from_tables(spec, name, table("train"), table(split) if split else None, VAL_SPLITS.get(split or "", "val"))

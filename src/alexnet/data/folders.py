@@ -98,11 +98,12 @@ class Table:
     names: tuple[str, ...] | None
 
 
-def read_table(parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, Any]) -> Table:
+def read_table(parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, Any], folders: tuple[str, ...]) -> Table:
     """One split from its Arrow tables, each with the name that error messages use for it.
 
     Args:
         features: column name to {"_type", ...}, as the datasets library writes it into a schema; may be empty.
+        folders: where the files lie that rows without bytes may point to; real paths.
 
     Raises:
         ValueError: no image column or no label column can be told, or the labels are not integers.
@@ -123,7 +124,7 @@ def read_table(parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, A
         names = _kind(features, label).get("names")
     column = pa.chunked_array([chunk for part in images for chunk in part.chunks], images[0].type)
     starts = np.cumsum([0] + [len(part) for part in labels[:-1]]).tolist()
-    store = Encoded(column, tuple(starts), tuple(title for title, _ in parts))
+    store = Encoded(column, tuple(starts), tuple(title for title, _ in parts), folders)
     return Table(store, np.concatenate(labels), tuple(names) if names else None)
 
 
@@ -208,7 +209,7 @@ def _read_parquet(paths: list[Path]) -> Table:
                 parts.append((str(path), file.read(columns=list(_columns(str(path), schema, features)))))
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
-    return read_table(parts, features)
+    return read_table(parts, features, (os.path.realpath(paths[0].parent),))
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:

@@ -1,13 +1,19 @@
-"""Opening one image: every picture file that the project reads goes through `open_image`.
+"""Opening one image: every picture file that the project reads goes through `decoding` or `open_image`.
 
-It gives plain RGB the way a person would see the picture, or says in one line why it cannot.
+They give plain RGB the way a person would see the picture, or say in one line why they cannot.
 """
 
 import functools
 import io
 import os
 import stat
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +24,12 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF
 # Twice Pillow's own MAX_IMAGE_PIXELS, which is where Pillow turns from a warning to an error; kept as our own number
 # because a program around us may have changed Pillow's.
 MAX_PIXELS = 178_956_970
+# Pixels that all threads of a process may decode at once: one image of the largest size, fifteen photographs of 12
+# million. Decoding takes 4 to 20 bytes a pixel, most where there is transparency.
+MAX_PIXELS_AT_ONCE = MAX_PIXELS
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
@@ -48,15 +60,65 @@ def open_image(source: str | Path | bytes, name: str | None = None, *, most_pixe
     Raises:
         ImageError: missing, empty, damaged, truncated, not an image, or more than `most_pixels` pixels.
     """
+    with decoding(source, name, most_pixels) as image:
+        return image.copy()
+
+
+@contextmanager
+def decoding(
+    source: str | Path | bytes, name: str | None = None, most_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """`open_image` for one thread among many, which makes the image smaller in the block and loses it at its end.
+
+    Until then the image's pixels count against `MAX_PIXELS_AT_ONCE`, and a thread waits here for room; so the block
+    must not wait for another thread that opens images. What this same thread opens in it counts, but never waits.
+    """
     name = name or ("image bytes" if isinstance(source, bytes) else str(source))
-    try:
-        with Image.open(_readable(source), formats=_formats()) as image:
-            if image.width * image.height > most_pixels:
-                raise ImageError(_too_large(most_pixels))
-            image.load()
-            return _upright(_to_rgb(image), _orientation(image))
-    except Exception as error:  # on damaged input Pillow's decoders raise almost anything, KeyError among it
-        raise ImageError(" ".join(f"{name}: {_reason(source, error)}".splitlines())) from error
+    with ExitStack() as held:
+        try:
+            image = _decoded(source, most_pixels, held)
+        except Exception as error:  # on damaged input Pillow's decoders raise almost anything, KeyError among it
+            raise ImageError(" ".join(f"{name}: {_reason(source, error)}".splitlines())) from error
+        held.callback(image.close)  # frees its memory before its room, whoever may still refer to it
+        yield image
+
+
+def _decoded(source: str | Path | bytes, most_pixels: int, held: ExitStack) -> Image.Image:
+    with Image.open(_readable(source), formats=_formats()) as image:  # reads no more than the header
+        pixels = image.width * image.height
+        if pixels > most_pixels:
+            raise ImageError(_too_large(most_pixels))
+        held.enter_context(_AT_ONCE.room_for(pixels))
+        image.load()
+        return _upright(_to_rgb(image), _orientation(image))
+
+
+class _Budget:
+    """Pixels in use by all threads of this process, `MAX_PIXELS_AT_ONCE` at most."""
+
+    def __init__(self) -> None:
+        self.used, self.changed, self.thread = 0, threading.Condition(), threading.local()
+
+    @contextmanager
+    def room_for(self, pixels: int) -> Iterator[None]:
+        mine = getattr(self.thread, "used", 0)
+        with self.changed:
+            if not mine:  # whoever waited while holding some could wait for ever
+                self.changed.wait_for(lambda: not self.used or self.used + pixels <= MAX_PIXELS_AT_ONCE)
+            self.used += pixels
+        self.thread.used = mine + pixels
+        try:
+            yield
+        finally:
+            self.thread.used = mine
+            with self.changed:
+                self.used -= pixels
+                self.changed.notify_all()
+
+
+_AT_ONCE = _Budget()
+if hasattr(os, "register_at_fork"):  # a worker has none of the threads that hold some now, and nobody to wait for
+    os.register_at_fork(after_in_child=_AT_ONCE.__init__)  # type: ignore[misc]
 
 
 def _readable(source: str | Path | bytes) -> str | io.BytesIO:
@@ -115,7 +177,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     """16-bit grey as RGB; Pillow's own conversion would clip everything above 255 to white."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError("32-bit integer pixels have no agreed white; save it with 8 or 16 bits")
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
@@ -138,3 +200,19 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turned = image.transpose(_TURNS[orientation])
     turned.info = {}  # it still says "turn me", and somebody would
     return turned
+
+
+def ahead(work: Callable[[_Item], _Done], items: Iterable[_Item], most: int) -> Iterator[_Done]:
+    """``work`` of each item, in order, done in threads up to ``most`` items ahead of whoever takes the results."""
+    waiting: deque[Future[_Done]] = deque()
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # also where nobody takes the rest
+            for future in waiting:
+                future.cancel()

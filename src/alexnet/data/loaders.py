@@ -8,36 +8,31 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from alexnet.data.images import ImageError
-from alexnet.data.normalization import RESIZE, Normalization, Normalize, normalize_small
+from alexnet.data.images import ImageError, ahead
+from alexnet.data.normalization import RESIZE, Normalization, Normalize, normalize_small, normalized
 from alexnet.data.resident import Boxes, CropMatrices, centre_crop, draw_boxes, draw_crops
 from alexnet.data.splits import Dataset, Images
 from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
 from alexnet.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform
 from alexnet.recipes import Recipe
 
-__all__ = ["Batches", "Share", "ahead", "eval_batch_size", "eval_batches", "normalized", "open_batches"]
+__all__ = ["Batches", "Share", "eval_batch_size", "eval_batches", "open_batches"]
 
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
 WORKERS = min(4, os.cpu_count() or 1)
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 ``[B, 3, size, size]`` and labels int64 ``[B]``, on one device."""
-
-_Item = TypeVar("_Item")
-_Done = TypeVar("_Done")
 
 
 class Batches(Protocol):
@@ -124,8 +119,7 @@ class ResidentBatches:
         device: torch.device,
         share: Share,
     ) -> None:
-        self.recipe, self.size, self.device, self.share = recipe, size, device, share
-        self.augmentation = augmentation
+        self.recipe, self.augmentation, self.size, self.device, self.share = recipe, augmentation, size, device, share
         array = images.array()
         assert array is not None  # open_batches asked
         self.images, self.labels = torch.from_numpy(array).to(device), torch.from_numpy(images.labels).to(device)
@@ -251,10 +245,10 @@ class _Transformed(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, crop_seed = key
-        image, label = self.images.image(index), int(self.images.labels[index])
-        with torch.random.fork_rng(devices=[]):  # the transform draws from the global state; give it the image's own
+        # the transform draws from the global state; give it the image's own
+        with self.images.decoding(index) as image, torch.random.fork_rng(devices=[]):
             torch.manual_seed(crop_seed)
-            return self.transform(image), label
+            return self.transform(image), int(self.images.labels[index])
 
 
 def eval_batch_size(device: torch.device) -> int:
@@ -280,28 +274,11 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
             yield crop(x), labels[first : first + step]
         return
     transform = EvalTransform(size, norm)
-    pixels = ahead(lambda index: np.asarray(transform.pixels(images.image(index))), range(len(images)), 2 * step)
+
+    def read(index: int) -> np.ndarray:
+        with images.decoding(index) as image:
+            return np.asarray(transform.pixels(image))
+
+    pixels = ahead(read, range(len(images)), 2 * step)
     for first in range(0, len(images), step):
         yield normalized(list(islice(pixels, step)), norm, device), labels[first : first + step]
-
-
-def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.device) -> Tensor:
-    """uint8 images ``[H, W, 3]`` of one size to a normalised float32 batch ``[N, 3, H, W]``, channels last."""
-    batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
-    return Normalize(norm, batch.shape[-1], device)(batch)
-
-
-def ahead(work: Callable[[_Item], _Done], items: Iterable[_Item], most: int) -> Iterator[_Done]:
-    """``work`` of each item, in order, done in threads up to ``most`` items ahead of whoever takes the results."""
-    waiting: deque[Future[_Done]] = deque()
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > most:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # also where nobody takes the rest
-            for future in waiting:
-                future.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet.data.resident import resampling_matrix
 
-__all__ = ["IMAGENET", "RESIZE", "Normalization", "Normalize", "encode_mean_image", "normalize_small"]
+__all__ = ["IMAGENET", "RESIZE", "Normalization", "Normalize", "encode_mean_image", "normalize_small", "normalized"]
 
 RESIZE = 256  # side of the patch of an image that crops are taken from (the paper, section 2)
 
@@ -46,6 +46,12 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         return images.float().div_(255).sub_(self.mean).div_(self.std)
+
+
+def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.device) -> Tensor:
+    """uint8 images ``[H, W, 3]`` of one size to a normalised float32 batch ``[N, 3, H, W]``, channels last."""
+    batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
+    return Normalize(norm, batch.shape[-1], device)(batch)
 
 
 def normalize_small(norm: Normalization, side: int, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,13 +46,18 @@ class Images:
         index = range(len(self))[index]  # raises IndexError, and counts negative ones from the end
         return index if self.rows is None else int(self.rows[index])
 
-    def names(self, index: int) -> str:
+    def name(self, index: int) -> str:
         """The file path, or the file and row, of image `index`."""
         return self.store.name(self._row(index))
 
     def image(self, index: int) -> Image.Image:
         """Image `index` as RGB. Raises `ImageError`, which names the path or row."""
-        return self.store.open(self._row(index))
+        with self.decoding(index) as image:
+            return image.copy()
+
+    def decoding(self, index: int) -> AbstractContextManager[Image.Image]:
+        """`image` for the length of a block, in one thread among many; see `images.decoding`."""
+        return self.store.decoding(self._row(index))
 
     def encoded(self, index: int) -> bytes:
         """Image `index` as it is kept: the bytes of its file, or its pixels."""
@@ -79,6 +85,23 @@ class Images:
                 self._decoded["array"] = self._decode(height, width)
         return self._decoded["array"]
 
+    def _decode(self, height: int, width: int) -> np.ndarray | None:
+        out = np.empty((len(self), height, width, 3), np.uint8)
+
+        def fill(start: int) -> bool:
+            for index in range(start, min(start + _ROWS_A_TASK, len(self))):
+                with self.decoding(index) as image:
+                    if image.size != (width, height):
+                        return False
+                    out[index] = np.asarray(image)
+            return True
+
+        starts = range(0, len(self), _ROWS_A_TASK)
+        if height * width < _THREADS_PAY_FROM:
+            return out if all(map(fill, starts)) else None
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return out if all(pool.map(fill, starts)) else None
+
     def fingerprint(self) -> bytes:
         """A digest of the labels and the images, in their order; see `Dataset.fingerprint`."""
         rows = np.arange(len(self)) if self.rows is None else self.rows
@@ -90,23 +113,6 @@ class Images:
         for row in rows.tolist():
             digest.update(self.store.encoded(row))
         return digest.digest()
-
-    def _decode(self, height: int, width: int) -> np.ndarray | None:
-        out = np.empty((len(self), height, width, 3), np.uint8)
-
-        def fill(start: int) -> bool:
-            for index in range(start, min(start + _ROWS_A_TASK, len(self))):
-                image = self.image(index)
-                if image.size != (width, height):
-                    return False
-                out[index] = np.asarray(image)
-            return True
-
-        starts = range(0, len(self), _ROWS_A_TASK)
-        if height * width < _THREADS_PAY_FROM:
-            return out if all(map(fill, starts)) else None
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return out if all(pool.map(fill, starts)) else None
 
 
 def hold_out(images: Images, part: float) -> tuple[Images, Images]:
@@ -139,6 +145,13 @@ class Dataset:
         if split == "test" and self.val_split != "test":
             raise ValueError(f"--split test: {self.name} has no test images but those to validate on; allowed is val")
         return self.val_split, self.val
+
+    def with_fewer(self, count: int) -> "Dataset":
+        """This data set with about `count` of its training images, of each class its share, always the same."""
+        if not 0 < count < len(self.train):
+            allowed = f"1 to {len(self.train) - 1}, for {self.name} has {len(self.train):,} training images"
+            raise ValueError(f"--images {count}: allowed is {allowed}")
+        return replace(self, train=hold_out(self.train, len(self.train) / count)[1])
 
     def with_holdout(self, count: int) -> "Dataset":
         """This data set with about `count` training images to validate on, of each class its share, always the same."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.data.splits import Images
 from alexnet.data.transforms import central_patch
+from alexnet.files import write_atomically
 
 __all__ = ["SMALL_SIDE", "Statistics", "are_small", "color_noise", "normalization", "statistics"]
 
@@ -68,10 +69,13 @@ def statistics(images: Images) -> Statistics:
     found = _computed(_small_blocks(images) if small else _large_blocks(images, rows))
     with contextlib.suppress(OSError):  # a cache that cannot be written is done without
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.stem}-{os.getpid()}.tmp.npz")
-        np.savez(beside, mean_image=found.mean_image, covariance=found.covariance)
-        beside.replace(path)
+        write_atomically(path, lambda file: _write(found, file))
     return found
+
+
+def _write(found: Statistics, path: Path) -> None:
+    with path.open("wb") as file:  # np.savez would add an ending to a name
+        np.savez(file, mean_image=found.mean_image, covariance=found.covariance)
 
 
 def normalization(input_scale: str, images: Images) -> Normalization:
@@ -114,7 +118,9 @@ def _small_blocks(images: Images) -> Iterator[np.ndarray]:
 def _large_blocks(images: Images, rows: Sequence[int]) -> Iterator[np.ndarray]:
     cut = central_patch()
     for row in rows:
-        yield np.asarray(cut(images.image(row)), dtype=np.float64)[None]
+        with images.decoding(row) as image:
+            patch = np.asarray(cut(image), dtype=np.float64)
+        yield patch[None]
 
 
 def _computed(blocks: Iterator[np.ndarray]) -> Statistics:

@@ -3,6 +3,7 @@
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from alexnet.data.images import ImageError, open_image
+from alexnet.data.images import ImageError, decoding
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +22,7 @@ class Store(Protocol):
 
     def name(self, row: int) -> str: ...
 
-    def open(self, row: int) -> Image.Image: ...
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]: ...
 
     def encoded(self, row: int) -> bytes: ...
 
@@ -39,8 +40,8 @@ class Pixels:
     def name(self, row: int) -> str:
         return f"{self.title} row {row}"
 
-    def open(self, row: int) -> Image.Image:
-        return Image.fromarray(self.array[row])
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]:
+        return nullcontext(Image.fromarray(self.array[row]))
 
     def encoded(self, row: int) -> bytes:
         return bytes(self.array[row].tobytes())
@@ -54,19 +55,21 @@ class Encoded:
     """Image files held in an Arrow column of structs {bytes, path}, as Parquet on the Hugging Face hub has them.
 
     `starts` are the first rows of the files that the column was read from, and `titles` the names of those files.
+    A row without bytes points to a file, which must lie in one of `folders` (without symbolic links): whoever made the
+    data set may not pick any image of this disk. Relative paths start from the first.
     """
 
     column: "pa.ChunkedArray"
     starts: tuple[int, ...]
     titles: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
     def name(self, row: int) -> str:
         return self._name(row, self._value(row))
 
-    def open(self, row: int) -> Image.Image:
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]:
         value = self._value(row)
-        name = self._name(row, value)
-        return open_image(self._source(row, value), name)
+        return decoding(self._source(row, value), self._name(row, value))
 
     def encoded(self, row: int) -> bytes:
         source = self._source(row, self._value(row))
@@ -86,10 +89,18 @@ class Encoded:
         return lengths, ""
 
     def _source(self, row: int, value: dict[str, Any]) -> bytes | str:
-        source: bytes | str | None = value["bytes"] if value.get("bytes") is not None else value.get("path")
-        if source is None:
+        content: bytes | None = value.get("bytes")
+        if content is not None:
+            return content
+        path: str | None = value.get("path")
+        if path is None:
             raise ImageError(f"{self._name(row, value)}: the row holds no image")
-        return source
+        for folder in self.folders:
+            file = os.path.realpath(Path(folder, path))
+            if Path(file).is_relative_to(folder):
+                return file
+        allowed = " or ".join(map(repr, self.folders)) or "the table"
+        raise ImageError(f"{self._name(row, value)}: the row points to a file outside of {allowed}")
 
     def _name(self, row: int, value: dict[str, Any]) -> str:
         part = bisect_right(self.starts, row) - 1
@@ -110,8 +121,8 @@ class Files:
     def name(self, row: int) -> str:
         return self.paths[row]
 
-    def open(self, row: int) -> Image.Image:
-        return open_image(self.paths[row])
+    def decoding(self, row: int) -> AbstractContextManager[Image.Image]:
+        return decoding(self.paths[row])
 
     def encoded(self, row: int) -> bytes:
         return Path(self.paths[row]).read_bytes()

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from alexnet.model import AlexNet_2012, ResponseNorm, Variant
+from alexnet.lrn import ResponseNorm
+from alexnet.model import AlexNet_2012, Variant
 
 __all__ = ["Column", "Pair", "bytes_a_step", "check", "clip_grad_norm_", "gather", "halve", "split"]
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,17 +74,21 @@ class Comparison:
 
 
 def settings_of(records: Sequence[Record]) -> list[Setting]:
-    """The runs grouped by all that is recorded but their seed, in the order in which they were named."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(json.dumps(_identity(record), sort_keys=True), []).append(record)
-    runs = list(groups.values())
-    return [Setting(label, tuple(group)) for label, group in zip(_labels(runs), runs, strict=True)]
+    """The runs grouped by all that is recorded but their seed, in the order in which they were named.
+
+    The commit tells settings apart only where a seed ran from several: seeds that were trained over days, between
+    commits that did not matter, stay together, and a change of the code is judged by the same seeds before and after.
+    """
+    groups: list[list[Record]] = []
+    for runs in _grouped(records, _identity):
+        seeds = [run.seed for run in runs]
+        groups += _grouped(runs, _commit) if len(set(seeds)) < len(seeds) else [runs]
+    return [Setting(label, tuple(group)) for label, group in zip(_labels(groups), groups, strict=True)]
 
 
 def differences(settings: Sequence[Setting]) -> dict[str, list[Any]]:
     """What the settings do not share: a value for each of them, by name."""
-    return _differences([setting.runs[0] for setting in settings])
+    return _differences([setting.runs for setting in settings])
 
 
 def compare(settings: Sequence[Setting]) -> list[Comparison]:
@@ -108,16 +112,32 @@ def findings(settings: Sequence[Setting], comparisons: Sequence[Comparison]) -> 
                     f"{setting.label}: seed {seed} ran {times} times, and only the first counts. If their figures "
                     "differ, the cause is not recorded: changes that no commit has, or sums in no fixed order."
                 )
-    if loose := sorted({commit for s in settings for run in s.runs if (commit := _commit(run)).endswith("+")}):
-        found.append(
-            f"The code was commit {' or '.join(loose)} (+: with changes that were never committed), so it may differ "
-            "between runs of one commit too."
-        )
+    found += _of_the_code(settings)
     late = [run.name for setting in settings for run in setting.runs if not run.finished or run.diverged]
     if late:
         found.append(f"Not at their end, or diverged, so no part of any mean: {', '.join(late)}.")
     if len(comparisons) > 1 and any(comparison.difference for comparison in comparisons):
         found.append("Each comparison is at 95% by itself: of twenty in which nothing differs, one is wrong by chance.")
+    return found
+
+
+def _of_the_code(settings: Sequence[Setting]) -> list[str]:
+    """What to know where the code was not one known commit."""
+    found, told = [], []
+    for setting in settings:
+        if len(commits := _commits(setting.runs)) > 1:
+            parts = [f"{commit} seed{_seeds(seeds)}" for commit, seeds in commits.items()]
+            told.append(f"{setting.label}: {'; '.join(parts)}")
+    if told:
+        found.append(
+            f"Runs of one setting began from several commits ({', '.join(told)}). That is taken for no difference, "
+            "since no seed ran from two; to compare commits, give them the same seeds."
+        )
+    if loose := sorted({commit for s in settings for commit in _commits(s.runs) if commit.endswith("+")}):
+        found.append(
+            f"The code was commit {' or '.join(loose)} (+: with changes that were never committed), so it may differ "
+            "between runs of one commit too."
+        )
     return found
 
 
@@ -130,15 +150,14 @@ def _compare(first: Setting, second: Setting) -> Comparison:
         text = f"No claim on {names}: no run of {' or of '.join(missing)} is at its end."
         return Comparison(first, second, seeds, None, text)
     if len({_images(setting) for setting in (first, second)}) > 1:
-        return Comparison(first, second, seeds, None, f"{names}: not compared, for other images measured them.")
+        return Comparison(first, second, seeds, None, f"{names}: not compared, for their data are not the same.")
     if len(seeds) < FEWEST:
         gap = statistics.mean(second.values) - statistics.mean(first.values)
-        alone = len(ours) == len(theirs) == 1
-        means = f"its mean is {_points(gap)}, over {_runs(second)} and {_runs(first)}"
-        text = (
-            f"No claim on {names}: {f'it is {_points(gap)}, one run each' if alone else means}. Another seed may "
-            f"move it as much: a claim needs {FEWEST} seeds that both have, and {_have(seeds)}."
-        )
+        told = f"its mean is {_points(gap)}, over {_runs(second)} and {_runs(first)}"
+        if len(ours) == len(theirs) == 1:
+            told = f"it is {_points(gap)}, one run each"
+        text = f"No claim on {names}: {told}. Another seed may move it as much: "
+        text += f"a claim needs {FEWEST} seeds that both have, and {_have(seeds)}."
         return Comparison(first, second, seeds, None, text)
     found = paired_difference([ours[seed].value for seed in seeds], [theirs[seed].value for seed in seeds])
     interval = f"{found.low:+.2f} to {found.high:+.2f}".replace("-", "−")
@@ -162,7 +181,11 @@ def _runs(setting: Setting) -> str:
 def _have(seeds: Sequence[Any]) -> str:
     if not seeds:
         return "they have none in common"
-    return f"they have {', '.join(map(str, seeds))}"
+    return f"they have seed{_seeds(seeds)}"
+
+
+def _seeds(seeds: Sequence[Any]) -> str:
+    return f"{'s' * (len(seeds) > 1)} {', '.join(map(shown, seeds))}"
 
 
 def _images(setting: Setting) -> str:
@@ -185,7 +208,6 @@ def _identity(record: Record) -> dict[str, Any]:
         "last step": record.last_step,
         **{name: record.config.get(name) for name in ("device", "precision", "loader", "compiled", "processes")},
         "torch": versions.get("torch") if isinstance(versions, dict) else None,
-        "commit": _commit(record),
     }
 
 
@@ -194,8 +216,23 @@ def _commit(record: Record) -> str:
     return record.parts[0].commit
 
 
-def _differences(records: Sequence[Record]) -> dict[str, list[Any]]:
-    identities = [_identity(record) for record in records]
+def _grouped(records: Sequence[Record], by: Callable[[Record], Any]) -> list[list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(json.dumps(by(record), sort_keys=True), []).append(record)
+    return list(groups.values())
+
+
+def _commits(runs: Sequence[Record]) -> dict[str, list[Any]]:
+    """The commits that runs began with, each with its seeds."""
+    found: dict[str, list[Any]] = {}
+    for run in runs:
+        found.setdefault(_commit(run), []).append(run.seed)
+    return found
+
+
+def _differences(groups: Sequence[Sequence[Record]]) -> dict[str, list[Any]]:
+    identities = [_identity(runs[0]) | {"commit": ", ".join(_commits(runs))} for runs in groups]
     names = dict.fromkeys(name for identity in identities for name in identity)
     values = {name: [identity.get(name) for identity in identities] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
@@ -203,16 +240,16 @@ def _differences(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 def _labels(groups: Sequence[Sequence[Record]]) -> list[str]:
     """A short name for each group: its recipe, what differs, or its first folder; the first that tells them apart."""
-    firsts = [group[0] for group in groups]
-    different = _differences(firsts)
-    if len(different) > 1:
-        different.pop("last step", None)  # follows from another one, mostly
-    changed = [
-        ", ".join(f"{name} {shown(values[place])}" for name, values in different.items())
-        for place in range(len(groups))
-    ]
-    folders = [first.name for first in firsts]
-    for labels in ([first.recipe for first in firsts], changed, folders):
+    different = _differences(groups)
+
+    def without(*names: str) -> list[str]:
+        kept = {name: values for name, values in different.items() if name not in names}
+        return [", ".join(f"{name} {shown(values[i])}" for name, values in kept.items()) for i in range(len(groups))]
+
+    folders = [group[0].name for group in groups]
+    # The last step follows from another setting, mostly; the commit need not have to do with what was varied.
+    recipes, changed = [group[0].recipe for group in groups], (("last step", "commit"), ("last step",), ())
+    for labels in (recipes, *(without(*names) for names in changed), folders):
         if len(set(labels)) == len(groups) and all(0 < len(label) <= _LONGEST for label in labels):
             return labels
     # Two folders of one name, or a very long one: a number tells them apart.

@@ -17,7 +17,7 @@ from alexnet.report import charts, compare
 from alexnet.report.filters import filter_sheet
 from alexnet.report.findings import findings
 from alexnet.report.html import png_uri, render, write_page
-from alexnet.report.record import Record, machine, read, shown
+from alexnet.report.record import Record, read, shown
 from alexnet.run.tracking import METRICS
 from alexnet.weights.checkpoint import LAST, load_checkpoint
 
@@ -61,20 +61,21 @@ def report(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
     folders = [Path(folder) for folder in folders]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice")
-    out = _checked(default_out(folders) if out is None else out)
+    if out is not None:
+        _check_place(out)
     records = [read(folder) for folder in folders]
+    out = out or default_out(folders)
     html, said = _of_run(records[0]) if len(records) == 1 else _of_several(records)
     write_page(out, html)
     runs = [{"folder": r.folder, "recipe": r.recipe, "seed": r.seed, "final": r.final} for r in records]
     return {"out": out, "runs": runs, "findings": said}
 
 
-def _checked(out: Path) -> Path:
+def _check_place(out: Path) -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: allowed is a file whose name ends in .html")
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"--out {out}: {'a folder; name a file' if out.is_dir() else 'its folder does not exist'}")
-    return out
 
 
 def _of_run(record: Record) -> tuple[str, list[str]]:
@@ -124,7 +125,6 @@ def _of_several(records: Sequence[Record]) -> tuple[str, list[str]]:
         differences=differences,
         charts=charts.of_several([setting.runs for setting in settings]),
         colour=charts.place_in_cycle,
-        machine=machine,
         data=finite(data),
         shown=shown,
         made=_now(),

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alexnet.files import write_atomically
 from alexnet.run.tracking import read_rows
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["CSS", "canvas", "chance", "confusion", "curves", "ticks"]
+__all__ = ["CSS", "canvas", "chance", "confusion", "curves", "save", "ticks"]
 
 _INK, _SOFT, _GRID, _EDGE = "#24292f", "#6b7280", "#e7e9ec", "#b9bec6"
 _TRAIN, _VALIDATION, _OTHER = "#2f6690", "#c0562f", "#4b5563"
@@ -100,7 +101,7 @@ def curves(folder: Path) -> Path:
         _share_scale([axes[0], axes[1]])
         _share_scale([axes[3], axes[4], axes[5]], bottom=0.0)
         figure.suptitle(folder.resolve().name, x=0.012, ha="left", fontsize=13, fontweight="bold")
-        return _save(figure, folder / "curves.png")
+        return save(figure, folder / "curves.png")
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> Path:
@@ -141,7 +142,7 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Pat
         bar = figure.colorbar(picture, ax=ax, fraction=0.046, pad=0.03, ticks=_SHARES)
         bar.set_label("share of the true class (%)")
         bar.outline.set_visible(False)  # type: ignore[operator]
-        return _save(figure, Path(path))
+        return save(figure, Path(path))
 
 
 def _panel(
@@ -270,7 +271,7 @@ def canvas(
         yield figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Writes the picture with a palette of 256 colours: a third of the bytes, and no difference to be seen."""
     from PIL import Image
 
@@ -281,8 +282,6 @@ def _save(figure: Figure, path: Path) -> Path:
         figure.savefig(drawn, format="png")
     picture = Image.open(drawn).convert("RGB")
     picture = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    beside = path.with_name(path.name + ".tmp")
     # What matplotlib wrote into the file (its version) is left out: the bytes depend on the figures alone.
-    picture.save(beside, format="PNG", optimize=True)
-    beside.replace(path)
+    write_atomically(path, lambda file: picture.save(file, format="PNG", optimize=True))
     return path

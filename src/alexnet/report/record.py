@@ -17,7 +17,7 @@ from alexnet.report.intervals import wilson
 from alexnet.run.runfolder import read_config
 from alexnet.run.tracking import read_rows
 
-__all__ = ["Figure", "Part", "Record", "isolated", "machine", "read", "shown"]
+__all__ = ["Figure", "Part", "Record", "isolated", "read", "shown"]
 
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
@@ -234,7 +234,7 @@ def read(folder: Path) -> Record:
     return Record(folder, config, rows)
 
 
-def machine(config: dict[str, Any]) -> str:
+def _machine(config: dict[str, Any]) -> str:
     """The hardware of a config or a part of one, in a few words."""
     found = config.get("hardware")
     if not isinstance(found, dict):
@@ -270,9 +270,9 @@ def _part(config: dict[str, Any]) -> Part:
     told = ", ".join(f"{name} {value}" for name, value in versions.items()) if isinstance(versions, dict) else ""
     return Part(
         step=_count(config.get("step")) or 0,
-        started=str(config.get("started") or "not recorded"),
+        started=str(config.get("started") or "not recorded").replace("T", " "),
         commit=str(config.get("commit") or "not recorded"),
-        machine=machine(config),
+        machine=_machine(config),
         versions=told or "not recorded",
     )
 

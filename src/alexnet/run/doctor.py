@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,10 @@ from alexnet.model import AlexNet_2012
 from alexnet.recipes import Recipe, classic
 from alexnet.run import trackers
 
-__all__ = ["Layer", "examine", "probe", "remedies", "report", "verdict"]
+if TYPE_CHECKING:
+    from alexnet.run.session import Session
+
+__all__ = ["Layer", "examine", "probe", "remedies", "report", "verdict", "warn_of_plateau"]
 
 # What the logits of different images may differ by. Below, the signal has to grow for hundreds of steps first; above,
 # the first steps break the network. And the least that this may be beside what the logits of all images share: below,
@@ -115,6 +119,18 @@ def remedies(recipe: Recipe) -> str:
     return f"{pair}; weights this small are made for raw pixels. Remedies: --input-scale raw, or --init he"
 
 
+def warn_of_plateau(s: Session, say: Callable[[str], None]) -> None:
+    """Say once, from step 200 on, that the loss has not left the plateau of guessing, and why that may be."""
+    guessing, loss = math.log(s.card.num_classes), s.progress.row["train_loss"]
+    if s.progress.warned or s.progress.step < 200 or loss < guessing - 0.05:
+        return
+    s.progress.warned = True
+    say(
+        f"warning: after {s.progress.step} steps the loss is {loss:.3f}, no better than guessing (ln "
+        f"{s.card.num_classes} = {guessing:.3f}). Likely cause: {remedies(s.recipe)}"
+    )
+
+
 def examine(recipe: Recipe | None = None) -> dict[str, Any]:
     """Everything that ``alexnet doctor`` shows. With a recipe also ``layers``, ``will_learn`` and ``reason``.
 
@@ -146,7 +162,7 @@ def examine(recipe: Recipe | None = None) -> dict[str, Any]:
 def _probe_recipe(recipe: Recipe) -> list[Layer]:
     dataset = datasets.load(recipe.data, recipe.data_dir)
     torch.manual_seed(recipe.seed)
-    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init)
+    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.widths)
     norm = normalization(recipe.input_scale, dataset.train)
     order = loaders.epoch_order(len(dataset.train), recipe.seed, epoch=0)[:PROBE_BATCH].tolist()
     sample = dataset.train.subset(order)

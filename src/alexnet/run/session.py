@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +23,11 @@ from alexnet.parallel import columns
 from alexnet.recipes import Recipe
 from alexnet.run.metrics import Running
 from alexnet.run.processes import Accord
+from alexnet.run.progress import Progress
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, save_weights
 
-__all__ = ["Progress", "Session", "open_session"]
-
-
-@dataclass
-class Progress:
-    """Where a run is. With the weights, optimiser, running sums and random states, all that resuming needs."""
-
-    step: int = 0
-    logged: int = 0
-    """The last step with a logged row."""
-    best_acc: float = -1.0
-    best_step: int = 0
-    warned: bool = False
-    seconds: float = 0.0
-    """Spent on steps since the last full row; ``waited``: for data, within them."""
-    waited: float = 0.0
-    validating: float = 0.0
-    saving: float = 0.0
-    """Seconds spent on these two since the last full row."""
-    row: dict[str, float] = field(default_factory=dict)
-    """The last full row."""
-    plateau_acc: float = -1.0
-    """The best validation at an epoch's end, and the epochs since then."""
-    stale: int = 0
-    drops: int = 0
-    """How often the schedule ``plateau`` has divided the learning rate."""
-
-    def times(self, images: float) -> dict[str, float]:
-        """What a row says of time, ``images`` having been trained on since the last full row."""
-        return {
-            "images_per_sec": images / self.seconds,
-            "data_wait_pct": 100 * self.waited / self.seconds,
-            "val_seconds": self.validating,
-            "save_seconds": self.saving,
-        }
-
-    def reset_times(self) -> None:
-        self.seconds = self.waited = self.validating = self.saving = 0.0
-
-    def note_epoch(self, val_acc: float, patience: int) -> None:
-        """Divide the learning rate, three times at most, where ``patience`` epochs brought nothing better."""
-        self.stale = 0 if val_acc > self.plateau_acc else self.stale + 1
-        self.plateau_acc = max(val_acc, self.plateau_acc)
-        if self.stale >= patience and self.drops < 3:
-            self.drops, self.stale = self.drops + 1, 0
+__all__ = ["Session", "open_session", "sgd"]
 
 
 @dataclass
@@ -124,6 +81,13 @@ class Session:
     def kept(self) -> AlexNet_2012:
         """The network that is validated and kept: the average, else ``net``."""
         return self.net if self.average is None else self.average
+
+    def batches_from_here(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches of one epoch after another, from the run's step on."""
+        epoch, place = divmod(self.progress.step, self.batches.steps_per_epoch)
+        while True:
+            yield from self.batches.train(epoch, place)
+            epoch, place = epoch + 1, 0
 
     def share_of(self, images: Images) -> Images:
         """The images that this process judges by, of ``images``."""
@@ -241,7 +205,7 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
     device = accelerator.device
 
     torch.manual_seed(recipe.seed)
-    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init)
+    net = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.widths)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     norm = normalization(recipe.input_scale, dataset.train)
     as_columns = recipe.parallel == "columns"
@@ -263,7 +227,7 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         recipe=recipe,
         folder=folder,
         dataset=dataset,
-        card=ModelCard(recipe.variant, dataset.classes, norm, dataset.name),
+        card=ModelCard(recipe.variant, dataset.classes, norm, dataset.name, widths=recipe.widths),
         batches=batches,
         accelerator=accelerator,
         accord=Accord(accelerator.num_processes),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alexnet.files import write_atomically
 from alexnet.run.trackers import Nothing, Say, State, TensorBoard, Tracker, Trackio, check_name, one_line, start_wandb
 
 __all__ = ["Tracking", "read_rows", "start"]
@@ -143,14 +144,6 @@ def _cut_back(path: Path, resume_step: int | None) -> int:
     kept: list[str] = []
     if resume_step is not None and path.exists():
         kept = [line for line, row in _read_lines(path) if row.get("step", 0) <= resume_step]
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(line + "\n" for line in kept)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    text = "".join(line + "\n" for line in kept)
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
     return len(kept)

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from alexnet import hardware
-from alexnet.data.images import ImageError, open_image
-from alexnet.data.loaders import ahead, normalized
+from alexnet.data.images import ImageError, ahead, decoding
+from alexnet.data.normalization import normalized
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.use.evaluate import card_of
@@ -86,7 +86,8 @@ def _answers(
 
     def read(file: str | Path) -> tuple[str, np.ndarray | str]:
         try:
-            return os.fspath(file), np.asarray(transform.pixels(open_image(file)))
+            with decoding(file) as image:
+                return os.fspath(file), np.asarray(transform.pixels(image))
         except ImageError as error:
             hint = f"; name the images in it, such as {file}/*" if Path(file).is_dir() else ""
             return os.fspath(file), f"{error}{hint}"

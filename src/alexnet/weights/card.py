@@ -21,6 +21,8 @@ class ModelCard:
     """Display name of the data set it was trained on."""
     record: dict[str, str | int | float] = field(default_factory=dict)
     """What the training run came to, by name, for people; empty where it is not known."""
+    widths: str = "full"
+    """As ``AlexNet_2012`` takes it."""
 
     @property
     def num_classes(self) -> int:
@@ -38,5 +40,6 @@ class ModelCard:
             classes=tuple(fields["classes"]),
             normalization=Normalization(tuple(norm["mean"]), tuple(norm["std"]), norm.get("mean_image", "")),
             data=fields["data"],
+            widths=fields.get("widths", "full"),
             record=fields.get("record", {}),
         )

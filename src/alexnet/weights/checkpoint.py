@@ -115,7 +115,7 @@ def load_model(path: str | Path) -> AlexNet_2012:
         state = load_checkpoint(path, mmap=True)
         weights, card = state.get("average", state["model"]), state["card"]
     with torch.device("meta"):
-        model = AlexNet_2012(card.num_classes, card.variant)
+        model = AlexNet_2012(card.num_classes, card.variant, widths=card.widths)
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:

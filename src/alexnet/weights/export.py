@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.files import write_atomically
-from alexnet.model import AlexNet_2012, ResponseNorm, RoundUpPad, WithinMapNorm
+from alexnet.lrn import ResponseNorm, WithinMapNorm
+from alexnet.model import AlexNet_2012, RoundUpPad
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import load_model, load_weights, save_weights
 
@@ -89,7 +90,7 @@ def _safetensors(model: AlexNet_2012, card: ModelCard, file: Path) -> tuple[Run,
     save_weights(file, model.state_dict(), card)
     weights, read = load_weights(file)
     with torch.device("meta"):
-        again = AlexNet_2012(read.num_classes, read.variant).eval()
+        again = AlexNet_2012(read.num_classes, read.variant, widths=read.widths).eval()
     again.load_state_dict(weights, assign=True)
     return again, {"checked_with": "alexnet.load_model"}
 

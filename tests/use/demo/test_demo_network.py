@@ -13,9 +13,8 @@ from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.use import explain
 from alexnet.use.demo import network as network_module
-from alexnet.use.demo.network import Example, Network, open_network
+from alexnet.use.demo.network import Example, Network
 from alexnet.use.predict import predict
-from alexnet.weights.checkpoint import save_weights
 
 
 def picture(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
@@ -83,7 +82,7 @@ def test_what_is_like_nothing_in_the_data_is_farther_than_its_images(network: Ne
 def test_a_fixed_choice_of_training_images(model: AlexNet_2012, dataset: Dataset) -> None:
     chosen = [Network(model, dataset, count=10, device="cpu").training for _ in range(2)]
     assert [len(each) for each in chosen] == [10, 10]
-    assert [chosen[0].names(i) for i in range(10)] == [chosen[1].names(i) for i in range(10)]
+    assert [chosen[0].name(i) for i in range(10)] == [chosen[1].name(i) for i in range(10)]
     none = Network(model, dataset, count=0, device="cpu")
     assert none.index_ended
     assert "switched off" in none.why_no_index
@@ -130,18 +129,3 @@ def test_a_damaged_training_image_costs_the_neighbours_alone(network: Network, m
     assert network.index_ended
     assert network.why_no_index == "row 3: damaged"
     assert network.answer(picture()).top
-
-
-def test_a_run_without_its_data_is_shown_without_it(model: AlexNet_2012, tmp_path, tiny_network: None) -> None:
-    save_weights(tmp_path / "best.safetensors", model.state_dict(), model.card)
-    network, note = open_network(tmp_path / "best.safetensors", device="cpu")
-    assert network.dataset is None
-    assert "no config.json" in note
-    (tmp_path / "config.json").write_text('{"recipe": {"data": "nowhere/at-all", "data_dir": "data"}}')
-    network, note = open_network(tmp_path, device="cpu")
-    assert network.dataset is None
-    assert "no such data set" in note
-    with pytest.raises(ValueError, match="no such data set"):
-        open_network(tmp_path, "nowhere/at-all", device="cpu")
-    with pytest.raises(ValueError, match="its classes are not those of the model"):
-        open_network(tmp_path, "digits", device="cpu")

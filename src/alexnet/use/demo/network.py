@@ -6,8 +6,6 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,24 +13,21 @@ from PIL import Image
 from torch import Tensor
 
 from alexnet import hardware
-from alexnet.data import datasets
-from alexnet.data.loaders import normalized
+from alexnet.data.normalization import normalized
 from alexnet.data.splits import Dataset, Images
 from alexnet.data.transforms import central_patch
 from alexnet.model import AlexNet_2012
-from alexnet.run.runfolder import read_config
 from alexnet.use import explain
 from alexnet.use.evaluate import card_of, check_classes
-from alexnet.weights.checkpoint import load_model
+from alexnet.use.explain.images import fixed_choice, from_data
 
-__all__ = ["Answer", "Example", "Near", "Network", "open_network"]
+__all__ = ["Answer", "Example", "Near", "Network"]
 
 SHOWN = 5  # classes an answer
 EXAMPLES = 10
 NEIGHBOURS = 6
 JUDGES = 200  # validation images whose distances say what is usual
 BLOCK = 32  # images that an answer may have to wait for
-SEED = 0  # of every choice: two who look at one run see the same
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class Network:
         self.precision = hardware.pick_precision(precision, self.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.dataset, self.given = dataset, tuple(examples)
-        self.training = _choice(dataset.train, count) if dataset and count else None
+        self.training = fixed_choice(dataset.train, count) if dataset and count else None
         self.indexed = 0
         """Training images looked at so far."""
         self.index_ended = self.training is None
@@ -154,17 +149,8 @@ class Network:
         """Ten images to try, of as many classes as there are; other ones for each ``draw``."""
         if not self.dataset:
             return list(self.given)
-        val = self.dataset.val
-        order = np.random.RandomState(SEED + draw).permutation(len(val))
-        nth: dict[int, int] = {}
-        turns = []  # how many of its class come before it
-        for index in order:
-            label = int(val.labels[index])
-            turns.append(nth.get(label, 0))
-            nth[label] = turns[-1] + 1
-        first = order[np.argsort(turns, kind="stable")][:EXAMPLES].tolist()
-        chosen = sorted(first, key=lambda index: int(val.labels[index]))
-        return [Example(val.image(index), int(val.labels[index])) for index in chosen]
+        chosen = from_data(self.dataset, EXAMPLES, draw)
+        return [Example(each.picture, each.truth) for each in chosen if each.picture and each.truth is not None]
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -196,7 +182,7 @@ class Network:
         assert self.dataset
         try:
             known = self._look_at(self.training)
-            own = self._look_at(_choice(self.dataset.val, JUDGES))
+            own = self._look_at(fixed_choice(self.dataset.val, JUDGES))
             self._usual = explain.nearest(own.fc7, known.fc7, 1)[0][:, 0]
             self._features = known
         except _StoppedError:
@@ -221,37 +207,3 @@ class Network:
 
 class _StoppedError(Exception):
     """Nobody needs the training images any more."""
-
-
-def open_network(
-    path: str | Path, data: str | None = None, data_dir: str | Path | None = None, **options: Any
-) -> tuple[Network, str]:
-    """The network of a run or a file of weights, with the data set ``data``, or with the run's own where it is on disk.
-
-    Args:
-        options: what ``Network`` takes besides.
-
-    Returns:
-        The network, and one line on why it has no data set; empty where it has one.
-
-    Raises:
-        OSError, ValueError: nothing there to load, or nothing that can be used.
-    """
-    path = Path(path)
-    folder, model, note = path if path.is_dir() else path.parent, load_model(path), ""
-    if data is None:
-        recipe = read_config(folder).get("recipe", {}) if (folder / "config.json").is_file() else {}
-        data, data_dir = recipe.get("data"), data_dir or recipe.get("data_dir")
-        if data is None:
-            note = f"no --data, and {folder} has no config.json that names any"
-        elif not (found := datasets.describe(data, data_dir or "data"))["found"]:  # it shall not download anything
-            data, note = None, f"{data}: {found['how']}"
-    dataset = datasets.load(data, data_dir or "data") if data else None
-    return Network(model, dataset, **options), note
-
-
-def _choice(images: Images, count: int) -> Images:
-    """``count`` of the images, always the same ones, or all where there are fewer."""
-    if len(images) <= count:
-        return images
-    return images.subset(np.sort(np.random.RandomState(SEED).permutation(len(images))[:count]))

@@ -15,15 +15,15 @@ import numpy as np
 from PIL import Image
 
 from alexnet.data.images import ImageError, open_image
-from alexnet.report.html import render
+from alexnet.report.html import png_uri, render
 from alexnet.use import explain
-from alexnet.use.demo import pictures
 from alexnet.use.demo.network import JUDGES, Answer, Near, Network
+from alexnet.use.explain.pictures import map_picture, over_picture, thumbnail
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "build", "look"]
 
 MAX_BYTES, MAX_PIXELS = 20 * 2**20, 50_000_000  # of an upload; phones make photographs of 12 to 50 million pixels
-MAPS = 16
+MAPS, THUMBNAIL = 16, 128
 CHIPS = 40  # class names shown before the others are folded away
 KEPT, SWEEP = 900, 60  # seconds that an upload lies on this machine's disk, and between two looks for such files
 TICK = 1.0  # seconds between two looks at how far the index is
@@ -89,7 +89,7 @@ class Page:
         peaks = maps.amax((1, 2))
         chosen = peaks.argsort(descending=True)[:MAPS].tolist()
         scale = max(float(maps[chosen].abs().max()), 1e-12)
-        shown = [{"channel": i, "picture": pictures.map_uri(maps[i], scale)} for i in chosen]
+        shown = [{"channel": i, "picture": png_uri(map_picture(maps[i], scale))} for i in chosen]
         return render("demo/maps.html", layer=layer, shown=shown, count=len(maps), side=maps.shape[-1], scale=scale)
 
     def neighbours(self, crop: np.ndarray | None, asked: Asked) -> Iterator[str]:
@@ -123,15 +123,15 @@ class Page:
         return self._drawn(found, truth), found.crop
 
     def _drawn(self, found: Answer, truth: int | None) -> str:
-        first = found.top[0][0]
+        first, crop = found.top[0][0], Image.fromarray(found.crop)
         top = [
             {
                 "name": self.names[index],
                 "share": share,
                 "peak": float(cam.max()),
-                "cam": pictures.evidence_uri(found.crop, cam, self.field, 1 if place else 2),
+                "cam": png_uri(over_picture(crop, cam, self.field)),
             }
-            for place, ((index, share), cam) in enumerate(zip(found.top, found.cams, strict=True))
+            for (index, share), cam in zip(found.top, found.cams, strict=True)
         ]
         copies = [
             {"what": what, "name": self.names[best], "share": share, "same": best == first}
@@ -141,7 +141,7 @@ class Page:
         return render(
             "demo/answer.html",
             top=top,
-            crop=pictures.crop_uri(found.crop),
+            crop=png_uri(crop),
             size=len(found.crop),
             truth=None if truth is None else self.names[truth],
             right=truth == first,
@@ -159,7 +159,7 @@ class Page:
         def images(near: Near) -> list[dict[str, Any]]:
             return [
                 {
-                    "picture": pictures.thumbnail_uri(training.image(index)),
+                    "picture": png_uri(thumbnail(training.image(index), THUMBNAIL)),
                     "name": self.names[int(training.labels[index])],
                     "distance": distance,
                 }

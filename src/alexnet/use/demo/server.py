@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from alexnet.use.demo.network import Network
 
-__all__ = ["PORT", "Server", "end_on_sigterm", "serve"]
+__all__ = ["PORT", "Server", "end_on_sigterm", "need_gradio", "serve"]
 
 PORT = 7860
 NEEDS_GRADIO = "the demo needs Gradio: pip install 'alexnet-2012[demo]'"
@@ -56,6 +57,12 @@ def end_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
+def need_gradio() -> None:
+    """ValueError, which says what to install, where Gradio is not."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(NEEDS_GRADIO)
+
+
 def serve(network: Network, host: str = "127.0.0.1", port: int | None = None) -> Server:
     """Serve the page of a network from a thread, until ``close`` or the end of the program.
 
@@ -66,17 +73,16 @@ def serve(network: Network, host: str = "127.0.0.1", port: int | None = None) ->
     Raises:
         ValueError: Gradio is not installed; the address cannot be had.
     """
+    need_gradio()
     taken = _listen(host, port)
     folder = Path(tempfile.mkdtemp(prefix="alexnet-demo-"))  # which only this user can read
     try:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read where a component is made
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        try:
-            import fastapi
-            import gradio as gr
-            import uvicorn
-        except ImportError as error:
-            raise ValueError(NEEDS_GRADIO) from error
+        import fastapi
+        import gradio as gr
+        import uvicorn
+
         from alexnet.use.demo.gate import Gate
         from alexnet.use.demo.page import MAX_BYTES, build, look
 

@@ -16,8 +16,8 @@ from alexnet import hardware
 from alexnet.data.loaders import eval_batch_size, eval_batches
 from alexnet.data.splits import Images
 from alexnet.model import AlexNet_2012
-from alexnet.use.attribution import CONVOLUTIONS, hooked
 from alexnet.use.evaluate import card_of
+from alexnet.use.explain.attribution import CONVOLUTIONS, hooked
 
 __all__ = ["Answers", "Calibration", "answers", "calibration", "confident_errors"]
 

@@ -8,7 +8,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
 from alexnet.data.normalization import Normalization
-from alexnet.data.splits import Images, Pixels
+from alexnet.data.splits import Images
+from alexnet.data.stores import Pixels
 from alexnet.model import AlexNet_2012
 from alexnet.use.explain import features, features_of_inputs, inputs, nearest
 from alexnet.weights.card import ModelCard

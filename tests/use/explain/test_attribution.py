@@ -12,7 +12,6 @@ from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.use.explain import (
     CONVOLUTIONS,
     activations,
-    conv1_filters,
     correlation,
     grad_cam,
     inputs,
@@ -93,21 +92,6 @@ def test_a_new_fc8_changes_nothing_else() -> None:
     assert not torch.allclose(new, old)
     assert torch.equal(new, with_new_fc8(model, seed=3).state_dict()["classifier.fc8.weight"])
     assert other.card is model.card
-
-
-def test_filters_are_scaled_one_by_one_around_grey() -> None:
-    model = network()
-    weights = model.features.conv1.weight
-    weights[0] *= 1000
-    weights[1] = 0
-    filters = conv1_filters(model)
-    assert filters.shape == weights.shape
-    assert filters.min() >= 0
-    assert filters.max() <= 1
-    assert torch.equal(filters[1], torch.full_like(filters[1], 0.5))
-    for one, weight in zip(filters[2:], weights[2:], strict=True):
-        assert (one - 0.5).abs().max() == pytest.approx(0.5)
-        assert torch.equal((one - 0.5).sign(), weight.sign())
 
 
 def test_inputs_are_what_prediction_gives_the_network() -> None:

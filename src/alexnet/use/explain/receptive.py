@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.data.splits import Images
-from alexnet.model import AlexNet_2012, RoundUpPad, WithinMapNorm
-from alexnet.use.attribution import CONVOLUTIONS, activations, inputs
+from alexnet.lrn import WithinMapNorm
+from alexnet.model import AlexNet_2012, RoundUpPad
+from alexnet.use.explain.attribution import CONVOLUTIONS, activations, inputs
 
 __all__ = ["Patch", "ReceptiveField", "receptive_field", "strongest_patches", "telling_channel"]
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.data.normalization import Normalization
-from alexnet.data.splits import Images, Pixels
+from alexnet.data.splits import Images
+from alexnet.data.stores import Pixels
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.use.explain import CONVOLUTIONS, answers, receptive_field, strongest_patches, telling_channel
 from alexnet.weights.card import ModelCard

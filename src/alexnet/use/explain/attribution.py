@@ -16,14 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from alexnet.data.loaders import normalized
+from alexnet.data.normalization import normalized
 from alexnet.data.transforms import EvalTransform
 from alexnet.model import AlexNet_2012
 from alexnet.use.evaluate import card_of
 
 __all__ = [
-    "CONVOLUTIONS", "activations", "conv1_filters", "correlation", "grad_cam", "hooked", "inputs", "seen",
-    "with_new_fc8",
+    "CONVOLUTIONS", "activations", "correlation", "grad_cam", "hooked", "inputs", "seen", "with_new_fc8",
 ]  # fmt: skip
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -42,16 +41,6 @@ def inputs(model: AlexNet_2012, pictures: Sequence[Image.Image]) -> Tensor:
     """
     pixels = [np.asarray(seen(model, picture)) for picture in pictures]
     return normalized(pixels, card_of(model).normalization, next(model.parameters()).device)
-
-
-def conv1_filters(model: AlexNet_2012) -> Tensor:
-    """The filters of conv1 as pictures: float32 ``[96, 3, 11, 11]`` in 0..1, each scaled by itself; ½ is a weight of 0.
-
-    Of a two-tower variant the first half of them is the first tower's (the paper, figure 3).
-    """
-    weights = model.get_submodule("features.conv1").weight.detach().float().cpu()  # type: ignore[union-attr, operator]
-    largest = weights.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    return 0.5 + 0.5 * weights / largest
 
 
 def activations(model: AlexNet_2012, images: Tensor) -> dict[str, Tensor]:

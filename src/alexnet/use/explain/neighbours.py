@@ -15,8 +15,8 @@ from alexnet import hardware
 from alexnet.data.loaders import eval_batch_size, eval_batches
 from alexnet.data.splits import Images
 from alexnet.model import AlexNet_2012
-from alexnet.use.attribution import hooked
 from alexnet.use.evaluate import card_of
+from alexnet.use.explain.attribution import hooked
 
 __all__ = ["Features", "features", "features_of_inputs", "nearest"]
 

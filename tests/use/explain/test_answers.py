@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from alexnet.data.normalization import Normalization
-from alexnet.data.splits import Images, Pixels
+from alexnet.data.splits import Images
+from alexnet.data.stores import Pixels
 from alexnet.model import AlexNet_2012
 from alexnet.use.explain import CONVOLUTIONS, activations, answers, calibration, confident_errors, inputs
 from alexnet.weights.card import ModelCard
@@ -48,6 +49,12 @@ def test_calibration_by_hand() -> None:
     assert found.accuracy == pytest.approx([0.5, 1, 2 / 3])
     error = (2 * 0.065 + 1 * 0.1 + 3 * abs(2 / 3 - 2.9 / 3)) / 6
     assert found.expected_error == pytest.approx(error, abs=1e-6)
+
+
+def test_a_bin_holds_its_upper_end() -> None:
+    sure = torch.tensor([0.5, 0.625, 0.75])
+    found = calibration(torch.stack([sure, 1 - sure], 1), torch.tensor([0, 0, 0]), bins=4)  # (¼, ½], (½, ¾]
+    assert found.counts == [1, 2]
 
 
 def test_calibration_of_a_perfect_network_is_without_error() -> None:

@@ -1,0 +1,118 @@
+"""From the values of an experiment's arms to one word and one sentence, by rules that are fixed before the runs.
+
+A rule is a list of comparisons. Each takes two arms, of which the claim says that one is better, and the difference of
+their values seed by seed (or the ratio, as a difference of logarithms). Its 95% confidence interval, from Student's t,
+says whether there is an effect; ``least``, half of the paper's figure where there is one, whether it is large enough:
+
+    reproduced       the interval lies above 0 and the mean is ``least`` or more
+    partly           the interval lies above 0 and the mean is below ``least``
+    not reproduced   the interval reaches 0 or below and ends before ``least``
+    too few runs     the interval holds both, or there are fewer than three seeds
+
+Several comparisons that agree give their word; otherwise it is ``partly`` where any of them is reproduced or partly,
+and ``too few runs`` where none is.
+
+A value that was not reached counts as ``limit``, where the run was ended, and its ratio is told as "at least".
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Comparison", "Finding", "Values", "Word", "compare", "judge", "t_95"]
+
+Word = Literal["reproduced", "partly", "not reproduced", "too few runs"]
+Values = Mapping[str, Mapping[str, Sequence[float | None]]]
+"""By arm and measure: a value a seed, in one order of seeds for all arms."""
+
+FEWEST = 3
+# Two-sided 95% quantiles of Student's t for 1, 2, 3… degrees of freedom.
+_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def t_95(freedom: int) -> float:
+    """Student's t beyond which 5% lie; from 16 degrees on that of 15, which is a little larger than the true one."""
+    return _T_95[min(freedom, len(_T_95)) - 1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The claim that one arm has a lower value than another."""
+
+    better: str
+    worse: str
+    measure: str
+    least: float
+    """The smallest difference, or ratio, that bears the claim out."""
+    paper: str
+    """The paper's figure, in words."""
+    ratio: bool = False
+    """Compare ``worse / better`` in place of ``worse − better``."""
+    limit: float | None = None
+    """What a value that was not reached counts as, at least."""
+    decides: bool = True
+    """Whether it is part of the verdict, or only told."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a comparison came to."""
+
+    word: Word
+    sentence: str
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """The mean difference or ratio and its 95% confidence interval."""
+
+
+def judge(rule: Sequence[Comparison], values: Values) -> tuple[Word, list[Finding]]:
+    """The verdict, and the findings of all comparisons in their order."""
+    findings = [compare(comparison, values) for comparison in rule]
+    words = {finding.word for finding, comparison in zip(findings, rule, strict=True) if comparison.decides}
+    if len(words) == 1:
+        return words.pop(), findings
+    return ("partly" if words & {"reproduced", "partly"} else "too few runs"), findings
+
+
+def compare(comparison: Comparison, values: Values) -> Finding:
+    """One comparison, over the seeds that both arms have."""
+    c = comparison
+    pairs = list(zip(values[c.better][c.measure], values[c.worse][c.measure], strict=False))
+    arms = f"{c.worse} {'/' if c.ratio else '−'} {c.better}, {c.measure}"
+    if len(pairs) < FEWEST:
+        return Finding("too few runs", f"{arms}: {len(pairs)} seeds, and {FEWEST} are the fewest to judge by")
+    if all(better is None and worse is None for better, worse in pairs):
+        return Finding(
+            "too few runs", f"{arms}: reached by neither in {c.limit:g}" if c.limit else f"{arms}: no values"
+        )
+    differences = [_difference(c, *pair) for pair in pairs]
+    mean, n = statistics.mean(differences), len(differences)
+    half = t_95(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    low, high, least = mean - half, mean + half, math.log(c.least) if c.ratio else c.least
+    if low > 0:
+        word: Word = "reproduced" if mean >= least else "partly"
+    else:
+        word = "not reproduced" if high < least else "too few runs"
+    shown = [math.exp(value) if c.ratio else value for value in (mean, low, high)]
+    cut = "at least " if any(worse is None for _, worse in pairs) else ""
+    return Finding(word, f"{arms}: {cut}{_told(c, *shown)}; the paper: {c.paper}", *shown)
+
+
+def _difference(c: Comparison, better: float | None, worse: float | None) -> float:
+    if better is None or worse is None:
+        assert c.limit is not None, f"{c.measure} has no value, and the rule no limit"
+    first, second = (c.limit if value is None else value for value in (better, worse))
+    assert first is not None
+    assert second is not None
+    return math.log(second / first) if c.ratio else second - first
+
+
+def _told(c: Comparison, mean: float, low: float, high: float) -> str:
+    form = "{:.2f}" if c.ratio else "{:+.2f}"
+    mean_, low_, high_ = (form.format(value) for value in (mean, low, high))
+    return f"{mean_} (95%: {low_} to {high_})"
