@@ -1,5 +1,6 @@
 """The page's parts: whatever a class or a file is called, they are whole; what has no answer is said in a line."""
 
+import dataclasses
 import io
 import re
 
@@ -138,3 +139,16 @@ def test_what_is_said_of_an_earlier_picture_ends_with_the_next(network: Network,
     page.upload(None, asked)
     network._index()
     assert list(told) == []
+
+
+@pytest.mark.parametrize(
+    ("flip", "says"),
+    [(True, "They do not agree"), (False, "another thing, and may well be answered so. The moved copy agrees")],
+)
+def test_a_mirrored_copy_is_judged_only_where_it_is_the_same_thing(network: Network, flip: bool, says: str) -> None:
+    page = Page(network)
+    answer = network.answer(Image.new("RGB", (50, 50), "teal"))
+    first = answer.top[0][0]
+    answer.copies[:] = [(what, (first + (what == "mirrored")) % 7, 0.5) for what, *_ in answer.copies]
+    network.dataset = dataclasses.replace(network.dataset, flip=flip)
+    assert says in text_of(page._drawn(answer, None))

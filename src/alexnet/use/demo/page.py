@@ -137,7 +137,7 @@ class Page:
             {"what": what, "name": self.names[best], "share": share, "same": best == first}
             for what, best, share in found.copies
         ]
-        dataset = self.network.dataset
+        mirrors = self.network.dataset.flip if self.network.dataset else True
         return render(
             "demo/answer.html",
             top=top,
@@ -146,8 +146,8 @@ class Page:
             truth=None if truth is None else self.names[truth],
             right=truth == first,
             copies=copies,
-            agree=all(each["same"] for each in copies),
-            mirrors=dataset.flip if dataset else True,
+            agree=all(each["same"] for each in copies if mirrors or each["what"] != "mirrored"),
+            mirrors=mirrors,
         )
 
     def _near(self, deep: Near, flat: Near, farther: float) -> str:
@@ -180,14 +180,16 @@ class Page:
                 "images": images(flat),
             },
         ]
-        among = f"Among {len(training):,} of the {len(dataset.train):,} training images of {dataset.name}."
+        count, whole = f"{len(training):,}", f"{len(dataset.train):,}"
+        of = f"all {whole}" if count == whole else f"{count} of the {whole}"
+        split = "validation" if dataset.val_split == "val" else dataset.val_split
         return render(
             "demo/neighbours.html",
             waiting="",
             rows=rows,
             farther=farther,
-            judges=f"{min(JUDGES, len(dataset.val))} {dataset.val_split}",
-            among=among,
+            judges=f"{min(JUDGES, len(dataset.val))} {split}",
+            among=f"Among {of} training images of {dataset.name}.",
         )
 
 
