@@ -1,5 +1,6 @@
 """The page's server: who can reach it, what of this machine can be reached through it, what it leaves behind."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -26,7 +27,7 @@ def ask(page: SimpleNamespace, method: str, path: str, body: bytes = b"", kind: 
     connection.putheader("Content-Type", kind)
     connection.putheader("Content-Length", str(len(body)))
     connection.endheaders()
-    with contextlib.suppress(BrokenPipeError):  # refused before it was all sent
+    with contextlib.suppress(OSError):  # refused before it was all sent
         connection.send(body)
     answer = connection.getresponse()
     return answer.status, answer.headers, answer.read()
@@ -150,6 +151,7 @@ def test_an_upload_is_shown_but_never_run(page: SimpleNamespace, name: str) -> N
     assert headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.slow  # it waits
 def test_uploads_are_deleted_after_a_while_and_the_examples_are_not(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,3 +213,16 @@ def test_without_gradio_it_says_what_to_install(network: Network, monkeypatch: p
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     with pytest.raises(ValueError, match=r"pip install 'alexnet-2012\[demo\]'$"):
         serve(network, port=0)
+
+
+def test_whoever_sends_without_end_is_cut_off() -> None:
+    from alexnet.use.demo.gate import _DRAINED, _read
+
+    sent = []
+
+    async def receive():
+        sent.append(10)
+        return {"type": "http.request", "body": bytes(10), "more_body": True}
+
+    assert asyncio.run(_read(receive, 100)) is None
+    assert 100 * _DRAINED < sum(sent) <= 100 * _DRAINED + 10

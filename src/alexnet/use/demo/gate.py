@@ -29,6 +29,7 @@ _READ = re.compile(
 _SEND = {JOIN, UPLOAD, "/gradio_api/cancel", "/gradio_api/reset"}
 _QUESTION = 64 * 1024  # bytes: an event holds names of files and choices, never an image
 _ROOM = 64 * 1024  # bytes around the file in an upload
+_DRAINED = 4
 
 # The browser itself then refuses to fetch anything from elsewhere, whatever the page says. Gradio's page has scripts
 # inside it and makes functions from text.
@@ -117,17 +118,26 @@ def _paths(value: Any) -> Iterator[str]:
 
 
 async def _read(receive: Receive, most: int) -> bytes | None:
-    """The body of a request, or None where it is longer than ``most`` bytes."""
-    body = bytearray()
+    """The body of a request, or None where it is longer than ``most`` bytes.
+
+    The rest of a longer one is read and dropped, up to ``_DRAINED`` times as much: a browser whose connection is closed
+    while it still sends does not see the answer.
+    """
+    body, size = bytearray(), 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message.get("body", b"")
-        if len(body) > most:
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= most:
+            body += part
+        else:
+            body.clear()
+        if size > _DRAINED * most:
             return None
         if not message.get("more_body"):
-            return bytes(body)
+            return bytes(body) if size <= most else None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
