@@ -80,14 +80,14 @@ def page(network: Network, index: int, path: Path) -> None:
             browser.close()
     finally:
         server.close()
-    Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)  # flat colours: a third of it
+    Image.open(path).convert("RGB").save(path, optimize=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="a run's folder, or a file of weights in one")
     parser.add_argument("--data", default="digits", help="what it was trained on (default digits)")
-    parser.add_argument("--index", type=int, default=2, help="which of the demo's ten examples is shown (default 2)")
+    parser.add_argument("--index", type=int, default=4, help="which of the demo's ten examples is shown (default 4)")
     args = parser.parse_args()
     network = Network(load_model(args.run), datasets.load(args.data), device="cpu")
     filters(network, HERE / "inside-filters.png")
