@@ -4,6 +4,7 @@ They are there in a tenth of a second; Python with torch takes five. Exit handle
 end of a process needs a real one, as what is about its command line does.
 """
 
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -15,7 +16,9 @@ from pathlib import Path
 import tiny
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["alexnet.train", "torch._dynamo", "torch.distributed"])
+SERVER.set_forkserver_preload(
+    ["alexnet.train", "torch._dynamo", "torch.distributed", "matplotlib.backends.backend_agg"]
+)
 
 
 def _command(arguments: Sequence[str], output: Path, environment: Mapping[str, str]) -> None:
@@ -35,7 +38,8 @@ class Command:
         self.process.start()
 
     def send(self, signal: int) -> None:
-        os.kill(self.process.pid, signal)  # type: ignore[arg-type]
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(self.process.pid, signal)  # type: ignore[arg-type]
 
     def wait_for(self, path: Path, timeout: float = 60) -> None:
         """Until that file is there, or the process has ended."""
