@@ -122,6 +122,8 @@ def test_a_pasted_image(visit) -> None:
 def test_a_photograph(visit) -> None:
     visit.get_by_label("Capture from camera").click()
     visit.get_by_text("Click to Access Webcam").click()
+    # A click before the first picture of the camera is there does nothing, and nobody clicks so fast.
+    visit.wait_for_function("() => document.querySelector('.photo video')?.readyState >= 2")
     visit.get_by_label("capture photo", exact=True).click()
     visit.wait_for_selector(".answer")
 
