@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from alexnet import hardware, recipes
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.parallel import columns
-from alexnet.run.session import sgd
+from alexnet.run.schedule import sgd
 from record import origin
 
 CLASSES = 1000

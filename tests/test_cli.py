@@ -183,7 +183,7 @@ def test_every_field_is_a_flag(name: str) -> None:
     else:
         value = {"str": "x"}.get(getattr(hint, "__name__", ""), 7)
         words = [f"{flag}={value}"]
-    if name in ("momentum", "label_smoothing", "ema"):
+    if name in ("momentum", "label_smoothing", "ema", "color_noise_until"):
         value, words = 0.5, [flag, "0.5"]
     needed = {"holdout": 10} if name == "test_views" else {}
     recipe = flags.recipe_from("classic", {name: getattr(flags.parse(["train", *words]), name)} | needed)

@@ -221,12 +221,12 @@ def to_227(x):
     return F.pad(x, (0, 3, 0, 3)) if x.shape[-1] == 224 else x
 
 
-def upper_layers(w, x, groups):
+def upper_layers(w, x, groups, keep=1.0):
     x = F.relu(F.conv2d(x, *w["conv3"], padding=1))
     x = F.relu(F.conv2d(x, *w["conv4"], padding=1, groups=groups))
     x = pool(F.relu(F.conv2d(x, *w["conv5"], padding=1, groups=groups)))
-    x = F.relu(F.linear(x.flatten(1), *w["fc6"]))
-    return F.linear(F.relu(F.linear(x, *w["fc7"])), *w["fc8"])
+    x = keep * F.relu(F.linear(x.flatten(1), *w["fc6"]))  # the released code halves at test what dropout let through
+    return F.linear(keep * F.relu(F.linear(x, *w["fc7"])), *w["fc8"])
 
 
 def classic_by_hand(w, x):
@@ -246,7 +246,7 @@ def source_by_hand(w, x):
     x = F.relu(pool(norm_in_towers(F.conv2d(to_227(x), *w["conv1"], stride=4), 1e-4, 2)))
     x = norm_in_towers(F.relu(F.conv2d(x, *w["conv2"], padding=2, groups=2)), 1e-4, 2)
     squares = F.conv2d(F.pad(x**2, (2, 2, 2, 2)), torch.ones(256, 1, 5, 5), groups=256)  # sums over 5×5 pixels
-    return upper_layers(w, pool(x / (1 + 0.001 / 25 * squares) ** 0.75), groups=2)
+    return upper_layers(w, pool(x / (1 + 0.001 / 25 * squares) ** 0.75), groups=2, keep=0.5)
 
 
 def caffe_by_hand(w, x):
@@ -315,6 +315,7 @@ def test_two_towers_are_two_half_networks_that_meet_at_conv3_and_the_fully_conne
     y = torch.cat([upper(0, met), upper(1, met)], 1).flatten(1)
     for name in ("fc6", "fc7"):  # 2048 units in each tower, all of which see both
         y = F.relu(torch.cat([F.linear(y, *half(name, 0)), F.linear(y, *half(name, 1))], 1))
+        y = y / 2 if network.variant.name == "source" else y
     assert_near(network(raw_images()), F.linear(y, *w["fc8"]), 1e-5)
 
 
@@ -340,6 +341,16 @@ def test_dropout_works_in_training_alone(classic):
         kept = after[before != 0] != 0
         assert kept.float().mean().item() == pytest.approx(0.5, abs=6 * 0.5 / math.sqrt(kept.numel())), name
         assert torch.allclose(after[after != 0], 2 * before[after != 0]), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dropout_is_scaled_in_training_or_as_in_2012_at_test(variant):
+    drops = [layer for layer in on_meta(10, variant).modules() if isinstance(layer, nn.Dropout)]
+    trained, tested = {"source": (1.0, 0.5)}.get(variant, (2.0, 1.0))
+    ones = torch.ones(1000)
+    for drop in drops:
+        assert set(drop.train()(ones).tolist()) == {0.0, trained}
+        assert set(drop.eval()(ones).tolist()) == {tested}
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -489,11 +500,11 @@ def test_pretrained_carries_the_arguments(folder):
     again = AlexNet_2012.from_pretrained(folder)
     assert (again.variant.name, again.num_classes, again.card) == ("caffenet", 3, None)
     assert '"init": "he"' in (folder / "config.json").read_text()
-    with pytest.raises(ValueError, match=r"not the weights of AlexNet_2012"):
+    with pytest.raises(ValueError, match=r"the weights do not fit variant 'caffenet' with 4 classes"):
         AlexNet_2012.from_pretrained(folder, num_classes=4)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"not the weights of AlexNet_2012"):
+    with pytest.raises(ValueError, match=r"cut short or not a safetensors file"):
         AlexNet_2012.from_pretrained(folder)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="no such file"):

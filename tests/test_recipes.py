@@ -32,6 +32,21 @@ def test_paper_is_the_papers() -> None:
     assert (recipe.schedule, recipe.color_noise, recipe.test_views) == ("plateau", "eigenvalue", "ten-crop")
 
 
+def test_source_is_the_released_codes_network_and_training() -> None:
+    """layers-145.cfg, layer-params-145.cfg, convdata.py, convnet.py; the rates: tests/run/test_schedule.py."""
+    recipe = recipes.source()
+    assert (recipe.variant, recipe.init, recipe.input_scale, recipe.crop) == (
+        "source",
+        "source",
+        "mean-image",
+        "random",
+    )
+    assert (recipe.color_noise, round(recipe.color_noise_until * recipe.epochs)) == ("std", 67)
+    assert (recipe.epochs, recipe.schedule, recipe.lr, recipe.bias_lr * recipe.lr) == (91, "source", 0.01, 0.02)
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay, recipe.decay_biases) == (0.9, False, 5e-4, False)
+    assert (recipe.batch_size, recipe.clip_norm, recipe.test_views) == (128, 0, "ten-crop")
+
+
 def test_modern_has_the_layers_and_the_epochs_of_classic() -> None:
     classic, modern = recipes.classic(), recipes.modern()
     assert (modern.variant, modern.epochs) == (classic.variant, classic.epochs) == ("classic", 13)
@@ -49,7 +64,10 @@ def test_the_ladder_of_trials_leads_from_classic_to_modern() -> None:
 
 def test_the_published_protocol_validates_on_the_test_set_and_the_others_do_not() -> None:
     held = {name: make().holdout for name, make in recipes.RECIPES.items()}
-    assert held == {"classic": 0, "reference": 0, "quickstart": 0, "paper": 5000, "imagenet": 50_000, "modern": 5000}
+    assert held == {
+        "classic": 0, "reference": 0, "quickstart": 0, "paper": 5000, "source": 5000, "modern": 5000,
+        "imagenet": 50_000,
+    }  # fmt: skip
 
 
 def test_every_recipe_is_valid_named_and_documented() -> None:
@@ -77,6 +95,7 @@ def test_every_field_has_help() -> None:
         ({"seed": 2**31}, "--seed 2147483648"),
         ({"epochs": 1.5}, "--epochs 1.5: allowed is int"),
         ({"holdout": -1}, "--holdout -1: allowed is 0 or more"),
+        ({"color_noise_until": 0.0}, r"--color-noise-until 0\.0: allowed is above 0, to 1"),
         ({"warmup": 13.0}, "--warmup 13.0: allowed is 0 to below --epochs 13"),
         ({"nesterov": True, "momentum": 0.0}, "--nesterov True: allowed is no, at --momentum 0"),
         ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),

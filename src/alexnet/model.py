@@ -63,6 +63,8 @@ class Variant:
     """Dropout on the ``inputs`` or the ``outputs`` of fc6 and fc7."""
     dropout: float = 0.5
     """Its probability; 0 leaves the layers out."""
+    dropout_scaled_at: str = "training"
+    """What makes up for it: division by 1 − p in ``training``, or multiplication by it at ``test`` (the paper, 4.2)."""
     pool: int = 3
     """Side of the pooling windows, whose stride is 2: windows of 3 overlap."""
     without: tuple[str, ...] = ()
@@ -96,6 +98,7 @@ VARIANTS: Mapping[str, Variant] = {
             layer1=("conv", "norm", "pool", "relu"),
             layer2=("conv", "relu", "norm", "within", "pool"),
             lrn_towers=2,
+            dropout_scaled_at="test",
         ),
         Variant(
             name="caffe",
@@ -143,15 +146,14 @@ class Init:
 
 
 BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")  # the paper, section 5: these ReLUs start with positive inputs
+CAFFES = {"fc6": 0.005, "fc7": 0.005}
 
 INITS: Mapping[str, Init] = {
     "paper": Init("the paper, section 5", bias=1.0),
     "zero-bias": Init("the paper's weights, biases at 0"),
     "source": Init("layers-145.cfg", std_of={"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, bias=1.0),
-    "caffe": Init("models/bvlc_alexnet/train_val.prototxt", std_of={"fc6": 0.005, "fc7": 0.005}, bias=0.1),
-    "caffenet": Init(
-        "models/bvlc_reference_caffenet/train_val.prototxt", std_of={"fc6": 0.005, "fc7": 0.005}, bias=1.0
-    ),
+    "caffe": Init("models/bvlc_alexnet/train_val.prototxt", std_of=CAFFES, bias=0.1),
+    "caffenet": Init("models/bvlc_reference_caffenet/train_val.prototxt", std_of=CAFFES, bias=1.0),
     "he": Init("He et al. 2015, arXiv:1502.01852, equation 10", std=None),
 }
 
@@ -220,19 +222,12 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
 
     def _check(self, images: Tensor) -> None:
         sizes = self.variant.image_sizes
-        if (
-            images.ndim != 4
-            or images.shape[1] != 3
-            or images.shape[2] not in sizes
-            or images.shape[2] != images.shape[3]
-        ):
+        if tuple(images.shape[1:]) not in [(3, size, size) for size in sizes]:
             allowed = " or ".join(f"[N, 3, {size}, {size}]" for size in sizes)
             raise ValueError(f"AlexNet_2012 ({self.variant.name}): expected {allowed}, got {list(images.shape)}")
         if not images.is_floating_point():
-            raise ValueError(
-                "AlexNet_2012: expected floating-point images (0..255 minus the mean, or standardised), "
-                f"got {images.dtype}"
-            )
+            wanted = "floating-point images (0..255 minus the mean, or standardised)"
+            raise ValueError(f"AlexNet_2012: expected {wanted}, got {images.dtype}")
 
 
 class RoundUpPad(nn.Module):
@@ -248,6 +243,13 @@ class RoundUpPad(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, stride={self.stride}"
+
+
+class DropoutOf2012(nn.Dropout):
+    """Dropout that training does not scale; evaluation multiplies by 1 − p (the released code's src/layer.cu, 1126)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 - self.p)
 
 
 def _features(v: Variant) -> nn.Sequential:
@@ -288,12 +290,10 @@ def _features(v: Variant) -> nn.Sequential:
 def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
     layers: list[tuple[str, nn.Module]] = []
     *_, maps5, hidden6, hidden7 = v.widths  # 256, 4096, 4096
+    kind = DropoutOf2012 if v.dropout_scaled_at == "test" else nn.Dropout
     for number, width, outputs in ((6, maps5 * 6 * 6, hidden6), (7, hidden6, hidden7)):
-        dropout = [(f"drop{number}", nn.Dropout(v.dropout))] if v.dropout else []
-        hidden: list[tuple[str, nn.Module]] = [
-            (f"fc{number}", nn.Linear(width, outputs)),
-            (f"relu{number}", nn.ReLU(inplace=True)),
-        ]
-        layers += [*dropout, *hidden] if v.dropout_on == "inputs" else [*hidden, *dropout]
+        dropout = [(f"drop{number}", kind(v.dropout))] if v.dropout else []
+        fc, relu = (f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU(inplace=True))
+        layers += [*dropout, fc, relu] if v.dropout_on == "inputs" else [fc, relu, *dropout]
     layers.append(("fc8", nn.Linear(hidden7, num_classes)))
     return nn.Sequential(OrderedDict(layers))

@@ -38,7 +38,7 @@ from alexnet.run.doctor import warn_of_plateau
 from alexnet.run.metrics import Metrics, measure, with_views
 from alexnet.run.processes import signals
 from alexnet.run.runfolder import check_folder, continued, describe_run, headline, nothing_left, write_config
-from alexnet.run.schedule import learning_rate
+from alexnet.run.schedule import learning_rate, set_rates
 from alexnet.run.session import Session, open_session
 from alexnet.weights.checkpoint import LAST
 
@@ -189,8 +189,7 @@ def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
     Gives the mean loss, still on the device: nothing is read back from there.
     """
     recipe, progress = s.recipe, s.progress
-    for group in s.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, progress.step, s.batches.steps_per_epoch, progress.drops)
+    set_rates(s.optimizer, recipe, progress.step, s.batches.steps_per_epoch, progress.drops)
     logits = s.model(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     s.accelerator.backward(loss * s.weight_of(len(labels)))

@@ -1,5 +1,6 @@
 """What an image goes through: against torchvision's own transforms, the mean image and colour noise by hand."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -138,3 +139,49 @@ def test_color_noise_is_one_shift_an_image(loader: str) -> None:
     again = next(batches.train(0))[0]
     assert torch.equal(x, again)
     assert not torch.equal(x, next(batches.train(1))[0])
+
+
+@pytest.mark.parametrize("loader", ["resident", "workers"])
+def test_stds_noise_divides_the_image_and_ends(dataset: datasets.Dataset, loader: str) -> None:
+    """As in the released code: (image + noise) / 1.1 while there is noise, the image as it is afterwards."""
+    norm, batches = normalization("mean-image", dataset.train), {}
+    for kind in ("none", "std", "eigenvalue"):
+        changes = {"input_scale": "mean-image", "crop": "random", "epochs": 4, "color_noise_until": 0.5}
+        recipe = recipes.classic(loader=loader, batch_size=64, color_noise=kind, **changes)
+        opened = loaders.open_batches(dataset, recipe, norm, 224, CPU)
+        batches[kind] = [next(opened.train(epoch))[0] for epoch in (1, 2)]
+        opened.close()
+    (plain, last), (noisy, after), (other, _) = batches.values()
+    assert torch.equal(last, after)
+    shifts = 1.1 * noisy - plain
+    assert shifts.std((2, 3)).max() < 1e-3  # one shift of each image's colours
+    assert shifts.mean((2, 3)).std(0).max() > 1
+    shifts = other - plain
+    assert shifts.std((2, 3)).max() < 1e-3
+
+
+WARPED = dataclasses.replace(PLAIN, resize="warp")
+
+
+@pytest.mark.parametrize("size", [(300, 400), (1000, 300), (40, 700), (256, 256), (100, 100)])
+def test_warping_is_opencvs(size: tuple[int, int]) -> None:
+    """``cv::resize`` as Caffe's tools/convert_imageset calls it, to one level: it rounds in fixed point."""
+    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless")
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    theirs = cv2.resize(pixels, (256, 256)).astype(int)
+    image = Image.fromarray(pixels)
+    ours = EvalTransform(256, WARPED).pixels(image)
+    assert abs(np.asarray(ours) - theirs).max() <= 1
+    assert np.array_equal(EvalTransform(227, WARPED).pixels(image), np.asarray(ours)[14:241, 14:241])
+    torch.manual_seed(0)
+    crop = TrainTransform(227, WARPED, Augmentation(flip=False, crop="random"))(image).permute(1, 2, 0).numpy()
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(ours), (227, 227, 3))[:, :, 0]
+    assert (windows == crop).all((2, 3, 4)).any()
+
+
+def test_a_mean_image_is_subtracted_from_the_warped_image(photo: Image.Image) -> None:
+    mean = np.asarray(EvalTransform(256, WARPED).pixels(photo))
+    norm = Normalization((0.5, 0.5, 0.5), (1 / 255,) * 3, encode_mean_image(mean), "warp")
+    for transform in (EvalTransform(227, norm), TrainTransform(227, norm, Augmentation(flip=False, crop="random"))):
+        assert transform(photo).abs().max() < 1e-4
+    assert EvalTransform(227, dataclasses.replace(norm, resize="short-side"))(photo).abs().max() > 10

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from alexnet import recipes
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.parallel import columns
-from alexnet.run.session import sgd
+from alexnet.run.schedule import sgd
 from forked import SERVER
 from tiny import tiny_variants
 

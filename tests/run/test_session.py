@@ -1,16 +1,14 @@
-"""The parts of a run: the plateau's bookkeeping, the optimiser's groups, the moving average."""
+"""The parts of a run: the plateau's bookkeeping, progress from a checkpoint, the moving average."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from alexnet import recipes
-from alexnet.model import AlexNet_2012
 from alexnet.run import session
 from alexnet.run.progress import Progress
-
-CPU = torch.device("cpu")
 
 
 def test_the_rate_drops_after_epochs_without_progress_and_three_times_at_most() -> None:
@@ -21,16 +19,16 @@ def test_the_rate_drops_after_epochs_without_progress_and_three_times_at_most() 
     assert drops == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3]
 
 
-def test_biases_without_decay_are_all_the_biases() -> None:
-    net = AlexNet_2012(10)
-    weights, biases = session.sgd(net, recipes.classic(decay_biases=False), CPU).param_groups
-    assert (weights["weight_decay"], biases["weight_decay"]) == (5e-4, 0)
-    assert [p.ndim for p in biases["params"]] == [1] * 8
-    assert len(weights["params"]) + len(biases["params"]) == len(list(net.parameters()))
-    (whole,) = session.sgd(net, recipes.classic(), CPU).param_groups
-    assert whole["weight_decay"] == 5e-4
-    assert not whole["nesterov"]
-    assert session.sgd(net, recipes.classic(nesterov=True), CPU).param_groups[0]["nesterov"]
+def test_progress_of_another_version_is_refused_by_name() -> None:
+    ours = dataclasses.asdict(session.Progress(step=3, drops=1))
+    assert session.Progress.of(ours) == session.Progress(step=3, drops=1)
+    first = {"step": 0, "logged": 0, "best_acc": -1.0, "best_step": 0, "warned": False, "seconds": 0.0, "waited": 0.0}
+    assert session.Progress.of(first | {"row": {}}) == session.Progress()  # as 0.1.0 began
+    with pytest.raises(ValueError, match=r"written by another version of this project: its progress has lr, moon$"):
+        session.Progress.of(ours | {"moon": 1, "lr": 0.1})
+    for saved in (3, None, {}, {"step": 1}):
+        with pytest.raises(ValueError, match="its progress has no step"):
+            session.Progress.of(saved)
 
 
 @pytest.mark.parametrize(("ema", "steps"), [(0.5, 14), (0.9, 100)])

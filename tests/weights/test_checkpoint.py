@@ -1,13 +1,15 @@
 """Files that hold a model: whole or absent, safe, and clear about what is wrong with them."""
 
+import dataclasses
+import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from alexnet import AlexNet_2012, load_model
+from alexnet import AlexNet_2012, load_model, recipes, train
 from alexnet.data.normalization import Normalization
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import (
@@ -22,7 +24,7 @@ CARD = ModelCard("classic", ("cat", "dog", "été"), Normalization((0.1, 0.2, 0.
 
 
 @pytest.fixture(scope="module")
-def model() -> AlexNet_2012:
+def model(tiny_network: None) -> AlexNet_2012:
     torch.manual_seed(0)
     return AlexNet_2012(3)
 
@@ -66,7 +68,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused: loading it would run code"):
         load_model(tmp_path / "evil.ckpt")
     for load in (load_model, load_checkpoint):
-        with pytest.raises(ValueError, match="not a checkpoint"):
+        with pytest.raises(ValueError, match="not a file of weights"):
             load(tmp_path / "plain.ckpt")
     assert not Path("/tmp/alexnet-was-run").exists()
 
@@ -94,10 +96,139 @@ def test_foreign_files_are_named(model: AlexNet_2012, tmp_path: Path) -> None:
     save_weights(tmp_path / "wrong.safetensors", model.state_dict(), wrong)
     with pytest.raises(ValueError, match="do not fit variant 'paper'"):
         load_model(tmp_path / "wrong.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"neither last\.ckpt nor best\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"neither last\.ckpt, best\.safetensors nor model\.safetensors"):
         load_model(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file or run folder"):
         load_model(tmp_path / "nothing.ckpt")
+
+
+# --- what save_pretrained wrote ---------------------------------------------------------------------------------------
+
+
+def same(one: AlexNet_2012, other: AlexNet_2012) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.fixture
+def saved(tiny_network: None, tmp_path: Path) -> Path:
+    """A folder as ``save_pretrained`` writes it, with a card."""
+    small = AlexNet_2012(3)
+    small.card = CARD
+    small.save_pretrained(tmp_path / "hub")
+    return tmp_path / "hub"
+
+
+def test_load_model_takes_what_save_pretrained_wrote(saved: Path, tmp_path: Path) -> None:
+    for path in (saved, saved / "model.safetensors"):
+        loaded = load_model(path)
+        assert loaded.card == CARD
+        assert not loaded.training
+        assert same(loaded, AlexNet_2012.from_pretrained(saved))
+    loaded.save_pretrained(tmp_path / "again")  # and what was loaded can be saved again
+    assert load_model(tmp_path / "again").card == CARD
+
+
+def test_a_saved_folder_without_its_card_is_refused(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+
+    def refused(change: dict[str, object] | str, message: str) -> None:
+        (saved / "config.json").write_text(change if isinstance(change, str) else json.dumps(change))
+        with pytest.raises(ValueError, match=message) as error:
+            load_model(saved)
+        assert str(saved) in str(error.value)
+        assert "\n" not in str(error.value)
+
+    refused(config | {"card": None}, "saved without a card, so its input is not known")
+    refused({"architectures": ["AlexNet"]}, "says nothing of its network; `alexnet convert`")
+    refused("{", "not valid JSON")
+    refused(config | {"card": {"variant": "classic"}}, "malformed card: the card lacks classes, normalization, data")
+    refused(config | {"num_classes": "3"}, "num_classes, a number, and variant, a name, are wanted")
+    refused(config | {"num_classes": 4}, "the card's 3 classes and variant 'classic' are not the network's 4 and ")
+    for wrong in (config | {"card": 3}, config | {"num_classes": None}):
+        (saved / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=r"malformed card|are wanted"):
+            AlexNet_2012.from_pretrained(saved)
+
+
+def test_a_failed_save_leaves_no_half_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(saved)
+
+    def half(file: Path, text: str, **_: object) -> None:
+        file.write_bytes(text[:20].encode())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        loaded.save_pretrained(saved)
+    assert {file.name for file in saved.iterdir()} == {"README.md", "model.safetensors"}  # the hub's mixin starts anew
+
+
+def test_weights_that_are_missing_are_drawn_where_asked(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    whole = AlexNet_2012.from_weights(weights, CARD)
+    del weights["classifier.fc8.bias"]
+    with pytest.raises(ValueError, match="the weights do not fit variant 'classic' with 3 classes"):
+        AlexNet_2012.from_weights(weights, CARD)
+    partly = AlexNet_2012.from_weights(weights, CARD, strict=False)
+    assert partly.classifier.fc8.bias.tolist() == [0, 0, 0]
+    assert torch.equal(partly.features.conv1.weight, whole.features.conv1.weight)
+
+
+# --- checkpoints of other versions ------------------------------------------------------------------------------------
+
+FIRST = {  # the card and the progress of 0.1.0's first checkpoints
+    "format": "alexnet-2012/1",
+    "card": '{"variant": "classic", "classes": ["cat", "dog", "\\u00e9t\\u00e9"], "normalization": '
+    '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, "data": "pets"}',
+    "progress": {"step": 9, "logged": 9, "best_acc": 50.0, "best_step": 9, "warned": False, "seconds": 0.0,
+                 "waited": 0.0, "row": {}},
+}  # fmt: skip
+
+
+def test_checkpoints_of_the_first_version_are_read(tiny_network: None, tmp_path: Path) -> None:
+    small = AlexNet_2012(3)
+    torch.save({**FIRST, "model": small.state_dict()}, tmp_path / "last.ckpt")
+    loaded = load_model(tmp_path)
+    assert loaded.card == CARD
+    assert same(loaded, small)
+    metadata = {"format": FIRST["format"], "card": FIRST["card"]}
+    save_file(small.state_dict(), tmp_path / "old.safetensors", metadata)  # type: ignore[arg-type]
+    assert load_model(tmp_path / "old.safetensors").card == CARD
+
+
+CHANGES = ({"card": None}, {"card": "{}"}, {"card": 3}, {"model": None}, {"model": {}}, {"model": {"x": "y"}},
+           {"model": {1: 2}}, {"model": 5})  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_malformed_checkpoint_is_one_clear_line(
+    tiny_network: None, tmp_path: Path, change: dict[str, object]
+) -> None:
+    state = {**FIRST, "model": AlexNet_2012(3).state_dict(), **change}
+    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=r"x\.ckpt: (malformed card|the weights do not fit)") as error:
+        load_model(tmp_path / "x.ckpt")
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_of_another_version_cannot_go_on_and_says_so(tiny_network: None, tmp_path: Path) -> None:
+    recipe = recipes.quickstart(max_steps=1, val_every=1, device="cpu")
+    train.run(recipe, out=tmp_path / "run", quiet=True)
+    whole = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    newer = whole["progress"] | {"moon": "full"}
+    fewer = {name: value for name, value in whole.items() if name != "running"}
+    narrow = {name: value[:1] for name, value in whole["model"].items()}
+    for state, message in (
+        (whole | {"progress": newer}, "another version of this project: its progress has moon"),
+        (whole | {"progress": 3}, "its progress has no step"),
+        (fewer, "lacks running"),
+        (whole | {"model": narrow}, "of use for its weights alone"),
+        (whole | {"optimizer": 5}, "of use for its weights alone"),
+    ):
+        torch.save(state, tmp_path / "run" / "last.ckpt")
+        with pytest.raises(ValueError, match=message) as error:
+            train.run(dataclasses.replace(recipe, max_steps=2), out=tmp_path / "run", resume=True, quiet=True)
+        assert "\n" not in str(error.value)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

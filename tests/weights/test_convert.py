@@ -18,6 +18,7 @@ from alexnet.weights.caffemodel import read_binaryproto, read_caffemodel
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import load_model, save_weights
 from alexnet.weights.convert import convert
+from caffe_files import blob, caffe_layers, caffemodel, chunk, fresh
 
 MEAN_BGR = (104.0, 117.0, 123.0)
 
@@ -30,96 +31,11 @@ def folder():
     gc.collect()
 
 
-def fresh(variant, num_classes=10):
-    """A network whose logits depend on the image, on every weight and on every bias."""
-    torch.manual_seed(0)
-    model = AlexNet_2012(num_classes, variant, init="he").eval().requires_grad_(False)
-    for _, layer in model.weight_layers():
-        layer.bias.normal_()
-    return model
-
-
 def assert_same_weights(path, model):
     again = load_model(path)
     for (name, ours), theirs in zip(again.state_dict().items(), model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
     return again
-
-
-# --- a writer of Caffe's files: protobuf's wire format, https://protobuf.dev/programming-guides/encoding --------------
-
-
-def varint(number):
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def integer(field, value):
-    return varint(field << 3) + varint(value)
-
-
-def chunk(field, payload):
-    return varint(field << 3 | 2) + varint(len(payload)) + payload
-
-
-def blob(array, style="shape"):
-    """BlobProto as Caffe writes it now (shape), as it did (sides), and in ways that other writers may choose."""
-    array = np.ascontiguousarray(array, "<f4")
-    sides = (1,) * (4 - array.ndim) + array.shape
-    if style == "sides":
-        return b"".join(integer(i + 1, side) for i, side in enumerate(sides)) + chunk(5, array.tobytes())
-    if style == "unpacked":
-        values = b"".join(varint(5 << 3 | 5) + value.tobytes() for value in array.reshape(-1))
-        return values + chunk(7, b"".join(integer(1, side) for side in array.shape))
-    shape = chunk(7, chunk(1, b"".join(varint(side) for side in array.shape)))
-    if style == "double":
-        return shape + chunk(8, array.astype("<f8").tobytes())
-    return shape + chunk(5, array.tobytes())
-
-
-V1_TYPES = {"Convolution": 4, "Dropout": 6, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18}
-
-
-def caffemodel(layers, v1=False, style="shape"):
-    """NetParameter of (name, type, blobs) in either format."""
-    net = [chunk(1, b"AlexNet")]
-    for name, kind, blobs in layers:
-        if v1:
-            head = chunk(2, b"bottom") + chunk(3, b"top") + chunk(4, name.encode()) + integer(5, V1_TYPES[kind])
-            net.append(chunk(2, head + b"".join(chunk(6, blob(b, style)) for b in blobs)))
-        else:
-            head = chunk(1, name.encode()) + chunk(2, kind.encode()) + chunk(3, b"bottom") + integer(10, 1)
-            net.append(chunk(100, head + b"".join(chunk(7, blob(b, style)) for b in blobs)))
-    return b"".join(net)
-
-
-KINDS = {
-    "conv": "Convolution",
-    "relu": "ReLU",
-    "norm": "LRN",
-    "pool": "Pooling",
-    "fc": "InnerProduct",
-    "drop": "Dropout",
-}
-
-
-def caffe_layers(model):
-    """The network as Caffe lists it; its first layer sees BGR."""
-    weights = dict(model.weight_layers())
-    layers = []
-    for name, _ in (*model.features.named_children(), *model.classifier.named_children()):
-        if name in ("pad1", "within2"):
-            continue
-        blobs = []
-        if name in weights:
-            blobs = [weights[name].weight.numpy(), weights[name].bias.numpy()]
-            if name == "conv1":
-                blobs[0] = blobs[0][:, ::-1]
-        layers.append((name, KINDS[name.rstrip("12345678")], blobs))
-    return layers
 
 
 # --- Caffe in ---------------------------------------------------------------------------------------------------------
@@ -141,11 +57,12 @@ def test_caffemodel(variant, v1, style, classes, folder):
     card = assert_same_weights(out, model).card
     assert card.normalization.std == (1 / 255,) * 3
     if v1:
-        assert result["normalization"] == "0..255 minus the channel means of mean.binaryproto"
+        assert result["normalization"] == "the image warped to 256×256, 0..255 minus mean.binaryproto"
         assert [255 * m for m in card.normalization.mean] == pytest.approx(MEAN_BGR[::-1])  # RGB here
         assert (card.classes[0], card.classes[281], card.classes[999]) == ("tench", "tabby", "toilet tissue")
     else:
-        assert result["normalization"].startswith("assumed: 0..255 minus Caffe's channel means")
+        told = "assumed: the image warped to 256×256, 0..255 minus Caffe's channel means of ILSVRC-2012"
+        assert result["normalization"] == told
         assert [255 * m for m in card.normalization.mean] == pytest.approx([122.679, 116.669, 104.007], abs=1e-3)
         assert card.classes == tuple("0123456789")
 

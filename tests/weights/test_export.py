@@ -73,6 +73,11 @@ def test_a_mean_image_is_described() -> None:
     assert "centre crop of mean_image" in told["preprocessing"]
     assert np.allclose(np.frombuffer(base64.b64decode(told["mean_image"]), "<f4"), 0.2)
     assert "mean_image" not in _metadata(card("paper"), 224)
+    assert "shorter side resized to 256" in told["preprocessing"]
+    warped = ModelCard("caffe", CLASSES, Normalization(norm.mean, norm.std, resize="warp"), "letters")
+    told = _metadata(warped, 227)
+    assert told["preprocessing"].startswith("RGB; both sides resized to 256 (bilinear, without antialiasing); centre")
+    assert told["resize"] == "warp"
 
 
 def test_onnx_runtime_agrees_on_every_variant(weights, folder):

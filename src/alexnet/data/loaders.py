@@ -23,7 +23,7 @@ from alexnet.data.normalization import RESIZE, Normalization, Normalize, normali
 from alexnet.data.resident import Boxes, CropMatrices, centre_crop, draw_boxes, draw_crops
 from alexnet.data.splits import Dataset, Images
 from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
-from alexnet.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform
+from alexnet.data.transforms import SCALE, Augmentation, ColorNoise, EvalTransform, TrainTransform
 from alexnet.recipes import Recipe
 
 __all__ = ["Batches", "Share", "eval_batch_size", "eval_batches", "open_batches"]
@@ -76,8 +76,8 @@ def open_batches(
     why_not = not_resident(dataset)
     if recipe.loader == "resident" and why_not:
         raise ValueError(f"--loader resident: {why_not}; allowed: auto or workers")
-    noise = color_noise(recipe.color_noise, dataset.train)
-    augmentation = Augmentation(recipe.flip and dataset.flip, recipe.crop, noise)
+    noise, divisor = color_noise(recipe.color_noise, dataset.train), 1.1 if recipe.color_noise == "std" else 1.0
+    augmentation = Augmentation(recipe.flip and dataset.flip, recipe.crop, noise, divisor)
     kind = WorkerBatches if recipe.loader == "workers" or why_not else ResidentBatches
     return kind(dataset.train, recipe, norm, augmentation, size, device, share)
 
@@ -86,8 +86,7 @@ def not_resident(dataset: Dataset) -> str:
     """Why the resident path cannot take this data set; empty if it can."""
     width, height = dataset.train.image(0).size
     if height != width or height > SMALL_SIDE:
-        size = f"{height}×{width}"
-        return f"the images of {dataset.name} are {size}; the resident path takes squares up to {SMALL_SIDE}"
+        return f"the images of {dataset.name} are {height}×{width}; the resident path takes squares up to {SMALL_SIDE}"
     if not are_small(dataset.train):
         return f"the images of {dataset.name} are not of one size, or too many for memory"
     return ""
@@ -125,7 +124,7 @@ class ResidentBatches:
         self.images, self.labels = torch.from_numpy(array).to(device), torch.from_numpy(images.labels).to(device)
         side = self.images.shape[1]
         self.normalize = normalize_small(norm, side, device)
-        self.noise = _noise_of(augmentation, norm, device)
+        self.noise = ColorNoise(augmentation, norm, device)
         self.matrices = CropMatrices(side, RESIZE, size, min(SMALLEST_CROP, size), device)
         self.steps_per_epoch = -(-len(self.images) // recipe.batch_size)
 
@@ -140,28 +139,23 @@ class ResidentBatches:
         # drawn for the whole epoch, and sent to the device once: a step then waits for nothing
         order = epoch_order(count, self.recipe.seed, epoch).to(self.device)
         boxes = self._boxes(epoch).to(self.device)
-        draws = _noise_draws(count, self.recipe.seed, epoch).to(self.device)
+        draws = _noise_draws(count, self.recipe, epoch).to(self.device)
         for first in range(start * size, count, size):
             mine = self.share.of(first, min(first + size, count))
             index = order[mine]
             images = self.normalize(self.images[index])
-            if self.noise is not None:
-                images = images + (draws[mine] @ self.noise)[:, None, None]
+            if len(draws):
+                images = self.noise(images, draws[mine], -1)
             yield self.matrices.apply(images, boxes[mine]), self.labels[index]
 
     def close(self) -> None:
         pass
 
 
-def _noise_draws(count: int, seed: int, epoch: int) -> Tensor:
-    """Three draws of N(0, 1) for each place in an epoch: float32 ``[count, 3]``."""
-    return torch.randn(count, 3, generator=_generator(seed, epoch, stream=3))
-
-
-def _noise_of(augmentation: Augmentation, norm: Normalization, device: torch.device) -> Tensor | None:
-    """``[3, 3]``: three draws times this are the colour noise of an image, in units of its normalised pixels."""
-    noise = augmentation.color_noise
-    return None if noise is None else (noise / (255 * torch.tensor(norm.std)[:, None])).T.to(device)
+def _noise_draws(count: int, recipe: Recipe, epoch: int) -> Tensor:
+    """Three draws of N(0, 1) for each place in an epoch: float32 ``[count, 3]``; none where it has no colour noise."""
+    noisy = recipe.color_noise != "none" and epoch < round(recipe.color_noise_until * recipe.epochs)
+    return torch.randn(count if noisy else 0, 3, generator=_generator(recipe.seed, epoch, stream=3))
 
 
 class WorkerBatches:
@@ -180,7 +174,7 @@ class WorkerBatches:
         share: Share,
     ) -> None:
         self.recipe, self.device, self.share, self.count = recipe, device, share, len(images)
-        self.normalize, self.noise = Normalize(norm, size, device), _noise_of(augmentation, norm, device)
+        self.normalize, self.noise = Normalize(norm, size, device), ColorNoise(augmentation, norm, device)
         self.steps_per_epoch = -(-self.count // recipe.batch_size)
         self.sampler = _EpochSampler(self.count, recipe.batch_size, recipe.seed, share)
         self.loader = DataLoader(
@@ -195,15 +189,15 @@ class WorkerBatches:
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
-        draws, size = _noise_draws(self.count, self.recipe.seed, epoch), self.recipe.batch_size
+        draws, size = _noise_draws(self.count, self.recipe, epoch), self.recipe.batch_size
         try:
             for place, (images, labels) in enumerate(self.loader, start):
                 images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
                 if images.dtype == torch.uint8:  # a quarter of the bytes on their way here
                     images = self.normalize(images)
-                if self.noise is not None:
+                if len(draws):
                     mine = self.share.of(place * size, min((place + 1) * size, self.count))
-                    images += (draws[mine].to(self.device) @ self.noise)[:, :, None, None]
+                    images = self.noise(images, draws[mine].to(self.device), 1)
                 yield images, labels.to(self.device, non_blocking=True)
         except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
             last = str(error).strip().splitlines()[-1]

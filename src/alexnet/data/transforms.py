@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from alexnet.data.normalization import RESIZE, Normalization, Normalize
 
-__all__ = ["Augmentation", "EvalTransform", "TrainTransform", "central_patch"]
+__all__ = ["Augmentation", "ColorNoise", "EvalTransform", "TrainTransform", "central_patch"]
 
 STRIP = 32  # times as long as wide: no crop reaches beyond the middle of such an image
 SCALE = (0.8, 1.0)  # of RandomResizedCrop's area
@@ -26,6 +27,24 @@ class Augmentation:
     """``random-resized``: 0.8 to 1 of the area, resized; ``random``: a crop of the central 256×256 pixels, as it is."""
     color_noise: Tensor | None = None
     """``[3, 3]`` in pixel values of 0..255: the RGB noise of an image is this matrix times three draws of N(0, 1)."""
+    noise_divisor: float = 1.0
+    """What an image with noise is divided by. The released code's 1.1 (convdata.py, line 205) keeps the scale of the
+    images that it is tested on."""
+
+
+class ColorNoise:
+    """Colour noise on normalised images: one shift of RGB an image, and the division that goes with it."""
+
+    def __init__(self, augmentation: Augmentation, norm: Normalization, device: torch.device) -> None:
+        self.divisor = augmentation.noise_divisor
+        noise = torch.zeros(3, 3) if augmentation.color_noise is None else augmentation.color_noise
+        self.matrix = (noise / (255 * torch.tensor(norm.std)[:, None])).T.to(device)  # for normalised pixels
+
+    def __call__(self, images: Tensor, draws: Tensor, channels: int) -> Tensor:
+        """``draws`` of N(0, 1): ``[N, 3]``, one row for each of the images, whose dimension ``channels`` is RGB."""
+        shape = [len(images), 1, 1, 1]
+        shape[channels] = 3
+        return (images + (draws @ self.matrix).view(shape)) / self.divisor
 
 
 class TrainTransform:
@@ -41,9 +60,9 @@ class TrainTransform:
         else:
             crop = v2.RandomResizedCrop(size, scale=SCALE)
         if norm.mean_image:
-            chain = [central_patch(), v2.ToImage(), Normalize(norm, RESIZE), crop, *mirror]
+            chain = [central_patch(norm.resize), v2.ToImage(), Normalize(norm, RESIZE), crop, *mirror]
         else:
-            first = central_patch() if augmentation.crop == "random" else _resized()
+            first = central_patch(norm.resize) if augmentation.crop == "random" else _resized(norm.resize)
             chain = [first, crop, *mirror, v2.ToImage()]
         self.chain = v2.Compose(chain)
 
@@ -55,20 +74,28 @@ class EvalTransform:
     """PIL image to float32 ``[3, size, size]``: resize, centre crop, normalise."""
 
     def __init__(self, size: int, norm: Normalization) -> None:
-        self.pixels = v2.Compose([_resized(), v2.CenterCrop(size)])
+        self.pixels = v2.Compose([_resized(norm.resize), v2.CenterCrop(size)])
         self.to_tensor = v2.Compose([v2.ToImage(), Normalize(norm, size)])
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.to_tensor(self.pixels(image))  # type: ignore[no-any-return]
 
 
-def central_patch() -> v2.Compose:
-    """The paper's first step (section 2): the shorter side to 256, then the central 256×256 pixels."""
-    return v2.Compose([_resized(), v2.CenterCrop(RESIZE)])
+def central_patch(resize: str = "short-side") -> v2.Compose:
+    """The 256×256 pixels that crops are taken from: of the image with its shorter side at 256 (the paper, section 2),
+    or, where ``resize`` is ``warp``, the whole image, as Caffe has it.
+    """
+    return v2.Compose([_resized(resize), v2.CenterCrop(RESIZE)])
 
 
-def _resized() -> v2.Compose:
-    return v2.Compose([_shortened, v2.Resize(RESIZE)])
+def _resized(resize: str) -> v2.Compose:
+    return v2.Compose([_warped] if resize == "warp" else [_shortened, v2.Resize(RESIZE)])
+
+
+def _warped(image: Image.Image) -> Image.Image:
+    """Both sides at 256 by plain bilinear interpolation: what OpenCV's ``resize`` does unless told otherwise."""
+    pixels = v2.functional.resize(v2.functional.pil_to_tensor(image), [RESIZE, RESIZE], antialias=False)
+    return v2.functional.to_pil_image(pixels)  # type: ignore[no-any-return]
 
 
 def _shortened(image: Image.Image) -> Image.Image:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from alexnet.lrn import ResponseNorm
-from alexnet.model import AlexNet_2012, Variant
+from alexnet.model import AlexNet_2012, DropoutOf2012, Variant
 
 __all__ = ["Column", "Pair", "bytes_a_step", "check", "clip_grad_norm_", "gather", "halve", "split"]
 
@@ -162,7 +162,7 @@ def _half(layer: nn.Module, pair: Pair) -> nn.Module:
             case ResponseNorm():
                 return ResponseNorm(layer.alpha, layer.k, 1, layer.size, layer.beta)
             case nn.Dropout():
-                return HalfDropout(pair, layer.p)
+                return HalfDropout(pair, layer.p, 1 - layer.p if isinstance(layer, DropoutOf2012) else 1.0)
             case _:
                 return layer  # without weights, and each map by itself
     half.load_state_dict(halve(layer.state_dict(), pair), assign=True)
@@ -206,15 +206,15 @@ class _Join(torch.autograd.Function):
 class HalfDropout(nn.Module):
     """Dropout on one half of ``[N, C]``: draws the whole network's mask, as it would, and applies this half of it."""
 
-    def __init__(self, pair: Pair, p: float) -> None:
+    def __init__(self, pair: Pair, p: float, scale: float) -> None:
         super().__init__()
-        self.pair, self.p = pair, p
+        self.pair, self.p, self.scale = pair, p, scale
 
     def forward(self, half: Tensor) -> Tensor:
         if not self.training:
-            return half
+            return half * self.scale
         mask = nn.functional.dropout(half.new_ones(len(half), 2 * half.shape[1]), self.p)  # zeros and 1 / (1 − p)
-        return half * self.pair.own(mask, 1)
+        return half * self.pair.own(mask, 1) * self.scale
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, scale={self.scale}"

@@ -212,8 +212,9 @@ def _order(summary: Mapping[str, Any], number: int) -> str:
 
 
 def _dropout(summary: Mapping[str, Any]) -> str:
-    kinds = [layer["type"] for layer in summary["layers"] if layer["type"] in ("Dropout", "Linear")]
-    return "inputs of fc6, fc7" if kinds[0] == "Dropout" else "outputs of fc6, fc7"
+    kinds = [layer["type"] for layer in summary["layers"] if layer["type"] in ("Dropout", "DropoutOf2012", "Linear")]
+    where = "inputs of fc6, fc7" if kinds[0] == "Dropout" else "outputs of fc6, fc7"
+    return where + (", which are halved at test" if "DropoutOf2012" in kinds else "")
 
 
 def _weights(init: Init) -> str:

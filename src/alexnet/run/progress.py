@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 __all__ = ["Progress"]
 
@@ -30,6 +31,20 @@ class Progress:
     stale: int = 0
     drops: int = 0
     """How often the schedule ``plateau`` has divided the learning rate."""
+
+    @classmethod
+    def of(cls, saved: Any) -> Progress:
+        """What ``dataclasses.asdict`` made of one, in this version or an older one, which had fewer fields.
+
+        Raises:
+            ValueError: anything else, a newer version's among it.
+        """
+        if not isinstance(saved, dict) or not {"step", "logged"} <= saved.keys():
+            raise ValueError("its progress has no step")
+        if unknown := saved.keys() - {field.name for field in fields(cls)}:
+            names = ", ".join(sorted(map(str, unknown)))
+            raise ValueError(f"written by another version of this project: its progress has {names}")
+        return cls(**saved)
 
     def times(self, images: float) -> dict[str, float]:
         """What a row says of time, ``images`` having been trained on since the last full row."""

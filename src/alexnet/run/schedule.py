@@ -1,12 +1,17 @@
-"""Learning rates: pure functions of the recipe and the step."""
+"""Learning rates, as pure functions of the recipe and the step, and the groups of parameters that they differ for."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
+import torch
+
+from alexnet.model import AlexNet_2012
 from alexnet.recipes import Recipe
 
-__all__ = ["cosine", "learning_rate"]
+__all__ = ["cosine", "learning_rate", "set_rates", "sgd", "source"]
 
 
 def cosine(step: int, total: int, lr: float) -> float:
@@ -14,11 +19,70 @@ def cosine(step: int, total: int, lr: float) -> float:
     return lr * (1 + math.cos(math.pi * step / total)) / 2
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, drops: int = 0) -> float:
-    """Learning rate of step ``step``, from 0; ``drops``: how often the schedule ``plateau`` has divided it by 10."""
+def source(step: int, total: int, lr: float, layer: str = "") -> float:
+    """Learning rate of the weights at step ``step``, from 0, of ``total``, as the released code's run had it.
+
+    That run began with 0.01 and was stopped at epoch 91. The rate was divided by 10 at epochs 25, 51 and 79; in
+    ``conv1`` at 67 too, and there it was 0 from 72 on (layers/layer-params-145.cfg, lines 169 to 181). Its epochs are
+    counted here as shares of the run.
+    """
+    epoch = 91 * step / total
+    if layer == "conv1" and epoch >= 72:
+        return 0.0
+    drops = [25, 51, 67, 79] if layer == "conv1" else [25, 51, 79]
+    return lr * 0.1 ** sum(epoch >= drop for drop in drops)
+
+
+def learning_rate(
+    recipe: Recipe, step: int, steps_per_epoch: int, drops: int = 0, *, layer: str = "", bias: bool = False
+) -> float:
+    """Learning rate of step ``step``, from 0.
+
+    Args:
+        drops: how often the schedule ``plateau`` has divided it by 10.
+        layer: a layer that the schedule treats by itself.
+        bias: of the biases, not of the weights.
+    """
     warm, total = round(recipe.warmup * steps_per_epoch), recipe.epochs * steps_per_epoch
+    highest = recipe.lr * recipe.bias_lr if bias else recipe.lr
     if step < warm:
-        return recipe.lr * (step + 1) / (warm + 1)
-    if recipe.schedule == "plateau":
-        return recipe.lr * 0.1**drops
-    return cosine(step - warm, total - warm, recipe.lr)
+        return highest * (step + 1) / (warm + 1)
+    match recipe.schedule:
+        case "plateau":
+            return highest * 0.1**drops
+        case "source":
+            rate = source(step, total, recipe.lr, layer)
+            return highest if bias and rate > 0 else rate  # biases keep theirs, until their layer stands still
+    return cosine(step - warm, total - warm, highest)
+
+
+def set_rates(optimizer: Any, recipe: Recipe, step: int, steps_per_epoch: int, drops: int) -> None:
+    """Give each group of an optimiser that ``sgd`` made its learning rate of step ``step``."""
+    for group in optimizer.param_groups:
+        whose = {"layer": group.get("layer", ""), "bias": group.get("bias", False)}
+        group["lr"] = learning_rate(recipe, step, steps_per_epoch, drops, **whose)
+
+
+def sgd(net: AlexNet_2012, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
+    """The optimiser of a recipe, in one pass over weights, gradients and momentum where torch can."""
+    return torch.optim.SGD(
+        list(_groups(net, recipe)),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _groups(net: AlexNet_2012, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """One group where all parameters are treated alike; else the weights and the biases, and conv1's own."""
+    by_layer = recipe.schedule == "source"
+    if recipe.decay_biases and recipe.bias_lr == 1 and not by_layer:
+        yield {"params": list(net.parameters())}
+        return
+    decay = recipe.weight_decay if recipe.decay_biases else 0.0
+    for name in ("", "conv1") if by_layer else ("",):
+        layers = [layer for own, layer in net.weight_layers() if not by_layer or (own == "conv1") == (name == "conv1")]
+        yield {"params": [layer.weight for layer in layers], "layer": name, "bias": False}
+        yield {"params": [layer.bias for layer in layers], "layer": name, "bias": True, "weight_decay": decay}

@@ -24,10 +24,12 @@ from alexnet.recipes import Recipe
 from alexnet.run.metrics import Running
 from alexnet.run.processes import Accord
 from alexnet.run.progress import Progress
+from alexnet.run.schedule import sgd
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, save_weights
+from alexnet.weights.tensorfiles import first_line
 
-__all__ = ["Session", "open_session", "sgd"]
+__all__ = ["Session", "open_session"]
 
 
 @dataclass
@@ -180,19 +182,25 @@ class Session:
 
     def restore(self) -> None:
         """Take up everything from last.ckpt. ValueError where it is broken."""
-        state = load_checkpoint(self.folder / LAST)
-        self.net.load_state_dict(self._own(state["model"]))
-        self.optimizer.load_state_dict(self._own(state["optimizer"]))
-        self.progress = Progress(**state["progress"])
-        if self.average is not None:
-            self.average.load_state_dict(self._own(state["average"]))
-        if self.share.rank == 0:  # the sums are those of all processes
-            self.running.load_state_dict(state["running"])
-            torch.set_rng_state(state["random"]["cpu"])
-            if "cuda" in state["random"] and self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-        else:
-            torch.manual_seed(self.recipe.seed + self.share.rank + self.progress.step)
+        path = self.folder / LAST
+        state = load_checkpoint(path)
+        try:
+            self.progress = Progress.of(state["progress"])
+            self.net.load_state_dict(self._own(state["model"]))
+            self.optimizer.load_state_dict(self._own(state["optimizer"]))
+            if self.average is not None:
+                self.average.load_state_dict(self._own(state["average"]))
+            if self.share.rank == 0:  # the sums are those of all processes
+                self.running.load_state_dict(state["running"])
+                torch.set_rng_state(state["random"]["cpu"])
+                if "cuda" in state["random"] and self.device.type == "cuda":
+                    torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+            else:
+                torch.manual_seed(self.recipe.seed + self.share.rank + self.progress.step)
+        except KeyError as error:
+            raise ValueError(f"--resume: {path} lacks {error.args[0]}") from error
+        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(f"--resume: {path} is of use for its weights alone: {first_line(error)}") from error
 
 
 def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device: torch.device) -> Session:
@@ -240,21 +248,4 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         compiled=compiled,
         running=Running(device),
         progress=Progress(),
-    )
-
-
-def sgd(net: AlexNet_2012, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
-    """The optimiser of a recipe, in one pass over weights, gradients and momentum where torch can."""
-    parameters: Any = net.parameters()
-    if not recipe.decay_biases:
-        biases = [layer.bias for _, layer in net.weight_layers()]
-        weights = [layer.weight for _, layer in net.weight_layers()]
-        parameters = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        parameters,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
     )

@@ -5,18 +5,18 @@ Every file is written atomically, and nothing is unpickled that could run code.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from alexnet.files import write_atomically
 from alexnet.model import AlexNet_2012
+from alexnet.weights import hub
 from alexnet.weights.card import ModelCard
+from alexnet.weights.tensorfiles import first_line, read_pickled, read_safetensors
 
 __all__ = [
     "BEST",
@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], card: ModelCard) -> None:
         try:
             torch.save({"format": FORMAT, "card": card.to_json(), **state}, file)
         except RuntimeError as error:  # torch's writer hides the disk's own error
-            raise OSError(f"{path}: cannot write the checkpoint; is the disk full? ({_first_line(error)})") from error
+            raise OSError(f"{path}: cannot write the checkpoint; is the disk full? ({first_line(error)})") from error
 
     write_atomically(path, write)
 
@@ -51,17 +51,10 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: cut short, foreign, or a pickle that would run code.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused: loading it would run code, or it is not a checkpoint") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: cut short or not a checkpoint ({_first_line(error)})") from error
+    state = read_pickled(path, mmap=mmap)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this project; `alexnet convert` takes weights from elsewhere")
-    state["card"] = ModelCard.from_json(state["card"])
+    state["card"] = ModelCard.from_json(state.get("card"), path)
     return state
 
 
@@ -74,24 +67,29 @@ def save_weights(path: Path, weights: dict[str, Tensor], card: ModelCard) -> Non
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
-    """Read what ``save_weights`` wrote. ValueError where the file is broken or says nothing of its network."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        weights = load_file(path)
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
-        raise ValueError(f"{path}: cut short or not a safetensors file ({_first_line(error)})") from error
-    if metadata.get("format") != FORMAT:
+    """Read what ``save_weights`` wrote, or ``save_pretrained`` with a card.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: broken, or without a card.
+    """
+    weights, metadata = read_safetensors(path)
+    if metadata.get("format") == FORMAT:
+        return weights, ModelCard.from_json(metadata.get("card"), path)
+    saved = hub.read_config(path)
+    if saved is None:
         raise ValueError(f"{path}: says nothing of its network; `alexnet convert` takes weights from elsewhere")
-    return weights, ModelCard.from_json(metadata["card"])
+    if saved.card is None:
+        raise ValueError(
+            f"{path}: saved without a card, so its input is not known; AlexNet_2012.from_pretrained reads it all the "
+            "same, and `alexnet convert` assumes an input"
+        )
+    return weights, saved.card
 
 
 def load_model(path: str | Path) -> AlexNet_2012:
-    """The model of a run folder, a checkpoint or an exported ``.safetensors``, on the CPU, in evaluation mode.
+    """The model of a run folder, a checkpoint, an exported ``.safetensors`` or a folder that ``save_pretrained`` wrote,
+    on the CPU, in evaluation mode.
 
     A run folder stands for its last weights, or their moving average: what a run's result is about. For those with the
     best validation accuracy, name the file: ``load_model("runs/x/best.safetensors")``. The model's ``card`` holds its
@@ -99,30 +97,24 @@ def load_model(path: str | Path) -> AlexNet_2012:
 
     Raises:
         FileNotFoundError: nothing there to load.
-        ValueError: a file that is broken, foreign or unsafe.
+        ValueError: a file that is broken, foreign or unsafe, or does not say what its input is.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or run folder")
     if path.is_dir():
-        found = [path / name for name in (LAST, BEST) if (path / name).is_file()]
+        names = (LAST, BEST, hub.WEIGHTS)
+        found = [path / name for name in names if (path / name).is_file()]
         if not found:
-            raise FileNotFoundError(f"{path}: holds neither {LAST} nor {BEST}")
+            raise FileNotFoundError(f"{path}: holds neither {', '.join(names[:-1])} nor {names[-1]}")
         path = found[0]
     if path.suffix == ".safetensors":
         weights, card = load_weights(path)
     else:
         state = load_checkpoint(path, mmap=True)
-        weights, card = state.get("average", state["model"]), state["card"]
-    with torch.device("meta"):
-        model = AlexNet_2012(card.num_classes, card.variant, widths=card.widths)
+        weights, card = state.get("average", state.get("model", {})), state["card"]
     try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit variant {card.variant!r}") from error
-    model.card = card
-    return model.eval().requires_grad_(False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+        model = AlexNet_2012.from_weights(weights, card)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return model.requires_grad_(False)

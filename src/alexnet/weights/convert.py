@@ -7,22 +7,21 @@ Each weight is found by its shape, which differs from layer to layer, and anythi
 from __future__ import annotations
 
 import math
-import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from alexnet.data.normalization import IMAGENET, Normalization
+from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.weights.caffemodel import CaffeLayer, read_binaryproto, read_caffemodel
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import FORMAT, load_model, save_weights
+from alexnet.weights.hub import read_config
+from alexnet.weights.tensorfiles import read_pickled, read_safetensors
 
 __all__ = ["convert"]
 
@@ -30,6 +29,7 @@ CAFFE_VARIANTS = ("caffe", "caffenet")
 TWO_TOWERS = tuple(name for name, variant in VARIANTS.items() if variant.groups == 2)
 # Channel means of Caffe's mean image of ILSVRC-2012 (python/caffe/imagenet/ilsvrc_2012_mean.npy), RGB, 0..255.
 ILSVRC_MEAN = (122.67891434, 116.66876762, 104.00698793)
+WARPED = "the image warped to 256×256"
 TORCHVISION = (
     "this is torchvision's alexnet, the one-tower network of 2014 (One weird trick, arXiv:1404.5997): 64 first filters "
     "and no response normalisation; its weights do not fit AlexNet of 2012, which has 96"
@@ -42,7 +42,8 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
     """Write the weights of ``source`` to ``out``, a ``.safetensors`` with the card that ``load_model`` needs.
 
     Args:
-        source: a ``.caffemodel``, a ``.safetensors``, or a file that ``torch.load`` reads (never running its code).
+        source: a ``.caffemodel``, a ``.safetensors``, a file that ``torch.load`` reads (never running its code), or a
+            folder that ``load_model`` reads. What has a card of this project keeps it.
         out: the file to write.
         variant: the network the weights belong to. A caffemodel's layers say it themselves, and weights without groups
             are ``classic``; of the two-tower networks the weights cannot tell, so it has to be named.
@@ -57,6 +58,8 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
     source, out = Path(source), Path(out)
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: the converted file ends in .safetensors")
+    if source.is_dir():
+        return _own(source, out, variant)
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such file")
     classes, normalization = None, None
@@ -68,9 +71,10 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
     else:
         tensors = _tensors(source)
         if tensors is None:
-            return _own(source, out)
+            return _own(source, out, variant)
         found = _from_state_dict(source, tensors)
-        variant = variant or _variant(source, found)
+        saved = read_config(source)
+        variant = variant or (saved.variant if saved else _variant(source, found))
     weights = _fit(source, found, variant)
     num_classes = len(weights["classifier.fc8.bias"])
     if source.suffix == ".caffemodel" and num_classes == 1000:
@@ -87,11 +91,13 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
     }
 
 
-def _own(source: Path, out: Path) -> dict[str, Any]:
-    """A file of this project already: the same weights and card."""
+def _own(source: Path, out: Path, asked: str | None) -> dict[str, Any]:
+    """Weights with a card of this project already: the same weights and card."""
     model = load_model(source)
     card = model.card
     assert card is not None
+    if asked not in (None, card.variant):
+        raise ValueError(f"--variant {asked}: {source} says that its weights are of variant {card.variant}")
     save_weights(out, model.state_dict(), card)
     told = "as in the file, which is this project's own"
     return {
@@ -167,8 +173,18 @@ def _mean_beside(source: Path) -> tuple[Normalization, str] | None:
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"{source}: several mean images lie beside it ({names}); leave the one that belongs to it")
-    blue, green, red = (float(value) / 255 for value in read_binaryproto(files[0]).mean((1, 2), dtype=np.float64))
-    return Normalization((red, green, blue), (1 / 255,) * 3), f"0..255 minus the channel means of {files[0].name}"
+    mean = read_binaryproto(files[0])[::-1].transpose(1, 2, 0).astype(float)  # [height, width, RGB]
+    if mean.shape[:2] == (RESIZE, RESIZE):
+        return _caffe_input(mean.mean((0, 1)), encode_mean_image(mean)), f"{WARPED}, 0..255 minus {files[0].name}"
+    sides = "×".join(map(str, mean.shape[:2]))
+    told = f"{WARPED}, 0..255 minus the channel means of {files[0].name}, for its {sides} pixels are not 256×256"
+    return _caffe_input(mean.mean((0, 1))), told
+
+
+def _caffe_input(mean: Sequence[float], mean_image: str = "") -> Normalization:
+    """0..255 minus ``mean``, RGB, or minus a mean image; both sides warped to 256 (tools/convert_imageset.cpp)."""
+    red, green, blue = (float(value) / 255 for value in mean)
+    return Normalization((red, green, blue), (1 / 255,) * 3, mean_image, "warp")
 
 
 def _imagenet_classes() -> tuple[str, ...]:
@@ -179,10 +195,7 @@ def _imagenet_classes() -> tuple[str, ...]:
 
 def _assumed(variant: str) -> tuple[Normalization, str]:
     if variant in CAFFE_VARIANTS:
-        red, green, blue = (value / 255 for value in ILSVRC_MEAN)
-        return Normalization(
-            (red, green, blue), (1 / 255,) * 3
-        ), "assumed: 0..255 minus Caffe's channel means of ILSVRC-2012"
+        return _caffe_input(ILSVRC_MEAN), f"assumed: {WARPED}, 0..255 minus Caffe's channel means of ILSVRC-2012"
     return IMAGENET, "assumed: (x/255 − mean)/std with ImageNet's figures"
 
 
@@ -192,19 +205,11 @@ def _assumed(variant: str) -> tuple[Normalization, str]:
 def _tensors(source: Path) -> dict[str, Tensor] | None:
     """All tensors of the file by name; None where it is this project's own."""
     if source.suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(source, framework="pt") as file:
-                metadata = file.metadata() or {}
-            return None if metadata.get("format") == FORMAT else _naturally_sorted(load_file(source))
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{source}: cut short or not a safetensors file ({error})") from error
-    try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{source}: refused: loading it would run code, or it is no file of weights") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(f"{source}: cut short or not a file of weights ({reason})") from error
+        tensors, metadata = read_safetensors(source)
+        saved = read_config(source)
+        own = metadata.get("format") == FORMAT or (saved is not None and saved.card is not None)
+        return None if own else _naturally_sorted(tensors)
+    state = read_pickled(source)
     if isinstance(state, dict) and state.get("format") == FORMAT:
         return None
     while isinstance(state, dict) and not any(isinstance(value, Tensor) for value in state.values()):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alexnet.files import write_atomically
 from alexnet.lrn import ResponseNorm, WithinMapNorm
-from alexnet.model import AlexNet_2012, RoundUpPad
+from alexnet.model import AlexNet_2012, DropoutOf2012, RoundUpPad
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import load_model, load_weights, save_weights
 
@@ -88,11 +88,7 @@ def _difference(model: AlexNet_2012, run: Run) -> float:
 
 def _safetensors(model: AlexNet_2012, card: ModelCard, file: Path) -> tuple[Run, dict[str, Any]]:
     save_weights(file, model.state_dict(), card)
-    weights, read = load_weights(file)
-    with torch.device("meta"):
-        again = AlexNet_2012(read.num_classes, read.variant, widths=read.widths).eval()
-    again.load_state_dict(weights, assign=True)
-    return again, {"checked_with": "alexnet.load_model"}
+    return AlexNet_2012.from_weights(*load_weights(file)), {"checked_with": "alexnet.load_model"}
 
 
 # --- torch.export and TorchScript -------------------------------------------------------------------------------------
@@ -199,6 +195,8 @@ class _Graph:
                 return self.add("Relu", [x], name)
             case nn.MaxPool2d(kernel_size=size, stride=stride):
                 return self.add("MaxPool", [x], name, kernel_shape=[size, size], strides=[stride, stride])
+            case DropoutOf2012(p=p):
+                return self.add("Mul", [x, self.constant(f"{name}.keep", torch.tensor(1 - p))], name)
             case nn.Dropout():
                 return x  # does nothing at inference
             case RoundUpPad(kernel=kernel, stride=stride):
@@ -260,11 +258,14 @@ class _Graph:
 def _metadata(card: ModelCard, side: int) -> dict[str, str]:
     """What a user of the ONNX file has to know, as text and as data."""
     norm = card.normalization
-    steps = f"RGB; shorter side resized to 256 (bilinear, antialiased); centre crop of {side}; (x / 255 - mean) / std"
+    resized = "shorter side resized to 256 (bilinear, antialiased)"
+    if norm.resize == "warp":
+        resized = "both sides resized to 256 (bilinear, without antialiasing)"
+    steps = f"RGB; {resized}; centre crop of {side}; (x / 255 - mean) / std"
     if norm.mean_image:
         steps += (
-            "; mean is the centre crop of mean_image (little-endian float32 [side, side, 3] in base64), resized to 256 "
-            "as the image is"
+            "; mean is the centre crop of mean_image (little-endian float32 [side, side, 3] in base64), resized to "
+            "256 x 256"
         )
     return {
         "variant": card.variant,
@@ -272,6 +273,7 @@ def _metadata(card: ModelCard, side: int) -> dict[str, str]:
         "preprocessing": steps,
         "mean": json.dumps(norm.mean),
         "std": json.dumps(norm.std),
+        "resize": norm.resize,
         **({"mean_image": norm.mean_image} if norm.mean_image else {}),
         "data": card.data,
     }

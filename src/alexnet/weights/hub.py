@@ -7,19 +7,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import huggingface_hub
-import safetensors
 import safetensors.torch
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
+from alexnet.files import write_atomically
 from alexnet.weights.card import ModelCard
+from alexnet.weights.tensorfiles import read_safetensors
 
-__all__ = ["PretrainedMixin"]
+__all__ = ["CONFIG", "WEIGHTS", "PretrainedMixin", "Saved", "read_config"]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -43,6 +46,51 @@ model.card                                               # classes, normalisatio
 {results}"""
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What a ``config.json`` says of the weights beside it."""
+
+    num_classes: int
+    variant: str
+    card: ModelCard | None
+
+    @classmethod
+    def of(cls, config: Any, where: object) -> Saved:
+        """ValueError, which begins with ``where``, for anything but what ``save_pretrained`` writes."""
+        if not isinstance(config, dict):
+            raise ValueError(f"{where}: an object is wanted")
+        num_classes, variant, card = (config.get(name) for name in ("num_classes", "variant", "card"))
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or not isinstance(variant, str):
+            raise ValueError(f"{where}: num_classes, a number, and variant, a name, are wanted")
+        if card is None:
+            return cls(num_classes, variant, None)
+        found = ModelCard.from_json(json.dumps(card), where)
+        if (found.num_classes, found.variant) != (num_classes, variant):
+            raise ValueError(
+                f"{where}: the card's {found.num_classes} classes and variant {found.variant!r} are not the network's "
+                f"{num_classes} and {variant!r}"
+            )
+        return cls(num_classes, variant, found)
+
+
+def read_config(weights: Path) -> Saved | None:
+    """What stands beside ``weights``; None unless they lie in a folder that ``save_pretrained`` wrote.
+
+    Raises:
+        ValueError: the folder's ``config.json`` is malformed.
+    """
+    path = weights.with_name(CONFIG)
+    if weights.name != WEIGHTS or not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON") from error
+    if not isinstance(config, dict) or "card" not in config:
+        return None  # another program's, or a run's
+    return Saved.of(config, path)
+
+
 class PretrainedMixin(PyTorchModelHubMixin):
     """``from_pretrained``, ``save_pretrained`` and ``push_to_hub``, with the model's card carried along.
 
@@ -52,12 +100,43 @@ class PretrainedMixin(PyTorchModelHubMixin):
 
     card: ModelCard | None
 
+    @classmethod
+    def from_weights(
+        cls, weights: Mapping[str, Any], card: ModelCard | None = None, *, strict: bool = True, **arguments: Any
+    ) -> Self:
+        """A network with ``weights``, a state dict, which are not copied; in evaluation mode.
+
+        Args:
+            card: says ``num_classes`` and ``variant``, where ``arguments`` do not.
+            strict: False: weights that are missing are drawn, and ones that are unknown passed over.
+
+        Raises:
+            ValueError: the weights do not fit, in one line.
+        """
+        if card is not None:
+            own = {"num_classes": card.num_classes, "variant": card.variant, "widths": card.widths}
+            arguments = own | arguments
+        with torch.device("meta" if strict else "cpu"):
+            model = cls(**arguments)
+        assert isinstance(model, nn.Module)
+        try:
+            model.load_state_dict(weights, strict=strict, assign=True)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            asked = f"variant {model.variant.name!r} with {model.num_classes} classes"
+            raise ValueError(f"the weights do not fit {asked}") from error
+        if card is not None and card.variant != model.variant.name:  # as ``arguments`` asked
+            card = replace(card, variant=model.variant.name)
+        model.card = card
+        return model.eval()
+
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, nn.Module)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        (save_directory / WEIGHTS).write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
+        encoded = safetensors.torch.save(weights, {"format": "pt"})
+        write_atomically(save_directory / WEIGHTS, lambda file: file.write_bytes(encoded))
         config = {**self._hub_mixin_config, "card": json.loads(self.card.to_json()) if self.card else None}  # type: ignore[dict-item]
-        (save_directory / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(save_directory / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
 
     def generate_model_card(self, *, results: str = "") -> huggingface_hub.ModelCard:  # type: ignore[override]
         """The README of the Hub's page. ``results``: Markdown put at its end, in place of the run's record."""
@@ -66,8 +145,9 @@ class PretrainedMixin(PyTorchModelHubMixin):
         if self.card:
             norm = self.card.normalization
             mean = f"the mean image in {CONFIG}" if norm.mean_image else f"mean {_numbers(norm.mean)}"
+            sides = "shorter side resized to 256" if norm.resize == "short-side" else "warped to 256×256"
             training = (
-                f"Trained on {self.card.data}. Input: RGB, `(x / 255 − mean) / std` "
+                f"Trained on {self.card.data}. Input: RGB, {sides}, a crop, `(x / 255 − mean) / std` "
                 f"with {mean} and std {_numbers(norm.std)}."
             )
             if self.card.record and not results:
@@ -94,18 +174,12 @@ class PretrainedMixin(PyTorchModelHubMixin):
         file = Path(model_id) / WEIGHTS
         if not Path(model_id).is_dir():
             file = Path(huggingface_hub.hf_hub_download(model_id, WEIGHTS, **where))
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file")
-        with torch.device("meta"):
-            model = cls(**options)
-        assert isinstance(model, nn.Module)
+        card = Saved.of(config, f"{model_id}: {CONFIG}").card if config else None
+        weights, _ = read_safetensors(file, map_location)
         try:
-            model.load_state_dict(safetensors.torch.load_file(file, map_location), strict=strict, assign=True)
-        except (RuntimeError, safetensors.SafetensorError) as error:
-            raise ValueError(f"{file}: not the weights of {cls.__name__} with {options}") from error
-        if config and config.get("card"):
-            model.card = ModelCard.from_json(json.dumps(config["card"]))
-        return model.eval()
+            return cls.from_weights(weights, card, strict=strict, **options)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
 
 
 def _numbers(values: tuple[float, ...]) -> str:

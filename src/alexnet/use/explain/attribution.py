@@ -106,11 +106,9 @@ def with_new_fc8(model: AlexNet_2012, seed: int = 0) -> AlexNet_2012:
     trained = weights["classifier.fc8.weight"]
     drawn = torch.randn(trained.shape, generator=random) * trained.float().std(correction=0).cpu()
     weights["classifier.fc8.weight"] = drawn.to(trained)
-    with torch.device("meta"):
-        other = AlexNet_2012(model.num_classes, model.variant.name)
-    other.load_state_dict(weights, assign=True)
-    other.card = model.card
-    return other.eval().requires_grad_(False)
+    variant = model.variant.name
+    other = AlexNet_2012.from_weights(weights, model.card, num_classes=model.num_classes, variant=variant)
+    return other.requires_grad_(False)
 
 
 def correlation(one: Tensor, other: Tensor) -> float | None:

@@ -1,0 +1,59 @@
+"""Files of tensors, read without running any code in them. Whatever is wrong with one is a ValueError of one line."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+__all__ = ["first_line", "read_pickled", "read_safetensors"]
+
+
+def read_pickled(path: Path, *, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote, on the CPU: tensors, numbers, strings, lists and dicts of them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut short, foreign, or a pickle that would run code.
+    """
+    _must_exist(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: refused: loading it would run code, or it is not a file of weights") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which torch's reader gives of some cut files
+            raise
+        raise ValueError(f"{path}: cut short or not a file of weights ({first_line(error)})") from error
+
+
+def read_safetensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a ``.safetensors`` by name, and its metadata.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut short or foreign.
+    """
+    _must_exist(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return safetensors.torch.load_file(path, device), metadata
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: cut short or not a safetensors file ({first_line(error)})") from error
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the rest of a long message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
