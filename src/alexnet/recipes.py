@@ -238,8 +238,8 @@ def source(**changes: Any) -> Recipe:
     epoch 67 (178). convdata.py: mean image (39), crops and mirrors (253 to 259), ten views (240 to 247), noise by
     standard deviations (41, 113) and division by 1.1 (205). convnet.py: batches of 128 (177).
 
-    What to expect: no whole run has been made. In 70 steps on CIFAR-10 (JPEG q75 copy, bf16 on two cores) the loss rose to
-    3.45 and fell to 1.79, unclipped; docs/training.md has what that depends on.
+    What to expect: no whole run has been made. In 70 steps on CIFAR-10 (JPEG q75 copy, bf16 on two cores) the loss rose
+    to 3.45 and fell to 1.79, unclipped; docs/training.md has what that depends on.
     """
     base = Recipe(
         name="source", variant="source", init="source", input_scale="mean-image", crop="random", color_noise="std",
