@@ -39,9 +39,8 @@ def page(runs: Runs) -> str:
         [
             *lines,
             "",
-            "`python benchmarks/faults.py --json results/faults-cpu.json`, "
-            f"{machine["cpu"]}, {machine["cores"]} cores, "
-            f"torch {versions['torch']}; commit {commits}, {runs[-1]['date']}.",
+            f"`make faults` on {machine['cpu']}, {machine['cores']} cores, torch {versions['torch']}; "
+            f"commit {commits}, {runs[-1]['date']}.",
         ]
     )
 
