@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: setup quickstart test test-slow lint format results bench bench-gpu accuracy-gpu clean
+.PHONY: setup quickstart test test-slow lint format results bench faults bench-gpu accuracy-gpu clean
 
 setup: .venv/dev  ## Create .venv with everything for development
 
@@ -40,15 +40,19 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-results: .venv/run  ## RESULTS.md, docs/findings.md and the README's tables from the records in results/
+results: .venv/run  ## RESULTS.md and the other pages' tables from the records in results/
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/findings.py
+	$(BIN)/python benchmarks/reliability.py
 
 DATA ?= cifar10
 
 bench: .venv/run  ## This project beside the usual way, on this machine's CPU
 	$(BIN)/python benchmarks/compare.py --device cpu --json results/compare-cpu.json
 	$(BIN)/python benchmarks/agreement.py --json results/agreement-cpu.json
+
+faults: .venv/dev  ## Kill, starve, damage and mislead it thousands of times: docs/reliability.md, about an hour
+	$(BIN)/python benchmarks/faults.py --json results/faults-cpu.json
 
 bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic as it is, five seeds, and the plain way, three
 	$(BIN)/python benchmarks/compare.py --device cuda --data $(DATA) --json results/compare-gpu.json

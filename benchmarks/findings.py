@@ -19,6 +19,7 @@ from alexnet.reproduce.catalogue import EXPERIMENTS
 from alexnet.reproduce.experiment import Experiment
 from alexnet.reproduce.pictures import draw
 from alexnet.reproduce.told import spread
+from record import between
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- findings: made by benchmarks/findings.py -->", "<!-- end of findings -->"
@@ -94,19 +95,13 @@ def lines_of_three(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(["| of the paper's eight claims about its parts | |", "|---|---|", *rows])
 
 
-def _between(text: str, part: str) -> str:
-    """``text`` with ``part`` between its markers."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{part.strip()}\n\n{END}{rest.split(END)[1]}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     found = records()
     parts = {ROOT / "docs" / "findings.md": page(found), ROOT / "README.md": lines_of_three(found)}
-    pages = {path: _between(path.read_text(), part) for path, part in parts.items()}
+    pages = {path: between(path.read_text(), part, BEGIN, END) for path, part in parts.items()}
     wrong = [path for path, text in pages.items() if path.read_text() != text]
     if args.check:
         for path in wrong:

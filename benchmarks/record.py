@@ -1,4 +1,4 @@
-"""What every record says of its origin, and records that grow run by run."""
+"""What every record says of its origin, records that grow run by run, and the parts of pages made from records."""
 
 from __future__ import annotations
 
@@ -50,3 +50,9 @@ class Growing:
         first = json.dumps(self.names[0])
         text = json.dumps(self.record, ensure_ascii=False).replace(f"{{{first}", f"\n  {{{first}") + "\n"
         write_atomically(self.path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def between(text: str, part: str, begin: str, end: str) -> str:
+    """``text``, a page, with ``part`` between its markers."""
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{part.strip()}\n\n{end}{rest.split(end)[1]}"

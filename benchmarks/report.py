@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from record import between
+
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: made by benchmarks/report.py -->", "<!-- end of results -->"
 MEASURES = {
@@ -283,11 +285,9 @@ def pages(root: Path) -> dict[Path, str]:
     """Each page that this script keeps, as it should be."""
     found = records(root / "results")
     readme = root / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     return {
         root / "RESULTS.md": results_page(found),
-        readme: f"{before}{BEGIN}\n\n{readme_table(found)}\n\n{END}{after}",
+        readme: between(readme.read_text(), readme_table(found), BEGIN, END),
     }
 
 

@@ -36,6 +36,7 @@ COMMANDS = (
     "doctor",
     "report",
     "explain",
+    "demo",
 )
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 40)}
@@ -196,7 +197,7 @@ def test_every_field_is_a_flag(name: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ("trian", r"command trian: allowed is one of train, .*report \(did you mean train\?\)"),
+        ("trian", r"command trian: allowed is one of train, .*demo \(did you mean train\?\)"),
         ("train clasic", r"recipe clasic: allowed is one of classic, .* \(did you mean classic\?\)"),
         ("train digits", r"recipe digits: images are named with --data digits; recipes are .*"),
         ("train --epoch 3", r"--epoch: no such flag \(did you mean --epochs\?\); .*"),

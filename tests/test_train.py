@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from alexnet import recipes, train
 from alexnet.data import datasets
 from alexnet.run import doctor
 from alexnet.run.progress import Progress
+from alexnet.run.runfolder import alone_in, begin_in
 from alexnet.run.session import Session
 from alexnet.run.tracking import read_rows
 from alexnet.use.evaluate import evaluate
@@ -67,6 +69,7 @@ def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
         "last.ckpt",
         "best.safetensors",
         "curves.png",
+        ".lock",
     }
     rows = read_rows(whole)
     assert [row["step"] for row in rows] == [2, 3, 4, 6]  # an epoch has 3 steps
@@ -207,6 +210,23 @@ def test_killed_at_any_moment_and_resumed_is_exact(images: Path, whole: Path, tm
     assert code == 0, output
     assert_same_run(out, whole)
     assert not list(out.glob("*.tmp"))
+
+
+def test_two_runs_at_once_in_one_folder(run: Run, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--data", str(images), "--epochs", "100000", "--out", str(out)]
+    first = Command([*COMMAND, *flags], tmp_path / "output")
+    first.wait_for(out / "metrics.jsonl")
+    refused = rf"^--out {re.escape(str(out))}: another run is at work in it; name another folder$"
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=refused):
+            run(out, resume=resume)
+    with pytest.raises(ValueError, match=refused), begin_in(out, recipes.quickstart(), resume=True):
+        pass  # the second look, once the data are read
+    first.send(signal.SIGKILL)
+    first.process.join()
+    with alone_in(out):  # a dead run does not hold it
+        pass
 
 
 class Killed(BaseException):

@@ -91,6 +91,8 @@ def _run(argv: list[str]) -> int:
     out.flush()
     if answer.aside:
         print(answer.aside, file=sys.stderr)
+    if answer.then:
+        answer.then()
     return answer.code
 
 

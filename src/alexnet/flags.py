@@ -234,10 +234,6 @@ def _summary(parser: argparse.ArgumentParser) -> None:
     _add(parser, "--num-classes", int, "Length of the output. (default 10)", least=1, default=10)
 
 
-def _variants(parser: argparse.ArgumentParser) -> None:
-    pass  # no flags of its own
-
-
 def _export(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _add(parser, "--format", FORMATS, "What to write.", required=True)
@@ -261,11 +257,22 @@ def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE.html", help=text)
 
 
+def _demo(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _data(parser, " none: show what needs no data.")
+    text = "Training images among which the nearest are looked for; 0: none. (default 10000)"
+    _add(parser, "--neighbours", int, text, least=0, default=10_000)
+    text = "where to listen; 0.0.0.0: for everybody on this machine's networks (default 127.0.0.1: this machine alone)"
+    parser.add_argument("--host", default="127.0.0.1", help=text)
+    _add(parser, "--port", int, "where to listen; 0: any free port (default the first free one from 7860 on)", least=0)
+    parser.add_argument("--space", metavar="DIR", help="show nothing; write the page as a Hugging Face Space")
+    _add_fields(parser, "device", "precision", default="auto")
+
+
 def _reproduce(parser: argparse.ArgumentParser) -> None:
     parser.usage = "alexnet reproduce [EXPERIMENT] [--out DIR] [--resume] [flags]"
-    parser.add_argument(
-        "experiment", nargs="?", metavar="EXPERIMENT", help="one of the list, or FILE.py; none: the list"
-    )
+    text = "one of the list, or FILE.py; none: the list"
+    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help=text)
     parser.add_argument("--out", metavar="DIR", help="the experiment's folder (default runs/reproduce-EXPERIMENT)")
     parser.add_argument("--resume", action="store_true", help="go on with the experiment in that folder")
     parser.add_argument("--full", action="store_true", help="as the paper did it, not shortened for a laptop")
@@ -282,14 +289,11 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]]
     "predict": (_predict, "Classify image files.", "runs/first cat.jpg dog.png --top-k 3"),
     "explain": (_explain, "Look inside a trained network, on one page.", "runs/first cat.jpg --out inside.html"),
     "summary": (_summary, "Show a network layer by layer.", "--variant paper --num-classes 1000"),
-    "variants": (_variants, "Show how the networks called AlexNet differ.", ""),
+    "variants": (lambda _: None, "Show how the networks called AlexNet differ.", ""),
     "export": (_export, "Write a trained network for use elsewhere.", "runs/first --format onnx --out alexnet.onnx"),
     "convert": (_convert, "Make weights from elsewhere loadable here.", "bvlc_alexnet.caffemodel alexnet.safetensors"),
     "reproduce": (_reproduce, "Put the paper's claims to the test.", "figure-1 --data cifar10 --out runs/figure-1"),
     "doctor": (_doctor, "Check this machine, and whether a recipe will learn.", "--recipe classic --init he"),
-    "report": (
-        _report,
-        "Make a page of one run, or of several side by side.",
-        "runs/first runs/second --out both.html",
-    ),
+    "report": (_report, "Make a page of one run, or of several.", "runs/first runs/second --out both.html"),
+    "demo": (_demo, "Show a trained network pictures, on a page on this machine.", "runs/first --port 8000"),
 }

@@ -32,12 +32,11 @@ from alexnet.model import ABLATIONS, VARIANTS
 from alexnet.parallel import columns
 from alexnet.recipes import Recipe
 from alexnet.report import plots
-from alexnet.run import tracking
+from alexnet.run import runfolder, tracking
 from alexnet.run.display import Display, profiled
 from alexnet.run.doctor import warn_of_plateau
 from alexnet.run.metrics import Metrics, measure, with_views
 from alexnet.run.processes import signals
-from alexnet.run.runfolder import check_folder, continued, describe_run, headline, nothing_left, write_config
 from alexnet.run.schedule import learning_rate, set_rates
 from alexnet.run.session import Session, open_session
 from alexnet.weights.checkpoint import LAST
@@ -93,7 +92,7 @@ def run(
     device = hardware.pick_device(recipe.device)
     folder = Path(out) if out else Path("runs") / recipe.name
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
-        check_folder(folder, recipe, resume=resume)
+        runfolder.check_folder(folder, recipe, resume=resume)
     if recipe.parallel == "columns":
         columns.check({**VARIANTS, **ABLATIONS}[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
     dataset = datasets.load(recipe.data, recipe.data_dir)
@@ -103,7 +102,8 @@ def run(
         dataset = dataset.with_fewer(recipe.images)
     with contextlib.closing(open_session(recipe, folder, dataset, device)) as s:
         main = s.accelerator.is_main_process
-        with contextlib.closing(Display(quiet=quiet or not main)) as display:
+        place = runfolder.begin_in(folder, recipe, resume=resume) if main else contextlib.nullcontext()
+        with place, contextlib.closing(Display(quiet=quiet or not main)) as display:
             if resume and (folder / LAST).is_file():
                 s.restore()
             return _run(s, display, resume=resume, profile=profile)
@@ -114,15 +114,15 @@ def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
     if s.progress.step > s.last_step:
         raise ValueError(f"--max-steps {recipe.max_steps}: the run in {s.folder} is at step {s.progress.step} already")
     if s.progress.logged == s.last_step:
-        display.line(nothing_left(s))
+        display.line(runfolder.nothing_left(s))
         return _result(s, None)
-    config = describe_run(s)
+    config = runfolder.describe_run(s)
     if resume:
-        config, changes = continued(s.folder, config)
+        config, changes = runfolder.continued(s.folder, config)
         if changes:
             display.line(f"goes on with {changes}: not bit for bit as it would have been")
     if main:
-        write_config(s.folder, config)
+        runfolder.write_config(s.folder, config)
     tracker = tracking.start(
         recipe.tracker if main else None,
         s.folder,
@@ -130,7 +130,7 @@ def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
         resume_step=s.progress.logged if resume else None,
         say=display.line,
     )
-    display.line(headline(s, config))
+    display.line(runfolder.headline(s, config))
     display.start(s.last_step, s.progress.step)
     try:
         with signals() as stopped, profiled(profile if main else 0, s.folder, display.line) as after_step:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class Answer:
     code: int = 0
     aside: str = ""
     """For standard error: what is no result, but has to be said with ``--json`` too."""
+    then: Callable[[], None] | None = None
+    """What goes on after all that has been said, until somebody ends it."""
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from alexnet.flags import UsageError
 if TYPE_CHECKING:
     from alexnet.data.splits import Dataset
 
-__all__ = ["convert", "evaluate", "explain", "export", "predict"]
+__all__ = ["convert", "demo", "evaluate", "explain", "export", "predict"]
 
 
 def evaluate(args: argparse.Namespace) -> Answer:
@@ -101,6 +101,31 @@ def explain(args: argparse.Namespace) -> Answer:
     return Answer(found, format_explanation(found), 1 if errors else 0, "\n".join([*errors, *notes]))
 
 
+def demo(args: argparse.Namespace) -> Answer:
+    from alexnet import hardware
+    from alexnet.use.demo.network import Network
+    from alexnet.use.demo.server import end_on_sigterm, need_gradio, serve
+    from alexnet.weights.checkpoint import load_model
+
+    need_gradio()
+    hardware.keep_freed_memory()
+    path = Path(args.model)
+    model, (_, recipe) = load_model(path), _run_of(path)
+    dataset, without = _data_at_hand(args, recipe)
+    network = Network(model, dataset, count=args.neighbours, device=args.device, precision=args.precision)
+    note = "" if dataset else f"without examples and nearest training images: {without}"
+    if args.space:
+        from alexnet.use.demo.space import write_space
+
+        space = Path(args.space)
+        files = write_space(network, space)
+        told = f"{space}: {', '.join(files)}\nto push it:\n  hf upload USER/NAME {space} --repo-type space"
+        return Answer({"space": str(space), "files": files}, told, aside=note)
+    end_on_sigterm()
+    page = serve(network, args.host, args.port)
+    return Answer({"url": page.url}, f"{page.url}\nCtrl-C ends it", aside=note, then=page.wait)
+
+
 def export(args: argparse.Namespace) -> Answer:
     from alexnet.weights.export import export
 
@@ -144,3 +169,18 @@ def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Datas
     dataset = datasets.load(spec, args.data_dir or recipe.get("data_dir") or "data")
     holdout = 0 if args.data else recipe.get("holdout", 0)
     return (dataset.with_holdout(holdout) if holdout else dataset), holdout
+
+
+def _data_at_hand(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Dataset | None, str]:
+    """The data set as ``_data_of`` has it, or why there is none; the run's own is never downloaded."""
+    from alexnet.data import datasets
+
+    if args.data == "none":
+        return None, "--data none"
+    if not args.data:
+        if not (spec := recipe.get("data")):
+            return None, "no data set was named"
+        found = datasets.describe(spec, args.data_dir or recipe.get("data_dir") or "data")
+        if not found["found"]:
+            return None, f"{spec}: {found['how']}; to use it: --data {spec}"
+    return _data_of(args, recipe)[0], ""

@@ -6,7 +6,6 @@ is wrong with the data as a whole is refused here, before any work, in one line.
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import pickle
 import socket
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.folders import VAL_SPLITS, Table, from_tables, load_folder, read_table, some
+from alexnet.data.folders import VAL_SPLITS, Table, from_tables, load_folder, read_table, require_datasets, some
 from alexnet.data.images import ImageError
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.data.stores import Pixels
@@ -66,7 +65,7 @@ def describe(spec: str, data_dir: str | Path = "data") -> dict[str, Any]:
             if found := _cifar10_on_disk(data_dir):
                 dataset, where = found[0], str(found[1])
         elif spec.startswith("hf:"):
-            _require_datasets(spec)
+            _require_name(spec)
             how = "the datasets library takes it from its cache, or downloads it, when it is used"
         else:
             dataset = _without_network(spec)
@@ -247,15 +246,14 @@ def _digits() -> Dataset:
 # the datasets library
 
 
-def _require_datasets(spec: str) -> None:
+def _require_name(spec: str) -> None:
     if spec == "hf:":
         raise ValueError("--data hf: needs a name, such as hf:uoft-cs/cifar10")
-    if importlib.util.find_spec("datasets") is None:
-        raise ValueError(f"--data {spec}: needs the datasets library: pip install 'alexnet-2012[hf]'")
+    require_datasets(spec)
 
 
 def _hugging_face(spec: str) -> Dataset:
-    _require_datasets(spec)
+    _require_name(spec)
     import datasets
     from huggingface_hub import constants
 
@@ -274,6 +272,7 @@ def _hugging_face(spec: str) -> Dataset:
 
     def table(split: str) -> Table:
         data = splits[split]
-        return read_table([(f"{name} {split}", data.with_format("arrow")[:])], data.features.to_dict(), folders)
+        rows = data.with_format("arrow")[:]  # memory-mapped
+        return read_table([(f"{name} {split}", rows)], data.features.to_dict(), folders, data)
 
     return from_tables(spec, name, table("train"), table(split) if split else None, VAL_SPLITS.get(split or "", "val"))

@@ -1,9 +1,10 @@
 """Data sets in folders: the Parquet layout of the Hugging Face hub, or one folder of image files per class."""
 
+import importlib.util
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet.data.splits import HELD_OUT_SEED, Dataset, Images, hold_out
-from alexnet.data.stores import Encoded, Files
+from alexnet.data.stores import Encoded, Files, Paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +23,7 @@ _IMAGE_FILE = re.compile(r"[^.].*\.(jpe?g|png|bmp|gif|webp|tiff?|p[bgp]m|jp2|avi
 VAL_SPLITS = {"validation": "val", "val": "val", "valid": "val", "test": "test"}
 _PARQUET_FOLDERS = ("", "data", "plain_text")
 _LABELS = ("label", "labels", "fine_label")
+_MAPPED_FROM = 1 << 30  # bytes of a split's Parquet files above which they are not read into memory
 
 
 def load_folder(spec: str, folder: Path) -> Dataset:
@@ -68,17 +70,22 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _class_files(folder: Path, classes: list[str]) -> Images:
-    paths: list[str] = []
     counts: list[int] = []
-    for name in classes:
-        before = len(paths)
-        for at, inner, files in os.walk(folder / name):
-            inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
-            paths += [str(Path(at, file)) for file in sorted(files) if _IMAGE_FILE.fullmatch(file)]
-        counts.append(len(paths) - before)
-        if not counts[-1]:
-            raise ValueError(f"{folder / name}: the class has no images")
-    return Images(np.repeat(np.arange(len(classes)), counts), Files(paths, str(folder)))
+
+    def paths() -> Iterator[str]:
+        for name in classes:
+            found = 0
+            for at, inner, files in os.walk(folder / name):
+                inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
+                own = [f"{at}{os.sep}{file}" for file in sorted(files) if _IMAGE_FILE.fullmatch(file)]
+                found += len(own)
+                yield from own
+            if not found:
+                raise ValueError(f"{folder / name}: the class has no images")
+            counts.append(found)
+
+    store = Files(Paths(paths()), str(folder))
+    return Images(np.repeat(np.arange(len(classes)), counts), store)
 
 
 def some(names: Sequence[str]) -> str:
@@ -98,12 +105,21 @@ class Table:
     names: tuple[str, ...] | None
 
 
-def read_table(parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, Any], folders: tuple[str, ...]) -> Table:
+def require_datasets(spec: str, why: str = "") -> None:
+    """ValueError, in one line, where the datasets library is not installed."""
+    if importlib.util.find_spec("datasets") is None:
+        raise ValueError(f"--data {spec}: {why}needs the datasets library: pip install 'alexnet-2012[hf]'")
+
+
+def read_table(
+    parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, Any], folders: tuple[str, ...], mapped: Any = None
+) -> Table:
     """One split from its Arrow tables, each with the name that error messages use for it.
 
     Args:
         features: column name to {"_type", ...}, as the datasets library writes it into a schema; may be empty.
         folders: where the files lie that rows without bytes may point to; real paths.
+        mapped: the datasets library's table on disk, where the parts are one after another the whole of it.
 
     Raises:
         ValueError: no image column or no label column can be told, or the labels are not integers.
@@ -124,7 +140,8 @@ def read_table(parts: Sequence[tuple[str, "pa.Table"]], features: Mapping[str, A
         names = _kind(features, label).get("names")
     column = pa.chunked_array([chunk for part in images for chunk in part.chunks], images[0].type)
     starts = np.cumsum([0] + [len(part) for part in labels[:-1]]).tolist()
-    store = Encoded(column, tuple(starts), tuple(title for title, _ in parts), folders)
+    on_disk = None if mapped is None else mapped.select_columns([image])
+    store = Encoded(column, tuple(starts), tuple(title for title, _ in parts), folders, on_disk)
     return Table(store, np.concatenate(labels), tuple(names) if names else None)
 
 
@@ -188,28 +205,52 @@ def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
         raise ValueError(
             f"--data {spec}: train-*.parquet is there, but neither validation-*.parquet nor test-*.parquet"
         )
-    train, val = (_read_parquet(sorted(files.glob(f"{name}-*.parquet"))) for name in ("train", split))
+    train, val = (_read_parquet(spec, sorted(files.glob(f"{name}-*.parquet"))) for name in ("train", split))
     return from_tables(spec, _display_name(folder), train, val, VAL_SPLITS[split])
 
 
-def _read_parquet(paths: list[Path]) -> Table:
+def _read_parquet(spec: str, paths: list[Path]) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     stated = re.search(r"-of-(\d+)$", paths[0].stem)
     if stated and int(stated[1]) != len(paths):
         raise ValueError(f"{paths[0]}: the split has {int(stated[1])} files, {len(paths)} of them are here")
+    large = sum(path.stat().st_size for path in paths) > _MAPPED_FROM
     parts: list[tuple[str, pa.Table]] = []
+    rows: list[int] = []
     features: dict[str, Any] = {}
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 features = features or _features(schema.metadata or {})
-                parts.append((str(path), file.read(columns=list(_columns(str(path), schema, features)))))
+                columns = list(_columns(str(path), schema, features))
+                rows.append(file.metadata.num_rows)
+                if not large:
+                    parts.append((str(path), file.read(columns=columns)))
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
-    return read_table(parts, features, (os.path.realpath(paths[0].parent),))
+    mapped = _mapped(spec, paths, columns) if large else None
+    if mapped is not None:
+        table, starts = mapped.with_format("arrow")[:], np.cumsum([0, *rows[:-1]]).tolist()
+        parts = [(str(path), table.slice(start, n)) for path, start, n in zip(paths, starts, rows, strict=True)]
+    return read_table(parts, features, (os.path.realpath(paths[0].parent),), mapped)
+
+
+def _mapped(spec: str, paths: list[Path], columns: list[str]) -> Any:
+    """The files as one table of the datasets library: memory-mapped, in its cache, where it writes a copy at first.
+
+    Parquet itself cannot be mapped: of a file, a row cannot be had without the hundreds or thousands around it.
+    """
+    require_datasets(spec, "Parquet of this size ")
+    from datasets import Dataset as OnDisk
+
+    try:
+        return OnDisk.from_parquet(list(map(str, paths)), columns=columns)
+    except Exception as error:  # the library has exceptions of its own, around those of pyarrow and of the system
+        why = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"--data {spec}: its Parquet files cannot be read ({why})") from error
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class ImageError(ValueError):
     """An image cannot be used. The message is one line: the file or row, and what is wrong with it."""
 
 
-def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+def open_image(source: str | Path | bytes, name: str | None = None, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in a file, or in the bytes of one, as RGB, fully decoded and turned upright by its EXIF orientation.
 
     Transparency is laid over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
@@ -55,16 +55,19 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     Args:
         source: a path, or the content of an image file.
         name: what error messages call it; the path by default.
+        most_pixels: a limit below `MAX_PIXELS`, for images from strangers.
 
     Raises:
-        ImageError: missing, empty, damaged, truncated, not an image, or more than `MAX_PIXELS` pixels.
+        ImageError: missing, empty, damaged, truncated, not an image, or more than `most_pixels` pixels.
     """
-    with decoding(source, name) as image:
+    with decoding(source, name, most_pixels) as image:
         return image.copy()
 
 
 @contextmanager
-def decoding(source: str | Path | bytes, name: str | None = None) -> Iterator[Image.Image]:
+def decoding(
+    source: str | Path | bytes, name: str | None = None, most_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
     """`open_image` for one thread among many, which makes the image smaller in the block and loses it at its end.
 
     Until then the image's pixels count against `MAX_PIXELS_AT_ONCE`, and a thread waits here for room; so the block
@@ -73,18 +76,18 @@ def decoding(source: str | Path | bytes, name: str | None = None) -> Iterator[Im
     name = name or ("image bytes" if isinstance(source, bytes) else str(source))
     with ExitStack() as held:
         try:
-            image = _decoded(source, held)
+            image = _decoded(source, most_pixels, held)
         except Exception as error:  # on damaged input Pillow's decoders raise almost anything, KeyError among it
             raise ImageError(" ".join(f"{name}: {_reason(source, error)}".splitlines())) from error
         held.callback(image.close)  # frees its memory before its room, whoever may still refer to it
         yield image
 
 
-def _decoded(source: str | Path | bytes, held: ExitStack) -> Image.Image:
+def _decoded(source: str | Path | bytes, most_pixels: int, held: ExitStack) -> Image.Image:
     with Image.open(_readable(source), formats=_formats()) as image:  # reads no more than the header
         pixels = image.width * image.height
-        if pixels > MAX_PIXELS:
-            raise Image.DecompressionBombError
+        if pixels > most_pixels:
+            raise ImageError(_too_large(most_pixels))
         held.enter_context(_AT_ONCE.room_for(pixels))
         image.load()
         return _upright(_to_rgb(image), _orientation(image))
@@ -141,12 +144,16 @@ def _reason(source: str | Path | bytes, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have none
         return error.strerror[:1].lower() + error.strerror[1:]
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"too large: the limit is {MAX_PIXELS:,} pixels"
+        return _too_large(MAX_PIXELS)
     if isinstance(error, UnidentifiedImageError):
         if not isinstance(source, bytes) and Path(source).suffix.lower() in (".heic", ".heif"):
             return "HEIC is not supported; save it as JPEG or PNG"
         return f"not an image in a supported format ({', '.join(FORMATS)}), or its header is damaged"
     return f"damaged or truncated ({error or type(error).__name__})"
+
+
+def _too_large(most_pixels: int) -> str:
+    return f"too large: the limit is {most_pixels:,} pixels"
 
 
 @functools.cache

@@ -106,7 +106,7 @@ class Images:
         """A digest of the labels and the images, in their order; see `Dataset.fingerprint`."""
         rows = np.arange(len(self)) if self.rows is None else self.rows
         sizes, names = self.store.listing(rows)
-        digest = hashlib.sha256(names.encode(errors="surrogateescape"))
+        digest = hashlib.sha256(names)
         digest.update(self.labels.astype("<i8").tobytes() + sizes.astype("<i8").tobytes())
         if sizes.sum() > _READ_WHOLE:
             rows = rows[np.linspace(0, len(rows) - 1, min(_READ_OF_MORE, len(rows))).astype(int)]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.data.splits import Images
@@ -117,7 +118,8 @@ def _small_blocks(images: Images) -> Iterator[np.ndarray]:
 
 def _large_blocks(images: Images, rows: Sequence[int]) -> Iterator[np.ndarray]:
     cut = central_patch()
-    for row in rows:
+    told = {"desc": "statistics of the training images", "unit": "image", "leave": False, "delay": 2}
+    for row in tqdm(rows, **told, disable=None):  # at a terminal, once it takes longer
         with images.decoding(row) as image:
             patch = np.asarray(cut(image), dtype=np.float64)
         yield patch[None]

@@ -1,8 +1,9 @@
 """Where the images of a split are kept until somebody asks for one: as pixels, in a Parquet column, in files."""
 
 import os
+from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Store(Protocol):
 
     def encoded(self, row: int) -> bytes: ...
 
-    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
         """Of `rows`, without reading an image: the bytes that `encoded` will give, int64 [N], and the files' names."""
 
 
@@ -46,13 +47,16 @@ class Pixels:
     def encoded(self, row: int) -> bytes:
         return bytes(self.array[row].tobytes())
 
-    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
-        return np.full(len(rows), self.array[0].nbytes), ""
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
+        return np.full(len(rows), self.array[0].nbytes), b""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """Image files held in an Arrow column of structs {bytes, path}, as Parquet on the Hugging Face hub has them.
+
+    `mapped` is the datasets library's table on disk, where the column is the memory-mapped first one of that: another
+    process is then sent the table, which travels as the names of its files, in the column's place.
 
     `starts` are the first rows of the files that the column was read from, and `titles` the names of those files.
     A row without bytes points to a file, which must lie in one of `folders` (without symbolic links): whoever made the
@@ -63,6 +67,15 @@ class Encoded:
     starts: tuple[int, ...]
     titles: tuple[str, ...]
     folders: tuple[str, ...] = ()
+    mapped: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "column" or self.mapped is None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["mapped"] is not None:
+            state = {**state, "column": state["mapped"].with_format("arrow")[:].column(0)}
+        self.__dict__.update(state)
 
     def name(self, row: int) -> str:
         return self._name(row, self._value(row))
@@ -75,7 +88,7 @@ class Encoded:
         source = self._source(row, self._value(row))
         return source if isinstance(source, bytes) else Path(source).read_bytes()
 
-    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -86,7 +99,7 @@ class Encoded:
             source = self._source(row, self._value(row))
             assert isinstance(source, str)
             lengths[place] = Path(source).stat().st_size
-        return lengths, ""
+        return lengths, b""
 
     def _source(self, row: int, value: dict[str, Any]) -> bytes | str:
         content: bytes | None = value.get("bytes")
@@ -111,6 +124,28 @@ class Encoded:
         return self.column[row].as_py() or {}
 
 
+class Paths(Sequence[str]):
+    """Paths, kept as one piece of memory.
+
+    A list of a million strings is a million objects, and a forked process that counts its references to them soon holds
+    a copy of each.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        text, ends = bytearray(), array("q")
+        for path in paths:
+            text += os.fsencode(path)
+            ends.append(len(text))
+        self.text, self.ends = bytes(text), np.asarray(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: Any) -> Any:  # of the two that a Sequence has, the one that takes a number
+        start = self.ends[row - 1] if row else 0
+        return os.fsdecode(self.text[start : self.ends[row]])
+
+
 @dataclass(frozen=True, eq=False)
 class Files:
     """Image files on disk, all below `folder`."""
@@ -127,7 +162,10 @@ class Files:
     def encoded(self, row: int) -> bytes:
         return Path(self.paths[row]).read_bytes()
 
-    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, str]:
-        paths = [self.paths[row] for row in rows]
-        names = "\n".join(path.removeprefix(self.folder) for path in paths)
-        return np.array([Path(path).stat().st_size for path in paths], np.int64), names.replace(os.sep, "/")
+    def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
+        lengths, names = np.empty(len(rows), np.int64), bytearray()
+        for place, row in enumerate(rows):
+            path = self.paths[row]
+            lengths[place] = os.stat(path).st_size  # noqa: PTH116 (a million of them, and a Path takes longer)
+            names += os.fsencode(path.removeprefix(self.folder).replace(os.sep, "/")) + b"\n"
+        return lengths, bytes(names[:-1])

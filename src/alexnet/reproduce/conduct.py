@@ -31,6 +31,7 @@ from alexnet.reproduce.pictures import draw
 from alexnet.reproduce.record import make_plan, make_record, write_record
 from alexnet.run.display import duration
 from alexnet.run.processes import signals
+from alexnet.run.runfolder import alone_in, is_unused
 
 __all__ = ["Conducted", "conduct"]
 
@@ -80,7 +81,7 @@ def conduct(
         OSError: the data cannot be had, or the disk is full.
     """
     folder = Path(out or f"runs/reproduce-{experiment.name}")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not resume and not is_unused(folder):
         raise ValueError(f"--out {folder}: already exists; name another, or go on with --resume")
     dataset = datasets.load(data, data_dir)
     arms = {arm.name: arm.settings(full=full) for arm in experiment.arms}
@@ -88,27 +89,17 @@ def conduct(
         pixels.check(dataset)
     arms = {name: _within(settings, len(dataset.train)) for name, settings in arms.items()}
     place = hardware.pick_device(device)
-    plan = make_plan(folder, experiment, arms, dataset, place, full=full)
-    with signals() as stopped:
-        work = _Work(
-            experiment,
-            arms,
-            dataset,
-            folder,
-            (data, data_dir, device),
-            place,
-            seeds or experiment.seeds,
-            stopped,
-            say,
-            quiet,
-        )
+    with alone_in(folder), signals() as stopped:
+        plan = make_plan(folder, experiment, arms, dataset, place, full=full)
+        runs = seeds or experiment.seeds
+        work = _Work(experiment, arms, dataset, folder, (data, data_dir, device), place, runs, stopped, say, quiet)
         try:
             work.all()
         except _StoppedError as signal:
             return Conducted(folder, None, signal.args[0])
-    record = make_record(experiment, work.arms, work.results, work.sweeps, plan)
-    write_record(folder / "record.json", record)
-    draw(record, folder / f"{experiment.name}.png")
+        record = make_record(experiment, work.arms, work.results, work.sweeps, plan)
+        write_record(folder / "record.json", record)
+        draw(record, folder / f"{experiment.name}.png")
     return Conducted(folder, record)
 
 

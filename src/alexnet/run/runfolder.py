@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,21 @@ from alexnet import hardware
 from alexnet.files import git_commit, write_atomically
 from alexnet.recipes import Recipe
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from alexnet.run.session import Session
 
-__all__ = ["check_folder", "continued", "describe_run", "headline", "nothing_left", "read_config", "write_config"]
+__all__ = [
+    "alone_in", "begin_in", "check_folder", "continued", "describe_run", "headline", "is_unused", "nothing_left",
+    "read_config", "write_config",
+]  # fmt: skip
 
 CONFIG = "config.json"
+LOCK = ".lock"
 # A continued run may differ from its beginning in these: they do not change what is computed,
 FREE = {"max_steps", "save_every", "tracker", "parallel"}
 # and in these, as far as what comes of them is the same: `continued` compares that.
@@ -36,13 +47,53 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether a run can begin in ``folder``: not there, or empty but for the lock of a run that wrote nothing else."""
+    return not folder.exists() or (folder.is_dir() and all(entry.name == LOCK for entry in folder.iterdir()))
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make ``folder``, and keep other processes' runs out of it until the block's end. ValueError where one is in it.
+
+    The lock is the system's and this process's own: it ends with the process, even a killed one, and the workers that
+    outlive that for a moment do not have it, as they would have one by ``flock``. Not to be nested: the inner block's
+    end is the lock's. On Windows, and in file systems without locks, nobody is kept out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        if fcntl:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise ValueError(f"--out {folder}: another run is at work in it; name another folder") from None
+            except OSError:
+                pass
+        yield
+
+
+@contextlib.contextmanager
+def begin_in(folder: Path, recipe: Recipe, *, resume: bool) -> Iterator[None]:
+    """``alone_in`` for a run, after another look: one may have come and gone while this one read its data."""
+    with alone_in(folder):
+        _check(folder, recipe, resume=resume)
+        yield
+
+
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    """ValueError where a run cannot begin in ``folder``, or, to be resumed, is of another recipe.
+    """ValueError where a run cannot begin in ``folder``, or, to be resumed, is of another recipe or still at work.
 
     A run killed before it wrote anything is resumed from its start, so a folder that does not exist yet is no error.
     """
+    if (folder / LOCK).is_file():
+        with alone_in(folder):
+            pass
+    _check(folder, recipe, resume=resume)
+
+
+def _check(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not is_unused(folder):
             raise ValueError(f"--out {folder}: already exists; name another, or continue the run in it with --resume")
         return
     if folder.exists() and not folder.is_dir():

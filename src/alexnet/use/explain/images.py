@@ -22,7 +22,16 @@ from alexnet.use.explain.neighbours import Features, features_of_inputs, nearest
 from alexnet.use.explain.pictures import map_picture, over_picture, thumbnail
 from alexnet.use.explain.receptive import receptive_field
 
-__all__ = ["SEED", "Subject", "add_neighbours", "document", "explain_subjects", "from_data", "from_files"]
+__all__ = [
+    "SEED",
+    "Subject",
+    "add_neighbours",
+    "document",
+    "explain_subjects",
+    "fixed_choice",
+    "from_data",
+    "from_files",
+]
 
 SHOWN = 10  # images chosen where none are named
 CLASSES, MAPS, NEIGHBOURS = 5, 6, 6  # an image
@@ -67,10 +76,21 @@ def from_files(files: Sequence[str | Path]) -> list[Subject]:
     return subjects
 
 
-def from_data(dataset: Dataset, count: int = SHOWN) -> list[Subject]:
-    """Validation images, always the same ones, of as many classes as there are, in the order of the classes."""
+def fixed_choice(images: Images, count: int) -> Images:
+    """``count`` of the images, always the same ones, in their order; all where there are no more."""
+    if len(images) <= count:
+        return images
+    return images.subset(np.sort(np.random.RandomState(SEED).permutation(len(images))[:count]))
+
+
+def from_data(dataset: Dataset, count: int = SHOWN, draw: int = 0) -> list[Subject]:
+    """Validation images, always the same ones, of as many classes as there are, in the order of the classes.
+
+    Args:
+        draw: a number for other ones.
+    """
     val = dataset.val
-    order = np.random.RandomState(SEED).permutation(len(val))
+    order = np.random.RandomState(SEED + draw).permutation(len(val))
     seen_of: dict[int, int] = {}
     turns = []  # how many of its class come before each
     for index in order:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from alexnet import hardware
-from alexnet.data.splits import Dataset, Images
+from alexnet.data.splits import Dataset
 from alexnet.model import AlexNet_2012
 from alexnet.report.filters import filter_sheet
 from alexnet.report.html import png_uri, render, write_page
@@ -20,10 +19,10 @@ from alexnet.use.explain.answers import answers
 from alexnet.use.explain.attribution import CONVOLUTIONS
 from alexnet.use.explain.filters import conv1_filters, untrained
 from alexnet.use.explain.images import (
-    SEED,
     add_neighbours,
     document,
     explain_subjects,
+    fixed_choice,
     from_data,
     from_files,
 )
@@ -77,12 +76,12 @@ def explain(
     subjects = from_data(dataset) if dataset and not files else from_files(files)
     explain_subjects(model, subjects)
     filters, missing = _filters(model, run)
-    split, validation = None, _some(dataset.val, LIMIT) if dataset else None
+    split, validation = None, fixed_choice(dataset.val, LIMIT) if dataset else None
     if validation:
         found = answers(model, validation, precision=precision, watch=progress("validation images"))
         split = look_at_split(model, validation, found, patch)
     shown = any(subject.picture for subject in subjects)
-    training = _some(dataset.train, neighbours) if dataset and neighbours and shown else None
+    training = fixed_choice(dataset.train, neighbours) if dataset and neighbours and shown else None
     if training:
         known = features(model, training, precision=precision, watch=progress("training images"))
         add_neighbours(model, subjects, training, known, precision)
@@ -133,13 +132,6 @@ def _check(
     maps = model.get_parameter(f"features.{name}.weight").shape[0]
     if not 0 <= channel < maps:
         raise ValueError(f"--channel {channel}: allowed is 0 to {maps - 1}, the channels of {name}")
-
-
-def _some(images: Images, limit: int) -> Images:
-    """``limit`` of the images, always the same ones, in their order; all where there are no more."""
-    if len(images) <= limit:
-        return images
-    return images.subset(np.sort(np.random.RandomState(SEED).permutation(len(images))[:limit]))
 
 
 def _filters(model: AlexNet_2012, run: Path | None) -> tuple[list[dict[str, Any]], str]:

@@ -1,0 +1,71 @@
+"""SIGKILL at random moments and at every call that changes a file; every such call failing, as a full disk's does."""
+
+from __future__ import annotations
+
+import collections
+import random
+import shutil
+import signal
+import time
+from typing import Any
+
+from breaking.runs import CALLS, KINDS, Trial, scratch
+
+CHUNK = 100
+ERRORS = ("ENOSPC", "EIO", "EROFS")
+
+
+def at_random(chunk: int) -> dict[str, Any]:
+    """``CHUNK`` kills of runs that are killed one to four times each and then end."""
+    draw, kills, runs, wrong = random.Random(chunk), 0, 0, []
+    with scratch() as folder:
+        kind = list(KINDS)[chunk % len(KINDS)]
+        trial = Trial(folder, kind)
+        began = time.monotonic()
+        trial.start().end()
+        seconds = time.monotonic() - began
+        shutil.rmtree(trial.out)
+        while kills < CHUNK:
+            for _ in range(draw.randint(1, 4)):
+                process = trial.start()
+                time.sleep(draw.uniform(0, seconds))
+                process.send(signal.SIGKILL)
+                code, _ = process.end()
+                kills += code == -signal.SIGKILL  # else it had ended already
+            runs += 1
+            if said := trial.finish():
+                wrong.append(said)
+    return {"what": kind, "trials": kills, "runs": runs, "wrong": wrong}
+
+
+def killed_at_each_call(kind: str) -> dict[str, Any]:
+    """A run for each call on its files, killed at that call; resumed."""
+    with scratch() as folder:
+        trial = Trial(folder, kind)
+        calls, wrong = trial.calls_on_files(), []
+        for number, call in calls:
+            code, said, _ = trial.traced(f"{CALLS}:signal=KILL:when={number}")
+            if code != -signal.SIGKILL:
+                wrong.append(f"{call}: not killed ({code}) {said[-200:]}")
+            if said := trial.finish():
+                wrong.append(f"{call}: {said}")
+    return {"what": f"killed, {kind}", "trials": len(calls), "calls": _counted(calls), "wrong": wrong}
+
+
+def failed_at_each_call(kind: str, error: str) -> dict[str, Any]:
+    """A run for each call on its files, which fails: one line, exit code 1, and resumed as if nothing had been."""
+    with scratch() as folder:
+        trial = Trial(folder, kind)
+        calls, wrong, outlived = trial.calls_on_files(), [], 0
+        for number, call in calls:
+            code, said, _ = trial.traced(f"{CALLS}:error={error}:when={number}")
+            outlived += code == 0  # a temporary file that could not be taken away, say
+            if code not in (0, 1) or (code == 1 and (said.count("\n") != 1 or "Traceback" in said)):
+                wrong.append(f"{call}: exit code {code}: {said[-300:]}")
+            if said := trial.finish():
+                wrong.append(f"{call}: {said}")
+    return {"what": f"{error}, {kind}", "trials": len(calls), "outlived": outlived, "wrong": wrong}
+
+
+def _counted(calls: list[tuple[int, str]]) -> dict[str, int]:
+    return dict(collections.Counter(call.split()[0] for _, call in calls))
