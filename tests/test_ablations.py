@@ -79,9 +79,7 @@ def test_weights_of_a_quarter_come_back(tmp_path: Path) -> None:
     assert again.card == card
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True))
     images = torch.randn(1, 3, 224, 224)
-    assert torch.allclose(
-        again(images), network.eval()(images), rtol=1e-4, atol=1e-4
-    )  # a file lays them elsewhere in memory
+    assert torch.allclose(again(images), network.eval()(images), rtol=1e-4, atol=1e-4)  # memory decides
 
 
 def test_unknown_widths() -> None:
