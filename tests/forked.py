@@ -34,6 +34,7 @@ class Command:
 
     def __init__(self, arguments: Sequence[str], output: Path, **environment: str) -> None:
         self.output = output
+        output.touch()
         self.process = SERVER.Process(target=_command, args=(list(arguments), output, environment), daemon=False)
         self.process.start()
 
