@@ -434,6 +434,19 @@ def test_several_processes_compute_what_one_does(
 
 
 @pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_with_one_line(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started = launch(2, out, images, "--epochs", "100000", "--save-every", "0")
+    started[0].wait_for(out / "last.ckpt")
+    started[1].send(signal.SIGKILL)
+    code, said = started[0].end(timeout=60)
+    assert code == 1
+    assert "Traceback" not in said
+    assert "another process of this run has ended or cannot be reached; `--resume`" in said.splitlines()[-1]
+    load_checkpoint(out / "last.ckpt")
+
+
+@pytest.mark.slow
 def test_more_processes_than_validation_images(run: Run, tmp_path: Path, images: Path) -> None:
     few = tmp_path / "few"
     shutil.copytree(images / "train", few / "train")

@@ -36,10 +36,9 @@ from alexnet.run import runfolder, tracking
 from alexnet.run.display import Display, profiled
 from alexnet.run.doctor import warn_of_plateau
 from alexnet.run.metrics import Metrics, measure, with_views
-from alexnet.run.processes import signals
+from alexnet.run.processes import others_present, signals
 from alexnet.run.schedule import learning_rate, set_rates
 from alexnet.run.session import Session, open_session
-from alexnet.weights.checkpoint import LAST
 
 __all__ = ["Result", "TrainingError", "run", "train_step"]
 
@@ -104,9 +103,10 @@ def run(
         main = s.accelerator.is_main_process
         place = runfolder.begin_in(folder, recipe, resume=resume) if main else contextlib.nullcontext()
         with place, contextlib.closing(Display(quiet=quiet or not main)) as display:
-            if resume and (folder / LAST).is_file():
+            if resume and s.has_checkpoint():
                 s.restore()
-            return _run(s, display, resume=resume, profile=profile)
+            with others_present():
+                return _run(s, display, resume=resume, profile=profile)
 
 
 def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:

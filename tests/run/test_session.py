@@ -1,6 +1,7 @@
 """The parts of a run: the plateau's bookkeeping, progress from a checkpoint, the moving average."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -47,3 +48,19 @@ def test_the_average_is_one_and_forgets_the_start(ema: float, steps: int) -> Non
     assert torch.allclose(average.weight, expected, atol=1e-5)
     assert share == ema
     assert of_the_start < 1e-4
+
+
+def test_a_checkpoint_that_only_some_processes_see_is_refused(tmp_path: Path) -> None:
+    def asked(*others: float) -> bool:
+        def now(*own: float) -> list[float]:
+            return [max(pair) for pair in zip(own, others, strict=True)]
+
+        return session.Session.has_checkpoint(SimpleNamespace(folder=tmp_path, accord=SimpleNamespace(now=now)))  # type: ignore[arg-type]
+
+    assert not asked(0, 1)
+    with pytest.raises(ValueError, match=r"some processes see its last.ckpt and others do not"):
+        asked(1, 0)
+    (tmp_path / "last.ckpt").touch()
+    assert asked(1, 0)
+    with pytest.raises(ValueError, match="name a folder that all machines share"):
+        asked(0, 1)

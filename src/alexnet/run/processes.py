@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["Accord", "signals"]
+__all__ = ["Accord", "others_present", "signals"]
 
 ASK_EVERY = 1.0  # seconds; torchrun gives its processes 30 between SIGTERM and SIGKILL
 
@@ -69,3 +69,17 @@ def signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def others_present() -> Iterator[None]:
+    """Turn what a lost process looks like from here into a ConnectionError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error):  # of which gloo's are plain
+            raise
+        raise ConnectionError(
+            "another process of this run has ended or cannot be reached; `--resume` goes on from the last checkpoint, "
+            "with as many processes as there are"
+        ) from error

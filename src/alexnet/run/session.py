@@ -180,6 +180,17 @@ class Session:
         }
         return dataclasses.replace(self.card, record=record)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a last.ckpt to go on from. All processes ask together; ValueError where only some see it."""
+        here = (self.folder / LAST).is_file()
+        seen, missed = self.accord.now(here, not here)
+        if seen and missed:
+            raise ValueError(
+                f"--out {self.folder}: some processes see its {LAST} and others do not; name a folder that all "
+                "machines share"
+            )
+        return here
+
     def restore(self) -> None:
         """Take up everything from last.ckpt. ValueError where it is broken."""
         path = self.folder / LAST
