@@ -1,10 +1,12 @@
-"""Scaling on paper: by hand, and that the page has what the script computes."""
+"""Scaling on paper, by hand; and that the page has what the scripts found."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+import imagenet_scale
 import scaling
 from alexnet.model import AlexNet_2012
 
@@ -25,7 +27,9 @@ def test_gradients_are_the_papers_network() -> None:
 
 
 def test_the_page_has_the_tables() -> None:
-    page = (ROOT / "docs" / "scale.md").read_text()
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     steps = scaling.steps(ROOT / "results" / "compare-cpu.json", scaling.CARD_TFLOPS)
     assert scaling.table(steps["CPU of the record"], each=False) in page
     assert scaling.table(steps["card"], each=True) in page
+    record = json.loads((ROOT / "results" / "imagenet-scale-cpu.json").read_text(encoding="utf-8"))
+    assert imagenet_scale.table(record["runs"]) in page
