@@ -175,6 +175,21 @@ def measured(kind: str, folder: Path, images: int, steps: int) -> list[dict[str,
     return runs
 
 
+def table(runs: list[dict[str, Any]]) -> str:
+    """The runs as docs/scale.md has them."""
+    rows = [
+        "| images | run | scan, s | to the last step, s | memory, MB | mapped files, MB |",
+        "|---|---|" + "---:|" * 4,
+    ]
+    for run in runs:
+        times, memory = run["seconds"], run["highest_mb"]
+        figures = (times["scan"], times["scan, statistics and steps"], memory["anonymous"], memory["file"])
+        rows.append(
+            f"| {run['images']:,} in {run['kind']} | {run['when']} | " + " | ".join(f"{x:,.0f}" for x in figures) + " |"
+        )
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_281_167)
@@ -187,20 +202,17 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.measure, args.steps, args.images // 25)))
         return
+    command = f"python benchmarks/imagenet_scale.py --images {args.images} --steps {args.steps}"
     runs = []
     for kind in MAKE:
         for images in (args.images // PART, args.images):
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
                 runs += measured(kind, Path(folder), images, args.steps)
-    if args.json:
-        record = {
-            "kind": "imagenet_scale",
-            "command": f"python benchmarks/imagenet_scale.py --images {args.images} --steps {args.steps}",
-            "note": args.note,
-            **origin(torch.device("cpu")),
-            "runs": runs,
-        }
-        args.json.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+                if args.json:  # before a million files are deleted
+                    record = {"kind": "imagenet_scale", "command": command, "note": args.note}
+                    record |= {**origin(torch.device("cpu")), "runs": runs}
+                    args.json.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    print("\n" + table(runs))
 
 
 if __name__ == "__main__":

@@ -217,15 +217,17 @@ def test_two_runs_at_once_in_one_folder(run: Run, images: Path, tmp_path: Path) 
     out = tmp_path / "run"
     flags = ["--data", str(images), "--epochs", "100000", "--out", str(out)]
     first = Command([*COMMAND, *flags], tmp_path / "output")
-    first.wait_for(out / "metrics.jsonl")
-    refused = rf"^--out {re.escape(str(out))}: another run is at work in it; name another folder$"
-    for resume in (False, True):
-        with pytest.raises(ValueError, match=refused):
-            run(out, resume=resume)
-    with pytest.raises(ValueError, match=refused), begin_in(out, recipes.quickstart(), resume=True):
-        pass  # the second look, once the data are read
-    first.send(signal.SIGKILL)
-    first.process.join()
+    try:
+        first.wait_for(out / "metrics.jsonl")
+        refused = rf"^--out {re.escape(str(out))}: another run is at work in it; name another folder$"
+        for resume in (False, True):
+            with pytest.raises(ValueError, match=refused):
+                run(out, resume=resume)
+        with pytest.raises(ValueError, match=refused), begin_in(out, recipes.quickstart(), resume=True):
+            pass  # the second look, once the data are read
+    finally:
+        first.send(signal.SIGKILL)
+        first.process.join()
     with alone_in(out):  # a dead run does not hold it
         pass
 

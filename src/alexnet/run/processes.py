@@ -15,6 +15,7 @@ import torch.distributed as dist
 __all__ = ["Accord", "others_present", "signals"]
 
 ASK_EVERY = 1.0  # seconds; torchrun gives its processes 30 between SIGTERM and SIGKILL
+SAME = 1.0  # seconds in which a second signal is the first one again
 
 
 class Accord:
@@ -53,19 +54,21 @@ class Accord:
 def signals() -> Iterator[Callable[[], int | None]]:
     """Turn the first SIGINT or SIGTERM into a wish to stop, read between steps; gives the reader: its number, or None.
 
-    A second one interrupts at once. Outside the main thread, where Python hands out no signals, nothing is caught.
+    A second one interrupts at once, unless it comes within a second: a job scheduler signals every process, and then
+    torchrun passes on what it got. Outside the main thread, where Python hands out no signals, nothing is caught.
     """
-    caught: list[int] = []
+    caught: list[tuple[int, float]] = []
 
     def note(number: int, _frame: object) -> None:
-        if caught:
+        now = time.monotonic()
+        if caught and now - caught[0][1] > SAME:
             raise KeyboardInterrupt
-        caught.append(number)
+        caught.append((number, now))
 
     handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, note) for number in handled}
     try:
-        yield lambda: caught[0] if caught else None
+        yield lambda: caught[0][0] if caught else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""Scaling on paper: by hand, and that the page has what the script computes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import scaling
+from alexnet.model import AlexNet_2012
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_by_hand() -> None:
+    assert scaling.exchange(4, rate=100.0, gradients=1000) == pytest.approx(15)  # 2 · 3/4 · 1000 / 100
+    assert scaling.exchange(1, rate=1.0) == 0
+    assert scaling.speedup(4, 8.0, 2.0, each=False) == (2, 4)  # 8 / (2 + 2) and 8 / 2
+    assert scaling.speedup(4, 8.0, 10.0, each=True) == pytest.approx((32 / 18, 3.2))
+
+
+def test_gradients_are_the_papers_network() -> None:
+    with torch.device("meta"):
+        net = AlexNet_2012(1000, "paper")
+    assert 4 * sum(weights.numel() for weights in net.parameters()) == scaling.GRADIENTS
+
+
+def test_the_page_has_the_tables() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text()
+    steps = scaling.steps(ROOT / "results" / "compare-cpu.json", scaling.CARD_TFLOPS)
+    assert scaling.table(steps["CPU of the record"], each=False) in page
+    assert scaling.table(steps["card"], each=True) in page
