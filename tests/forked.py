@@ -22,6 +22,7 @@ SERVER.set_forkserver_preload(
 
 
 def _command(arguments: Sequence[str], output: Path, environment: Mapping[str, str]) -> None:
+    os.setsid()
     os.environ.update(environment)
     with output.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
@@ -41,6 +42,10 @@ class Command:
     def send(self, signal: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(self.process.pid, signal)  # type: ignore[arg-type]
+
+    def send_to_all(self, signal: int) -> None:
+        """To its own processes too, such as its data workers."""
+        os.killpg(self.process.pid, signal)  # type: ignore[arg-type]
 
     def wait_for(self, path: Path, timeout: float = 60) -> None:
         """Until that file is there, or the process has ended."""

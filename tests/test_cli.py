@@ -23,6 +23,7 @@ from PIL import Image
 from alexnet import __version__, flags
 from alexnet.cli import main
 from alexnet.recipes import GROUPS, RECIPES, choices_of, classic, field_metadata, field_types
+from forked import Command
 
 COMMANDS = (
     "train",
@@ -66,9 +67,6 @@ def trained(colours: Path, tiny_network: None, tmp_path_factory: pytest.TempPath
         code = main(["train", *flags, "--lr", "0.001", "--quiet", "--json", "--out", str(out)])
     assert code == 0
     return SimpleNamespace(out=out, document=json.loads(printed.text))
-
-
-TINY = str(Path(__file__).with_name("tiny.py"))  # the command, with the small network
 
 
 class Capture:
@@ -603,21 +601,15 @@ def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_to_go_on(
     """As job schedulers do it; Ctrl-C reaches the data workers too."""
     out, rows = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
     command = f"train --data {colours} --out {out} --batch-size 8 --epochs 999 --max-steps 900 --tracker none"
-    process = subprocess.Popen(
-        [sys.executable, TINY, *command.split(), "--loader", "workers", "--val-every", "1", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = Command([*command.split(), "--loader", "workers", "--val-every", "1", "--json"], tmp_path / "output")
     until = time.monotonic() + 120
-    while not (rows.exists() and rows.stat().st_size) and process.poll() is None and time.monotonic() < until:
+    while not (rows.exists() and rows.stat().st_size) and process.process.is_alive() and time.monotonic() < until:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
-    printed, said = process.communicate(timeout=120)
-    assert process.returncode == 143, said
-    assert json.loads(printed)["stopped_by"] == signal.SIGTERM
-    assert said.splitlines()[-1].endswith(f"train --resume --out {out} --max-steps 900")
+    process.send_to_all(signal.SIGTERM)
+    code, said = process.end()
+    assert code == 143, said
+    assert json.loads(said[said.index("\n{") : said.rindex("}") + 1])["stopped_by"] == signal.SIGTERM
+    assert f"train --resume --out {out} --max-steps 900" in said
     assert "Traceback" not in said
     assert (out / "last.ckpt").is_file()
 

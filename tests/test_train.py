@@ -206,6 +206,7 @@ def test_killed_at_any_moment_and_resumed_is_exact(images: Path, whole: Path, tm
         process.end()
         if (out / "last.ckpt").exists():
             load_checkpoint(out / "last.ckpt")  # whole, or not there
+    (out / "best.safetensors.tmp").write_text("half")  # of a file that will not be written again
     code, output = start(out, images, "--resume").end()
     assert code == 0, output
     assert_same_run(out, whole)

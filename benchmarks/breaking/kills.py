@@ -11,7 +11,7 @@ from typing import Any
 
 from breaking.runs import CALLS, KINDS, Trial, scratch
 
-CHUNK = 100
+CHUNK = 50
 ERRORS = ("ENOSPC", "EIO", "EROFS")
 
 

@@ -110,6 +110,7 @@ def test_a_broken_or_forbidden_cache_is_done_without(cache: Path) -> None:
     assert np.array_equal(statistics.statistics(small()).mean, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="needs a folder with CIFAR-10 images beside the checkout")
 def test_cifar10_is_as_known() -> None:
     found = statistics.statistics(datasets.load(str(CIFAR)).train)

@@ -64,11 +64,15 @@ def test_verdicts_in_words(last: float, shared: float, recipe: recipes.Recipe, l
     assert "\n" not in reason
 
 
-def test_digits_with_and_without_a_chance() -> None:
+def test_digits_with_a_chance() -> None:
     good = doctor.examine(recipes.quickstart())
     assert good["will_learn"] is True
     assert {"name", "signal_std", "grad_std"} <= set(good["layers"][0])
     assert json.loads(json.dumps(good)) == good
+
+
+@pytest.mark.slow
+def test_digits_without_a_chance() -> None:
     bad = doctor.examine(recipes.quickstart(input_scale="imagenet", init="zero-bias"))
     assert bad["will_learn"] is False
     assert "will not start to learn" in doctor.report(bad)

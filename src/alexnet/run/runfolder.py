@@ -74,9 +74,14 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def begin_in(folder: Path, recipe: Recipe, *, resume: bool) -> Iterator[None]:
-    """``alone_in`` for a run, after another look: one may have come and gone while this one read its data."""
+    """``alone_in`` for a run, after another look: one may have come and gone while this one read its data.
+
+    What a killed run was writing is taken away.
+    """
     with alone_in(folder):
         _check(folder, recipe, resume=resume)
+        for half_written in folder.glob("*.tmp"):  # by a run that was killed
+            half_written.unlink()
         yield
 
 
