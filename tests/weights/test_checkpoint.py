@@ -86,11 +86,11 @@ def test_a_truncated_file_gets_one_clear_line(folder: Path, tmp_path: Path, name
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_bit_that_flipped_is_seen(folder: Path, tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, "attributes"])
+def test_a_bit_that_flipped_is_seen(folder: Path, tmp_path: Path, place: float | str) -> None:
     """torch writes the sums of the file's parts, and reads a changed weight all the same."""
     data = bytearray((folder / "last.ckpt").read_bytes())
-    data[int(share * len(data))] ^= 16
+    data[int(place * len(data)) if isinstance(place, float) else data.rindex(b"PK\1\2") + 38] ^= 16
     (tmp_path / "last.ckpt").write_bytes(data)
     with pytest.raises(
         ValueError, match=r"last\.ckpt: cut short, damaged or not a file of weights \(.* is not what was written\)"
