@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import random
 import shutil
 import signal
 import time
+from collections import Counter
 from typing import Any
 
-from breaking.runs import CALLS, KINDS, Trial, scratch
+from breaking.runs import KINDS, Trial, scratch
 
 CHUNK = 50
 ERRORS = ("ENOSPC", "EIO", "EROFS")
@@ -43,13 +43,18 @@ def killed_at_each_call(kind: str) -> dict[str, Any]:
     with scratch() as folder:
         trial = Trial(folder, kind)
         calls, wrong = trial.calls_on_files(), []
-        for number, call in calls:
-            code, said, _ = trial.traced(f"{CALLS}:signal=KILL:when={number}")
+        for name, number, file in calls:
+            code, said, _ = trial.traced(f"{name}:signal=KILL:when={number}")
             if code != -signal.SIGKILL:
-                wrong.append(f"{call}: not killed ({code}) {said[-200:]}")
+                wrong.append(f"{name} {number} of {file}: not killed ({code}) {said[-200:]}")
             if said := trial.finish():
-                wrong.append(f"{call}: {said}")
-    return {"what": f"killed, {kind}", "trials": len(calls), "calls": _counted(calls), "wrong": wrong}
+                wrong.append(f"{name} {number} of {file}: {said}")
+    return {
+        "what": f"killed, {kind}",
+        "trials": len(calls),
+        "calls": dict(Counter(name for name, _, _ in calls)),
+        "wrong": wrong,
+    }
 
 
 def failed_at_each_call(kind: str, error: str) -> dict[str, Any]:
@@ -57,15 +62,11 @@ def failed_at_each_call(kind: str, error: str) -> dict[str, Any]:
     with scratch() as folder:
         trial = Trial(folder, kind)
         calls, wrong, outlived = trial.calls_on_files(), [], 0
-        for number, call in calls:
-            code, said, _ = trial.traced(f"{CALLS}:error={error}:when={number}")
+        for name, number, file in calls:
+            code, said, _ = trial.traced(f"{name}:error={error}:when={number}")
             outlived += code == 0  # a temporary file that could not be taken away, say
             if code not in (0, 1) or (code == 1 and (said.count("\n") != 1 or "Traceback" in said)):
-                wrong.append(f"{call}: exit code {code}: {said[-300:]}")
+                wrong.append(f"{name} {number} of {file}: exit code {code}: {said[-300:]}")
             if said := trial.finish():
-                wrong.append(f"{call}: {said}")
+                wrong.append(f"{name} {number} of {file}: {said}")
     return {"what": f"{error}, {kind}", "trials": len(calls), "outlived": outlived, "wrong": wrong}
-
-
-def _counted(calls: list[tuple[int, str]]) -> dict[str, int]:
-    return dict(collections.Counter(call.split()[0] for _, call in calls))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,15 +93,20 @@ class Trial:
         calls = [line for line in log.read_text(errors="replace").splitlines() if re.match(r"\w+\(", line)]
         return process.exitcode, said, calls
 
-    def calls_on_files(self) -> list[tuple[int, str]]:
-        """Which calls of a whole run, counted from 1, change its folder, and what each is."""
+    def calls_on_files(self) -> list[tuple[str, int, str]]:
+        """The calls of a whole run that change its folder: name, its how manieth of the run's of that name, and file.
+
+        strace counts each name by itself.
+        """
         _, _, calls = self.traced()
         shutil.rmtree(self.out)
-        return [
-            (number, f"{call[: call.index('(')]} {found[1]}")
-            for number, call in enumerate(calls, 1)
-            if (found := re.search(rf"{re.escape(str(self.out))}/?([\w.]*)", call))
-        ]
+        counts, found = Counter[str](), []
+        for call in calls:
+            name = call[: call.index("(")]
+            counts[name] += 1
+            if file := re.search(rf"{re.escape(str(self.out))}/?([\w.]*)", call):
+                found.append((name, counts[name], file[1]))
+        return found
 
 
 def _stopped_command(arguments: Sequence[str], output: Path) -> None:
