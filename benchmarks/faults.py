@@ -48,7 +48,7 @@ def main() -> None:
     if unknown := set(args.parts) - PARTS.keys():
         parser.error(f"{', '.join(sorted(unknown))}: the parts are {'; '.join(PARTS)}")
     head = {"kind": "faults", "command": "python benchmarks/faults.py"}
-    record = Growing(args.json or Path("/dev/null"), head, ["part", "chunk"]) if args.json else None
+    record = Growing(args.json, head, ["part", "chunk"]) if args.json else None
     for part in args.parts or PARTS:
         do, size, trials = PARTS[part]
         for chunk in range(-(-(args.trials or trials) // size)):

@@ -36,7 +36,7 @@ class Command:
     def __init__(self, arguments: Sequence[str], output: Path, **environment: str) -> None:
         self.output = output
         output.touch()
-        self.process = SERVER.Process(target=_command, args=(list(arguments), output, environment), daemon=False)
+        self.process = SERVER.Process(target=_command, args=(list(arguments), output, environment))
         self.process.start()
 
     def send(self, signal: int) -> None:

@@ -23,7 +23,6 @@ from small_run import COMMAND, MANY, assert_same_run, make_images
 # Every call that changes a file, a folder or what a disk holds.
 CALLS = "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,ftruncate"
 SMALL = [*COMMAND, "--max-steps", "6", "--save-every", "0", "--quiet"]
-WHOLE = ["train", "quickstart", "--max-steps", "3", "--val-every", "2", "--save-every", "0", "--quiet"]
 
 
 def flags(changes: dict[str, object]) -> list[str]:
