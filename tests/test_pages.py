@@ -84,6 +84,13 @@ def test_links_into_a_page_lead_to_a_heading(page: Path) -> None:
         assert anchor in slugs, f"{page.name} links to {target}#{anchor}"
 
 
+def test_files_of_the_project_that_its_text_names_are_there() -> None:
+    code = [path for room in ("src", "tests", "benchmarks", "docs") for path in sorted((ROOT / room).rglob("*.py"))]
+    for page in [*PAGES, ROOT / "CHANGELOG.md", *code]:
+        for name in re.findall(r"(?<![\w/.])(?:src|tests|benchmarks|docs)/[\w/.-]+\.(?:py|md|json|png)\b", page.read_text()):
+            assert (ROOT / name).exists(), f"{page.relative_to(ROOT)} names {name}"
+
+
 @pytest.mark.parametrize("script", ["report", "findings", "reliability"])
 def test_figures_are_those_of_the_records(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [script, "--check"])

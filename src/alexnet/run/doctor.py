@@ -2,7 +2,7 @@
 
 A network starts to learn when different images give different logits: the part of the signal that differs between
 images has to survive eight layers. ``probe`` pushes one batch through a fresh network and measures that part after each
-of them, and the gradient on the way back. tests/test_doctor.py holds the verdict against 300 real training steps.
+of them, and the gradient on the way back. tests/run/test_doctor.py holds the verdict against 300 real training steps.
 """
 
 from __future__ import annotations
