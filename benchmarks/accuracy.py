@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
-from alexnet import recipes, train
+from alexnet import load_model, recipes, train
+from alexnet.data import datasets
 from alexnet.files import write_atomically
 from alexnet.run.runfolder import read_config
 from alexnet.run.tracking import read_rows
+from alexnet.use.evaluate import evaluate
 
 
 def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Path:
@@ -48,14 +52,32 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
         **{
             key: config[key]
             for key in ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
+            if key in config
         },
         "date": config["started"][:10],
+        **judge(runs / name, recipe),
         "rows": read_rows(runs / name),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[\s+(\d[\d,\s]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)  # of the matrix
     text = re.sub(r"\{\s+(\"step\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)  # a row a line
     write_atomically(path, lambda file: file.write_text(text + "\n"))
     return path
+
+
+def judge(folder: Path, recipe: recipes.Recipe) -> dict[str, Any]:
+    """What the last weights of a run make of the images of its final accuracy, and a checksum of these weights."""
+    model = load_model(folder)
+    weights = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.numpy().tobytes())
+    dataset = datasets.load(recipe.data, recipe.data_dir)
+    if recipe.holdout:
+        dataset = dataset.with_holdout(recipe.holdout)
+    opened = "test_acc" in read_rows(folder)[-1]
+    where = {"device": recipe.device, "precision": recipe.precision}
+    found = evaluate(model, dataset, *((recipe.test_views, "test") if opened else ("center", "val")), **where)
+    return {"weights_sha256": weights.hexdigest(), "classes": list(dataset.classes), "confusion": found["confusion"]}
 
 
 def as_recorded(recipe: recipes.Recipe) -> dict[str, object]:

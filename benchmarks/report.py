@@ -1,4 +1,4 @@
-"""Write RESULTS.md, and the table at the head of README.md, from the records in results/.
+"""Write RESULTS.md, the table at the head of README.md, and the pictures of both, from the records in results/.
 
     python benchmarks/report.py [--check]
 
@@ -10,27 +10,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pictures import draw_learning, draw_run, draw_whole_runs
 from record import between
+from tables import (
+    ACCURACY_HEAD,
+    MEASURES,
+    accuracy_rows,
+    agreement_rows,
+    change_rows,
+    class_rows,
+    compare_rows,
+    figure,
+    groups,
+    is_whole,
+    learning_rows,
+    machine,
+    origins,
+    table,
+    test_accuracy,
+    trial_rows,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: made by benchmarks/report.py -->", "<!-- end of results -->"
-MEASURES = {
-    "train_step": "training step of 128, data included",
-    "matrix_rate_share": "share of the bf16 matrix rate that a step reaches",
-    "data_path": "data path alone",
-    "lrn": "response normalisation, forward and backward, 128×96×55×55",
-    "validation": "validation of 10,000 images",
-    "classic_job": "the whole `classic` job, 13 epochs",
-    "inference": "inference from 512 image files",
-    "peak_memory": "peak memory",
-}
 
 
 def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -42,133 +49,6 @@ def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; columns but the first are right-aligned."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """``mean ± standard deviation``; of a single value, the value."""
-    if not values:
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-def figure(value: float) -> str:
-    """Four digits, or all before the point."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def machine(record: dict[str, Any]) -> str:
-    """Hardware and versions in a few words."""
-    hardware, versions = record["hardware"], record["versions"]
-    name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['cores']} cores"
-    return f"{name}; torch {versions['torch']}"
-
-
-def origins(record: dict[str, Any]) -> str:
-    """Machine and commit of each run in a growing record, each pair once."""
-    return "; ".join(dict.fromkeys(f"{machine(run)}, commit {run['commit']}" for run in record["runs"]))
-
-
-def groups(accuracy: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Runs that differ in nothing but their seed."""
-    found = defaultdict(list)
-    for record in accuracy:
-        recipe = {key: value for key, value in record["recipe"].items() if key not in ("seed", "tracker", "save_every")}
-        key = (
-            json.dumps(recipe, sort_keys=True),
-            record["steps"],
-            record["precision"],
-            record["loader"],
-            machine(record),
-        )
-        found[key].append(record)
-    return sorted(found.values(), key=lambda runs: (runs[0]["recipe"]["name"], runs[0]["steps"]))
-
-
-def accuracy_rows(accuracy: list[dict[str, Any]]) -> list[list[str]]:
-    rows = []
-    for runs in groups(accuracy):
-        first = runs[0]
-        finals = [run["final"] for run in runs]
-        rows.append(
-            [
-                f"`{first['recipe']['name']}`",
-                first["data"]["name"],
-                f"{first['final']['epoch']:.3g} of {first['recipe']['epochs']}",
-                str(len(runs)),
-                spread([final.get("test_acc", final["val_acc"]) for final in finals], 2),
-                spread([final.get("test_loss", final["val_loss"]) for final in finals], 3),
-                spread([run["wall_seconds"] / 60 for run in runs if run["wall_seconds"]]),
-                f"{first['device']}, {first['precision']}",
-            ]
-        )
-    return rows
-
-
-ACCURACY_HEAD = ["recipe", "data", "epochs", "runs", "test accuracy, %", "test loss", "minutes a run", "on"]
-
-
-def compare_rows(record: dict[str, Any]) -> list[list[str]]:
-    return [
-        [
-            MEASURES[row["name"]],
-            *(
-                f"{figure(row[side])} ({figure(min(row[side + '_all']))} to {figure(max(row[side + '_all']))})"
-                for side in ("ours", "baseline")
-            ),
-            row["unit"] + (f"; {row['share_of_copy_pct']}% of a copy's rate" if "share_of_copy_pct" in row else ""),
-            f"**{row['ratio']:.2f}**",
-        ]
-        for row in record["rows"]
-    ]
-
-
-def change_rows(record: dict[str, Any]) -> list[list[str]]:
-    return [
-        [
-            row["name"],
-            f"{statistics.median(row['seconds']):.3g} ({min(row['seconds']):.3g} to {max(row['seconds']):.3g})",
-        ]
-        for row in record["rows"]
-    ]
-
-
-def agreement_rows(record: dict[str, Any]) -> list[list[str]]:
-    plain, rows = record["losses"]["plain"], []
-    for name in ("fast", "plain, rounded images"):
-        losses = record["losses"][name]
-        gaps = [abs(a - b) for a, b in zip(losses, plain, strict=True)]
-        rows.append([name, f"{statistics.mean(gaps):.4f}", f"{max(gaps):.4f}", f"{losses[-1]:.3f} ({plain[-1]:.3f})"])
-    return rows
-
-
-def learning_rows(record: dict[str, Any]) -> list[list[str]]:
-    return [
-        [
-            f"`{run['input_scale']}`",
-            f"`{run['init']}`",
-            f"step {run['learned_at']}" if run["learned_at"] else "no",
-            f"{run['losses'][0]:.3f}",
-            f"{statistics.mean(run['losses'][-20:]):.3f}",
-        ]
-        for run in record["runs"]
-    ]
-
-
-def trial_rows(record: dict[str, Any]) -> list[list[str]]:
-    names = list(dict.fromkeys(run["name"] for run in record["runs"]))
-    by_name = {name: [run for run in record["runs"] if run["name"] == name] for name in names}
-    return [
-        [name, str(len(runs)), *(spread([run[key] for run in runs], 2) for key in ("val_acc", "val_loss"))]
-        for name, runs in by_name.items()
-    ]
-
-
 def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
     """The whole of RESULTS.md."""
     parts = [
@@ -176,10 +56,11 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         "Accuracies on “CIFAR-10 (JPEG q75 copy)” were measured on a lossy copy of CIFAR-10, train and test; they are "
         "compared with each other alone, not with figures on CIFAR-10.",
         "## Accuracy\n\nThe last step's figures, nothing picked; mean ± standard deviation over seeds where there are "
-        "several runs. A row of fewer epochs than its schedule's shows the beginning of a run, not what it comes to. "
-        "`classic` and `reference` validate on the test set, as the published run of `reference` did; "
-        "`modern` and `paper` validate on 5,000 training images and open the test set once, at the end.\n\n"
-        + table(ACCURACY_HEAD, accuracy_rows(found["accuracy"])),
+        "several runs; of a single one, in brackets, Wilson's 95% interval, which answers for the images that were "
+        "drawn and not for another seed. A row of fewer epochs than its schedule's shows the beginning of a run, not "
+        "what it comes to. `classic` and `reference` validate on the test set, as the published run of `reference` "
+        "did; `modern` and `paper` validate on 5,000 training images and open the test set once, at the end.\n\n"
+        + table(ACCURACY_HEAD, accuracy_rows(groups(found["accuracy"]))),
     ]
     for runs in groups(found["accuracy"]):
         first = runs[0]
@@ -187,6 +68,15 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         notes = f"; {first['notes']}" if "notes" in first else ""
         parts.append(
             f"- `{first['command']}` on {machine(first)}, {first['date']}, commit {first['commit']}{notes}: {files}"
+        )
+    judged = [record for record in found["accuracy"] if is_whole(record) and "confusion" in record]
+    if judged:
+        record = max(judged, key=test_accuracy)
+        head = ["true class", "right, %", *record["classes"]]
+        parts.append(
+            f"## Class by class\n\nThe {sum(map(sum, record['confusion'])):,} test images by the last step of "
+            f"[{record['file']}](results/{record['file']}), `{record['recipe']['name']}`: a row a true class, a column "
+            "an answer.\n\n" + table(head, class_rows(record))
         )
     for record in found["compare"]:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
@@ -238,9 +128,9 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     """The measured figures that open the README."""
-    parts = []
-    if found["accuracy"]:
-        parts.append(table(ACCURACY_HEAD, accuracy_rows(found["accuracy"])))
+    settings = groups(found["accuracy"])
+    whole = [runs for runs in settings if is_whole(runs[0])]
+    parts = [table(ACCURACY_HEAD, accuracy_rows(whole or settings))] if settings else []
     for record in found["compare"]:
         rows = [
             [
@@ -256,31 +146,6 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts)
 
 
-def draw_learning(record: dict[str, Any], path: Path) -> None:
-    """The ten losses of the learning record: one panel an input scale, one line an initialisation."""
-    import math
-
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(10, 4), layout="constrained")
-    panels = picture.subplots(1, 2, sharey=True)
-    colors = {"paper": "#1b6ca8", "zero-bias": "#d1495b", "source": "#2e8b57", "caffe": "#8a6fb0", "he": "#c98a1b"}
-    for axes, scale in zip(panels, ("raw", "imagenet"), strict=True):
-        for run in (run for run in record["runs"] if run["input_scale"] == scale):
-            losses = run["losses"]
-            smooth = [statistics.mean(losses[max(0, i - 19) : i + 1]) for i in range(len(losses))]
-            axes.plot(range(1, len(smooth) + 1), smooth, color=colors[run["init"]], label=run["init"], linewidth=1.6)
-        axes.axhline(math.log(10), color="0.5", linewidth=0.8, linestyle="--")
-        title = {"raw": "input: 0..255 minus the mean", "imagenet": "input: scaled to a standard deviation of 1"}
-        axes.set(title=title[scale], xlabel="step", xlim=(1, record["steps"]), ylim=(1.6, 3.2))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].text(0.03, 0.04, "dashed: guessing, ln 10 = 2.303", transform=panels[0].transAxes, fontsize=9)
-    panels[0].set_ylabel("training loss, mean of 20 steps (nats)")
-    panels[1].legend(title="initialisation", frameon=False, fontsize=9)
-    picture.savefig(path, dpi=120, metadata={"Software": None})
-
-
 def pages(root: Path) -> dict[Path, str]:
     """Each page that this script keeps, as it should be."""
     found = records(root / "results")
@@ -291,14 +156,25 @@ def pages(root: Path) -> dict[Path, str]:
     }
 
 
+def draw(found: dict[str, list[dict[str, Any]]], docs: Path) -> None:
+    """Each picture for which there are records."""
+    for record in found["learning"]:
+        if len(record["runs"]) == 10:
+            draw_learning(record, docs / "why-2.303.png")
+    whole = [record for record in found["accuracy"] if is_whole(record)]
+    for record in whole:
+        if record["recipe"]["name"] == "classic" and record["recipe"]["seed"] == 0:
+            draw_run(record, docs / "curves.png")
+    if whole:
+        draw_whole_runs(whole, docs / "thirteen-epochs.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
     args = parser.parse_args()
     if not args.check:
-        for record in records(ROOT / "results")["learning"]:
-            if len(record["runs"]) == 10:
-                draw_learning(record, ROOT / "docs" / "why-2.303.png")
+        draw(records(ROOT / "results"), ROOT / "docs")
     for path, text in pages(ROOT).items():
         if args.check and (not path.exists() or path.read_text() != text):
             sys.exit(f"{path.name} differs from the records; run `make results`")

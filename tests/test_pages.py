@@ -85,9 +85,10 @@ def test_links_into_a_page_lead_to_a_heading(page: Path) -> None:
 
 
 def test_files_of_the_project_that_its_text_names_are_there() -> None:
+    named = re.compile(r"(?<![\w/.])(?:src|tests|benchmarks|docs)/[\w/.-]+\.(?:py|md|json|png)\b")
     code = [path for room in ("src", "tests", "benchmarks", "docs") for path in sorted((ROOT / room).rglob("*.py"))]
     for page in [*PAGES, ROOT / "CHANGELOG.md", *code]:
-        for name in re.findall(r"(?<![\w/.])(?:src|tests|benchmarks|docs)/[\w/.-]+\.(?:py|md|json|png)\b", page.read_text()):
+        for name in named.findall(page.read_text()):
             assert (ROOT / name).exists(), f"{page.relative_to(ROOT)} names {name}"
 
 

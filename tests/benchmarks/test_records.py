@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import accuracy
+import report
 from alexnet import recipes
 from record import Growing, origin
 
@@ -38,3 +39,24 @@ def test_a_label_is_of_one_recipe(tiny_network: None, tmp_path: Path) -> None:
     assert accuracy.measure(recipe, tmp_path / "runs", tmp_path, "label") == path
     with pytest.raises(ValueError, match=r"accuracy-quickstart-label-s0.json: a run with another lr; choose another"):
         accuracy.measure(dataclasses.replace(recipe, lr=0.5), tmp_path / "runs", tmp_path, "label")
+
+
+def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: None, tmp_path: Path) -> None:
+    recipe = recipes.quickstart(images=40, epochs=1, batch_size=16, val_every=2)
+    path = accuracy.measure(recipe, tmp_path / "runs", tmp_path, "whole")
+    part = accuracy.measure(dataclasses.replace(recipe, max_steps=2), tmp_path / "runs", tmp_path, "part")
+    record = json.loads(path.read_text())
+    right = sum(row[i] for i, row in enumerate(record["confusion"]))
+    assert sum(map(sum, record["confusion"])) == 359
+    assert 100 * right / 359 == pytest.approx(record["final"]["val_acc"])
+    assert record["weights_sha256"] != json.loads(part.read_text())["weights_sha256"]
+
+    found = report.records(tmp_path)
+    share = record["final"]["val_acc"]
+    assert f"| 1 of 1 | 1 | {share:.2f} (" in report.readme_table(found)
+    assert "0.667 of 1" not in report.readme_table(found)  # the beginning of a run, while there is a whole one
+    page = report.results_page(found)
+    assert "0.667 of 1" in page
+    assert f"| 0 | {100 * record['confusion'][0][0] / sum(record['confusion'][0]):.1f} | **" in page
+    report.draw(found, tmp_path)
+    assert (tmp_path / "thirteen-epochs.png").stat().st_size > 1000
