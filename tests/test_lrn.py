@@ -7,10 +7,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet import hardware, local_response_norm, lrn
+from alexnet import hardware, local_response_norm, lrn, native
 
 PAPER = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
 needs_compiler = pytest.mark.skipif(not hardware.can_compile(torch.device("cpu")), reason="needs a C++ compiler")
+
+
+@pytest.fixture(params=["cpp", "torch"])
+def way(request, monkeypatch):
+    """Where channels lie innermost: in C++, as on a machine with a compiler, and without."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "load", lambda _: None)
+    elif native.load(lrn._SOURCE) is None:
+        pytest.skip("needs a C++ compiler with OpenMP")
+    return request.param
 
 
 def theirs(x, size, alpha, beta, k):
@@ -88,7 +98,7 @@ def test_numerical_gradient(size):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_the_networks_own_shapes_over_several_blocks(memory_format):
+def test_the_networks_own_shapes_over_several_blocks(memory_format, way):
     torch.manual_seed(0)
     for channels, side in ((96, 55), (256, 27)):
         x = (torch.randn(4 if channels == 96 else 7, channels, side, side) * 60).to(memory_format=memory_format)
@@ -102,6 +112,27 @@ def test_one_value_by_hand():
     y = local_response_norm(torch.ones(1, 5, 1), **PAPER).flatten()
     assert y[2].item() == pytest.approx((2 + 1e-4) ** -0.75, rel=1e-6)
     assert y[0].item() == pytest.approx((2 + 1e-4 * 3 / 5) ** -0.75, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 9])
+@pytest.mark.parametrize("channels", [1, 3, 16, 37, 96, 4096])
+def test_rows_of_any_length_in_cpp(channels, size, way):
+    torch.manual_seed(channels)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = (torch.randn(3, channels, 5, 2) * 60).to(dtype).contiguous(memory_format=torch.channels_last)
+        grad = torch.randn(x.shape).to(dtype)
+        got = with_gradient(lambda t: local_response_norm(t, size, 0.3, 0.75, 1.5), x, grad)
+        wanted = with_gradient(lambda t: theirs(t, size, 0.3, 0.75, 1.5), x.double(), grad.double())
+        for ours, exact in zip(got, wanted, strict=True):
+            torch.testing.assert_close(ours.double(), exact, rtol=1e-5 if dtype == torch.float32 else 2**-8, atol=1e-5)
+
+
+def test_what_is_no_number_stays_none(way):
+    x = torch.ones(1, 7, 1, 1, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    x[0, 3] = torch.nan
+    assert local_response_norm(x, **PAPER).isnan().flatten().tolist() == [False, True, True, True, True, True, False]
+    x[0, 3] = torch.inf  # inf / inf
+    assert local_response_norm(x, **PAPER).isnan().flatten().tolist() == [False] * 3 + [True] + [False] * 3
 
 
 def test_more_window_than_channels():
@@ -125,7 +156,9 @@ def test_empty(shape):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_16_bits_are_computed_in_float32_and_rounded_once(dtype, memory_format):
+def test_16_bits_are_computed_in_float32_and_rounded_once(dtype, memory_format, way):
+    if way == "cpp" and dtype == torch.float16 and memory_format == torch.channels_last:
+        pytest.skip("lrn.cpp has no float16")
     torch.manual_seed(2)
     x = (torch.randn(3, 16, 5, 5) * 20).to(dtype).to(memory_format=memory_format)
     grad = torch.randn(x.shape).to(dtype)

@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 
 import tiny
-from alexnet import recipes, train
+from alexnet import native, recipes, train
 from alexnet.data import datasets
+from alexnet.lrn import written_in
 from alexnet.run import doctor
 from alexnet.run.progress import Progress
 from alexnet.run.runfolder import alone_in, begin_in
@@ -164,6 +165,16 @@ def test_a_finished_run_says_that_nothing_is_left_and_how_to_go_on(
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
     said = capsys.readouterr().err
     assert "is at step 2, where --max-steps ended it; to go on: --max-steps N, or --max-steps none for all 12" in said
+
+
+@pytest.mark.skipif(written_in(torch.device("cpu")) != "C++", reason="needs a C++ compiler with OpenMP")
+def test_a_run_that_goes_on_without_the_compiler_says_so(
+    run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "run", max_steps=2)
+    monkeypatch.setattr(native, "load", lambda _: None)
+    train.run(recipes.quickstart(data=str(images), **SMALL, max_steps=3), out=tmp_path / "run", resume=True)
+    assert "goes on with lrn torch (was C++): not bit for bit as it would have been" in capsys.readouterr().err
 
 
 def test_a_resumed_run_is_of_the_same_images_wherever_they_lie(run: Run, images: Path, tmp_path: Path) -> None:

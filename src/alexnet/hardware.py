@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["autocast", "can_compile", "describe", "keep_freed_memory", "pick_device", "pick_precision", "versions"]
+__all__ = [
+    "autocast", "can_compile", "cpp_compiler", "describe", "keep_freed_memory", "pick_device", "pick_precision",
+    "versions",
+]  # fmt: skip
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -52,9 +55,17 @@ def can_compile(device: torch.device) -> bool:
     """
     if device.type == "cuda" and (find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0)):
         return False
-    wanted = [os.environ.get("CXX" if device.type == "cpu" else "CC", "")]
-    wanted += ["g++", "clang++"] if device.type == "cpu" else ["gcc", "clang"]
-    return any(shutil.which(name) for name in wanted if name)
+    return (_compiler("CC", "gcc", "clang") if device.type == "cuda" else cpp_compiler()) is not None
+
+
+def cpp_compiler() -> str | None:
+    """The path of this machine's C++ compiler: ``CXX``, g++ or clang++; None where there is none."""
+    return _compiler("CXX", "g++", "clang++")
+
+
+def _compiler(variable: str, *names: str) -> str | None:
+    wanted = (os.environ.get(variable), *names)
+    return next((path for name in wanted if name and (path := shutil.which(name))), None)
 
 
 def keep_freed_memory() -> None:

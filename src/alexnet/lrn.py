@@ -10,18 +10,24 @@ The gradient, with g = ∂L/∂y and the window mirrored:
     ∂L/∂x_i = g_i / d_i^β  −  2αβ/n · x_i · Σ_j g_j · x_j / d_j^(β+1)
 
 ``torch.nn.functional.local_response_norm`` builds this from a 3-D average pooling and lets autograd differentiate
-it: a dozen passes over memory, and no bfloat16 on a CPU. Here both directions are written out. On a CPU they run
-over blocks that stay in the cache; elsewhere, and under ``torch.compile`` and ``torch.export``, they are plain
-tensor expressions that a compiler fuses.
+it: a dozen passes over memory, and no bfloat16 on a CPU. Here both directions are written out. On a CPU with a C++
+compiler, where channels lie innermost, lrn.cpp does it in one pass; else, on a CPU, it goes over blocks that stay in
+the cache; elsewhere, and under ``torch.compile`` and ``torch.export``, it is plain tensor expressions that a compiler
+fuses.
 """
 
 from __future__ import annotations
+
+import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["ResponseNorm", "WithinMapNorm", "local_response_norm"]
+from alexnet import native
+
+__all__ = ["ResponseNorm", "WithinMapNorm", "local_response_norm", "written_in"]
 
 # Elements of a CPU block: its handful of float32 buffers fit the last-level cache together (2 MB each; measured).
 _BLOCK = 1 << 19
@@ -130,8 +136,11 @@ class ResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.towers == 1:
             return local_response_norm(x, self.size, self.alpha, self.beta, self.k)
-        towers = [local_response_norm(t, self.size, self.alpha, self.beta, self.k) for t in x.chunk(self.towers, 1)]
-        return torch.cat(towers, 1)
+        # The towers as more pixels of fewer channels: where channels lie innermost in memory, nothing has to move.
+        n, c, h, w = x.shape
+        apart = x.permute(0, 2, 3, 1).reshape(n, h, w * self.towers, c // self.towers).permute(0, 3, 1, 2)
+        y = local_response_norm(apart, self.size, self.alpha, self.beta, self.k)
+        return y.permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         towers = f", towers={self.towers}" if self.towers > 1 else ""
@@ -154,11 +163,34 @@ class WithinMapNorm(nn.Module):
         return f"size={self.size}, scale={self.scale:g}, beta={self.beta}"
 
 
-# --- CPU: the same arithmetic in blocks that stay in the cache -------------------------------------------------------
+# --- CPU: the same arithmetic, row by row in C++, or in blocks that stay in the cache --------------------------------
+
+_SOURCE = Path(__file__).with_name("lrn.cpp")
+_CPP_TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_CPP_SIZES, _CPP_BETA, _CPP_CHANNELS = (5, 9), 0.75, 4096
 
 
 def _in_blocks(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.numel() > 0 and not torch.compiler.is_compiling()
+
+
+def written_in(device: torch.device) -> str:
+    """What computes it for a network on ``device``: ``C++`` or ``torch``, which differ in their rounding."""
+    return "C++" if device.type == "cpu" and native.load(_SOURCE) else "torch"
+
+
+def _in_cpp(name: str, tensors: list[Tensor], size: int, alpha: float, beta: float, k: float) -> bool:
+    """Let lrn.cpp's ``name`` fill the last of ``tensors``, all ``[outer, C, inner]``; False where it cannot."""
+    outer, channels, inner = tensors[0].shape
+    dtype = tensors[0].dtype
+    if inner != 1 or size not in _CPP_SIZES or beta != _CPP_BETA or channels > _CPP_CHANNELS or dtype not in _CPP_TYPES:
+        return False
+    if (library := native.load(_SOURCE)) is None:
+        return False
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    constants = ctypes.c_float(alpha / size), ctypes.c_float(k)
+    getattr(library, f"{name}_{_CPP_TYPES[dtype]}_{size}")(*pointers, ctypes.c_int64(outer), channels, *constants)
+    return True
 
 
 def _as_blocks(x: Tensor) -> tuple[Tensor, bool]:
@@ -223,6 +255,8 @@ def _blocks(x: Tensor, size: int) -> tuple[int, _Window]:
 def _forward_blocks(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     blocks, channels_last = _as_blocks(x)
     y = torch.empty_like(blocks)
+    if _in_cpp("forward", [blocks, y], size, alpha, beta, k):
+        return _from_blocks(y, x, channels_last)
     rows, window = _blocks(blocks, size)
     for source, target in zip(torch.split(blocks, rows), torch.split(y, rows), strict=True):
         n = source.shape[0]
@@ -238,6 +272,8 @@ def _backward_blocks(x: Tensor, grad: Tensor, size: int, alpha: float, beta: flo
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     grads, _ = _as_blocks(grad.contiguous(memory_format=memory_format))
     dx = torch.empty_like(blocks)
+    if _in_cpp("backward", [blocks, grads, dx], size, alpha, beta, k):
+        return _from_blocks(dx, x, channels_last)
     rows, window = _blocks(blocks, size)
     parts = zip(torch.split(blocks, rows), torch.split(grads, rows), torch.split(dx, rows), strict=True)
     for source, incoming, target in parts:

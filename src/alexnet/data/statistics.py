@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.data.splits import Images
 from alexnet.data.transforms import central_patch
-from alexnet.files import write_atomically
+from alexnet.files import cache_folder, write_atomically
 
 __all__ = ["SMALL_SIDE", "Statistics", "are_small", "color_noise", "normalization", "statistics"]
 
@@ -64,7 +63,7 @@ def statistics(images: Images) -> Statistics:
     """The statistics of a split, from the cache where they are in it. ``ImageError`` for a damaged image."""
     small = are_small(images)
     rows = np.linspace(0, len(images) - 1, min(MOST_LARGE, len(images))).astype(int).tolist()  # where they are large
-    path = _cache() / f"statistics-{_checksum(images, rows, small=small)}.npz"
+    path = cache_folder() / f"statistics-{_checksum(images, rows, small=small)}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as file:
         return Statistics(file["mean_image"], file["covariance"])
     found = _computed(_small_blocks(images) if small else _large_blocks(images, rows))
@@ -151,7 +150,3 @@ def _checksum(images: Images, rows: Sequence[int], *, small: bool) -> str:
         for row in rows:
             digest.update(hashlib.sha256(images.encoded(row)).digest())
     return digest.hexdigest()[:32]
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-2012"

@@ -22,6 +22,7 @@ from torch import Tensor
 from alexnet import hardware
 from alexnet.data import datasets, loaders
 from alexnet.data.statistics import normalization
+from alexnet.lrn import written_in
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import Recipe, classic
 from alexnet.run import trackers
@@ -145,6 +146,7 @@ def examine(recipe: Recipe | None = None) -> dict[str, Any]:
         "precision": precision,
         "matrix_tflops": round(matrix_rate(device, precision), 3),
         "compiler": hardware.can_compile(device),
+        "lrn": written_in(device),
         "trackers": {"wandb": f"{mode} ({why})", **_installed("trackio", "tensorboard")},
         "data": datasets.describe(asked.data, asked.data_dir),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
@@ -197,7 +199,8 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         f"device     {machine['device']}: {where}, {machine['cores']} cores, {machine.get('memory_gb', '?')} GB",
         f"precision  {found['precision']}: {found['matrix_tflops']:.3g} TFLOP/s in a large matrix product",
-        f"compiler   {'found' if found['compiler'] else 'none: torch.compile is left out'}",
+        f"compiler   {'found' if found['compiler'] else 'none: torch.compile is left out'}; response normalisation in "
+        f"{found['lrn']}",
         *(f"tracker    {name}: {state}" for name, state in found["trackers"].items()),
         f"data       {found['data']['how']}",
         f"disk       {found['disk_free_gb']} GB free; a run needs {CHECKPOINTS_GB}, and as much again while it saves",

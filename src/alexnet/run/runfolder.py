@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet import hardware
 from alexnet.files import git_commit, write_atomically
+from alexnet.lrn import written_in
 from alexnet.recipes import Recipe
 
 try:
@@ -119,6 +120,7 @@ def describe_run(s: Session) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": s.device.type,
         "compiled": s.compiled,
+        "lrn": written_in(s.device),
         "processes": s.accelerator.num_processes,
         "hardware": hardware.describe(s.device),
         "versions": hardware.versions(),
@@ -173,10 +175,8 @@ def continued(folder: Path, now: dict[str, Any]) -> tuple[dict[str, Any], str]:
                 f"{before[name]}; --{name} {before[name]} goes on with it"
             )
     last, this = parts[-1], now["parts"][0]
-    told = {"device": "device", "processes": "processes", "compiled": "compiled"}
-    changes = [
-        f"{told[name]} {this[name]} (was {last[name]})" for name in told if last.get(name) not in (None, this[name])
-    ]
+    told = ("device", "processes", "compiled", "lrn")
+    changes = [f"{name} {this[name]} (was {last[name]})" for name in told if last.get(name) not in (None, this[name])]
     kept = {name: before[name] for name in this if name in before}
     return now | kept | {"parts": [*parts, this]}, ", ".join(changes)
 
