@@ -1,4 +1,4 @@
-"""Write docs/findings.md, its pictures and the README's three lines, from the records results/reproduce-*.json.
+"""Write docs/findings.md, its pictures and the README's table, from the records results/reproduce-*.json.
 
     python benchmarks/findings.py [--check]
 
@@ -62,9 +62,10 @@ def _section(experiment: Experiment, record: dict[str, Any] | None) -> Iterable[
     yield ""
     machine, versions = record["hardware"], record["versions"]
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+    notes = f"; {record['notes']}" if "notes" in record else ""
     yield (
         f"`{record['command']}`: {record['seconds'] / 60:.0f} minutes on {where}, {record['precision']}, torch "
-        f"{versions['torch']}; commit {record['commit']}, {record['date']}."
+        f"{versions['torch']}; commit {record['commit']}, {record['date']}{notes}."
     )
     sweeps = [arm for arm in record["arms"] if "sweep" in arm]
     if sweeps:
@@ -82,15 +83,13 @@ def _point(point: dict[str, Any]) -> str:
     return f"{point['training_error']:.0f}% after {point['epochs']:g}"
 
 
-def lines_of_three(found: dict[str, dict[str, Any]]) -> str:
-    """The README's table: what held, what did not, what is open."""
+def readme_lines(found: dict[str, dict[str, Any]]) -> str:
+    """The README's table: what held, in part or whole, what did not, what is open."""
     words = {"reproduced": "held", "partly": "held in part", "not reproduced": "did not hold"}
-    groups: dict[str, list[str]] = {"held": [], "did not hold": [], "open": []}
+    groups: dict[str, list[str]] = {told: [] for told in (*words.values(), "open")}
     for name in EXPERIMENTS:
         verdict = found[name]["verdict"] if name in found else ""
-        told = words.get(verdict, "open")
-        link = f"[`{name}`](docs/findings.md#{name})"
-        groups["held" if told.startswith("held") else told].append(link + (" (in part)" if "part" in told else ""))
+        groups[words.get(verdict, "open")].append(f"[`{name}`](docs/findings.md#{name})")
     rows = [f"| {group} | {', '.join(names) or '–'} |" for group, names in groups.items()]
     return "\n".join(["| of the paper's eight claims about its parts | |", "|---|---|", *rows])
 
@@ -100,7 +99,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     found = records()
-    parts = {ROOT / "docs" / "findings.md": page(found), ROOT / "README.md": lines_of_three(found)}
+    parts = {ROOT / "docs" / "findings.md": page(found), ROOT / "README.md": readme_lines(found)}
     pages = {path: between(path.read_text(), part, BEGIN, END) for path, part in parts.items()}
     wrong = [path for path, text in pages.items() if path.read_text() != text]
     if args.check:
