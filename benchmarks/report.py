@@ -142,7 +142,9 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
             for row in record["rows"]
             if row["name"] in ("train_step", "data_path", "lrn", "classic_job")
         ]
-        parts.append(f"On {machine(record)}:\n\n" + table(["speed", "this project", "the usual way", "gain"], rows))
+        rate = (record | record["hardware"])["matrix_tflops_bf16"]
+        on = f"On {machine(record)}, {rate:.2f} TFLOP/s in a large bf16 product, commit {record['commit']}:"
+        parts.append(f"{on}\n\n" + table(["speed", "this project", "the usual way", "gain"], rows))
     return "\n\n".join(parts)
 
 
