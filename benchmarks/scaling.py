@@ -1,6 +1,6 @@
 """How much faster several devices train, on paper: computing, and exchanging gradients.
 
-    python benchmarks/scaling.py [--record results/compare-cpu.json] [--card-tflops 396]
+    python benchmarks/scaling.py [--record results/compare-cpu-fast-host.json] [--card-tflops 396]
 
 A step of 128 takes one device what the record says (``train_step``), or the time of its 841 GFLOP at a rate. Gradients
 are 243,860,896 bytes in float32, of the paper's network with 1,000 classes. To sum them each of n devices sends and
@@ -57,7 +57,9 @@ def steps(record: Path, card_tflops: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=Path(__file__).parents[1] / "results" / "compare-cpu.json")
+    parser.add_argument(
+        "--record", type=Path, default=Path(__file__).parents[1] / "results" / "compare-cpu-fast-host.json"
+    )
     parser.add_argument("--card-tflops", type=float, default=CARD_TFLOPS, help="what a card reaches in training")
     args = parser.parse_args()
     for device, step in steps(args.record, args.card_tflops).items():
