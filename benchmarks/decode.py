@@ -4,7 +4,7 @@
 
 Photographs of 500×375, the usual size in ImageNet, are made here: gradients, shapes and noise, JPEG at quality 90.
 Each way goes from the bytes of a file to uint8 RGB, and then twice more with the step that follows in training, the
-central 256×256 pixels of the resized image: by Pillow, and by torch. It is charged the processor time of its threads:
+central 256×256 pixels of the resized image: by Pillow, and as this project does it, by torch. It is charged the processor time of its threads:
 a rate a core. The ways take turns. Pixels are compared with Pillow's. A library that is not installed is left out:
 
     pip install simplejpeg torchcodec
@@ -18,7 +18,6 @@ import io
 import json
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ from PIL import __version__ as pillow_version
 from torchvision.transforms import v2
 
 from alexnet.data.images import open_image
-from alexnet.data.transforms import central_patch
+from alexnet.data.transforms import as_array, central_patch
 from record import origin
 
 SIZE, QUALITY, SHORT_SIDE = (500, 375), 90, 256
-CUT = central_patch()
+BY_PILLOW, BY_TORCH = v2.Compose([v2.Resize(SHORT_SIDE), v2.CenterCrop(SHORT_SIDE)]), central_patch()
 
 Way = Callable[[bytes], np.ndarray]
 
@@ -119,14 +118,11 @@ WAYS: dict[str, Way] = {
 
 
 def resized_by_pillow(pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(CUT(Image.fromarray(pixels)))
+    return np.asarray(BY_PILLOW(Image.fromarray(pixels)))
 
 
 def resized_by_torch(pixels: np.ndarray) -> np.ndarray:
-    with warnings.catch_warnings(action="ignore"):  # that a decoder's array cannot be written to
-        image = torch.from_numpy(pixels).permute(2, 0, 1)  # channels last in memory, for which torch has the fast code
-    image = v2.functional.resize(image, [SHORT_SIDE], antialias=True)
-    return v2.functional.center_crop(image, [SHORT_SIDE, SHORT_SIDE]).permute(1, 2, 0).numpy()
+    return as_array(BY_TORCH(Image.fromarray(pixels)))
 
 
 # What follows on decoding, and with which of Pillow's own rates a rate is compared.

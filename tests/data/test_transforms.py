@@ -37,9 +37,18 @@ def dataset() -> datasets.Dataset:
     return datasets.Dataset("slopes", "slopes", ("a", "b"), images, images, "val")
 
 
+def assert_rounded_alike(ours: torch.Tensor, theirs: torch.Tensor, resized: int) -> None:
+    """uint8 pixels of torch's and of Pillow's bilinear interpolation: 1 apart at most, each time and in few places."""
+    gaps = (ours.int() - theirs.int()).abs()
+    assert gaps.max() <= resized
+    assert (gaps > 0).float().mean() < 0.02 * resized
+
+
 def test_eval_transform_is_torchvisions(photo: Image.Image) -> None:
-    theirs = v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor(), v1.Normalize(PLAIN.mean, PLAIN.std)])
-    assert torch.allclose(EvalTransform(224, PLAIN)(photo), theirs(photo), atol=1e-6)
+    crop, normalize = v1.Compose([v1.Resize(256), v1.CenterCrop(224)]), v1.Normalize(PLAIN.mean, PLAIN.std)
+    ours = EvalTransform(224, PLAIN)
+    assert_rounded_alike(torch.from_numpy(ours.pixels(photo)), torch.from_numpy(np.asarray(crop(photo))), resized=1)
+    assert torch.allclose(ours(photo), normalize(v1.functional.to_tensor(ours.pixels(photo))), atol=1e-6)
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -50,14 +59,13 @@ def test_train_transform_is_torchvisions(photo: Image.Image, crop: str, flip: bo
         "random": [v1.CenterCrop(256), v1.RandomCrop(224)],
     }
     flips = [v1.RandomHorizontalFlip()] if flip else []
-    last = [v1.ToTensor(), v1.Normalize(PLAIN.mean, PLAIN.std)]
-    theirs = v1.Compose([v1.Resize(256), *crops[crop], *flips, *last])
+    theirs = v1.Compose([v1.Resize(256), *crops[crop], *flips, v1.PILToTensor()])
     ours = TrainTransform(224, PLAIN, Augmentation(flip, crop))
     for seed in range(5):
         torch.manual_seed(seed)
         expected = theirs(photo)
         torch.manual_seed(seed)
-        assert torch.allclose(Normalize(PLAIN, 224)(ours(photo)), expected, atol=1e-6)
+        assert_rounded_alike(ours(photo), expected, resized=2 if crop == "random-resized" else 1)
 
 
 def test_mean_image_survives_its_card() -> None:

@@ -159,7 +159,7 @@ def _noise_draws(count: int, recipe: Recipe, epoch: int) -> Tensor:
 
 
 class WorkerBatches:
-    """torchvision's transforms on PIL images in worker processes: the reference, and the path for large images."""
+    """torchvision's transforms, image by image in worker processes: the reference, and the path for large images."""
 
     kind = "workers"
 
@@ -271,7 +271,7 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
 
     def read(index: int) -> np.ndarray:
         with images.decoding(index) as image:
-            return np.asarray(transform.pixels(image))
+            return transform.pixels(image)
 
     pixels = ahead(read, range(len(images)), 2 * step)
     for first in range(0, len(images), step):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.data.splits import Images
-from alexnet.data.transforms import central_patch
+from alexnet.data.transforms import as_array, central_patch
 from alexnet.files import cache_folder, write_atomically
 
 __all__ = ["SMALL_SIDE", "Statistics", "are_small", "color_noise", "normalization", "statistics"]
@@ -29,7 +29,7 @@ __all__ = ["SMALL_SIDE", "Statistics", "are_small", "color_noise", "normalizatio
 SMALL_SIDE = 96  # of larger images, the resident path's table of matrices would be larger than the images
 MOST_LARGE = 2000
 LARGE_MEAN_SIDE = 32  # of the mean image of large images, each of its pixels the mean over 8×8
-_FORMAT = b"alexnet-2012 statistics 1"  # part of the checksum: change it with the arithmetic
+_FORMAT = b"alexnet-2012 statistics 2"  # part of the checksum: change it with the arithmetic
 _BLOCK = 1000
 
 
@@ -120,7 +120,7 @@ def _large_blocks(images: Images, rows: Sequence[int]) -> Iterator[np.ndarray]:
     told = {"desc": "statistics of the training images", "unit": "image", "leave": False, "delay": 2}
     for row in tqdm(rows, **told, disable=None):  # at a terminal, once it takes longer
         with images.decoding(row) as image:
-            patch = np.asarray(cut(image), dtype=np.float64)
+            patch = as_array(cut(image)).astype(np.float64)
         yield patch[None]
 
 

@@ -87,7 +87,7 @@ def _answers(
     def read(file: str | Path) -> tuple[str, np.ndarray | str]:
         try:
             with decoding(file) as image:
-                return os.fspath(file), np.asarray(transform.pixels(image))
+                return os.fspath(file), transform.pixels(image)
         except ImageError as error:
             hint = f"; name the images in it, such as {file}/*" if Path(file).is_dir() else ""
             return os.fspath(file), f"{error}{hint}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from alexnet import hardware
 from alexnet.data.normalization import normalized
 from alexnet.data.splits import Dataset, Images
-from alexnet.data.transforms import central_patch
+from alexnet.data.transforms import as_array, central_patch
 from alexnet.model import AlexNet_2012
 from alexnet.use import explain
 from alexnet.use.evaluate import card_of, check_classes
@@ -105,9 +105,9 @@ class Network:
     def answer(self, picture: Image.Image) -> Answer:
         """The five most probable classes, where the picture speaks for each, and the same asked of two copies."""
         crop = np.asarray(explain.seen(self.model, picture))
-        corner = central_patch()(picture).crop((0, 0, self.size, self.size))
+        corner = as_array(central_patch()(picture)[:, : self.size, : self.size])
         moved = f"moved {round((256 - self.size) / 2)} pixels to the right and down"
-        views = {"as it is": crop, "mirrored": crop[:, ::-1], moved: np.asarray(corner)}
+        views = {"as it is": crop, "mirrored": crop[:, ::-1], moved: corner}
         with self._turn():
             x = self._inputs(list(views.values()))
             with torch.inference_mode(), hardware.autocast(self.device, self.precision):

@@ -30,7 +30,7 @@ CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 def seen(model: AlexNet_2012, picture: Image.Image) -> Image.Image:
     """The part of a picture that the network is given: its shorter side at 256, the central S×S pixels of that."""
-    return EvalTransform(model.variant.image_sizes[0], card_of(model).normalization).pixels(picture)  # type: ignore[no-any-return]
+    return Image.fromarray(EvalTransform(model.variant.image_sizes[0], card_of(model).normalization).pixels(picture))
 
 
 def inputs(model: AlexNet_2012, pictures: Sequence[Image.Image]) -> Tensor:
