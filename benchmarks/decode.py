@@ -4,8 +4,9 @@
 
 Photographs of 500×375, the usual size in ImageNet, are made here: gradients, shapes and noise, JPEG at quality 90.
 Each way goes from the bytes of a file to uint8 RGB, and then twice more with the step that follows in training, the
-central 256×256 pixels of the resized image: by Pillow, and as this project does it, by torch. It is charged the processor time of its threads:
-a rate a core. The ways take turns. Pixels are compared with Pillow's. A library that is not installed is left out:
+central 256×256 pixels of the resized image: by Pillow, and by torch as this project does it. It is charged the
+processor time of its threads: a rate a core. The ways take turns. Pixels are compared with Pillow's. A library that is
+not installed is left out:
 
     pip install simplejpeg torchcodec
 """

@@ -25,6 +25,7 @@ from tables import (
     change_rows,
     class_rows,
     compare_rows,
+    decode_rows,
     figure,
     groups,
     is_whole,
@@ -94,6 +95,16 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{record['commit']}. Seconds of a training step of 128 without its data, median, and in brackets the "
             "least and the most; each line adds to the one before, until the last two. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(["with", "seconds"], change_rows(record))
+        )
+    for record in found["decode"]:
+        head = ["images/s a core", "decoded", "cut to 256×256 by Pillow", "by torch", "against Pillow's pixels"]
+        gap = record["torch's resizing beside Pillow's"]
+        parts.append(
+            f"## Decoding photographs: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit "
+            f"{record['commit']}. JPEGs of 500×375 made by the script, {record['bytes']:,} bytes each; medians, and in "
+            f"brackets the least and the most. Cut by torch and by Pillow, {gap['equal_pct']:.4g}% of the values are "
+            f"equal, and none is more than {gap['largest_difference']} off. Record: "
+            f"[{record['file']}](results/{record['file']}).\n\n" + table(head, decode_rows(record))
         )
     for record in found["agreement"]:
         head = ["against the plain path", "difference on average", "at most", "last loss"]

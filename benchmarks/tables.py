@@ -173,3 +173,14 @@ def trial_rows(record: dict[str, Any]) -> list[list[str]]:
         [name, str(len(runs)), *(spread([run[key] for run in runs], 2) for key in ("val_acc", "val_loss"))]
         for name, runs in by_name.items()
     ]
+
+
+def decode_rows(record: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, way in record["ways"].items():
+        rates = [f"{statistics.median(all):.0f} ({min(all):.0f} to {max(all):.0f})" for all in way["rates"].values()]
+        agrees = "of another size"
+        if "equal_pct" in way:
+            agrees = f"{way['equal_pct']:.4g}% equal, at most {way['largest_difference']} off"
+        rows.append([f"`{name}`" if "." in name else name, *rates, agrees])
+    return rows

@@ -1,7 +1,7 @@
 """From a PIL image to the network's input, by torchvision: what an image goes through in training and in evaluation.
 
 Images are resized as uint8 tensors with their channels innermost in memory, for which torch has vector code: decoding
-included, 1.7 times as many a core as by Pillow, and of its pixels at most 1 off (benchmarks/decode.py).
+included, one and a half times as many a core as by Pillow, and of its pixels at most 1 off (benchmarks/decode.py).
 """
 
 from __future__ import annotations
