@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from alexnet import hardware, local_response_norm, lrn, native
 
@@ -195,6 +196,10 @@ def test_second_derivative_is_refused():
         dx.sum().backward()
 
 
+def make_fx_of_fakes(norm, x):
+    return make_fx(norm, tracing_mode="fake")(x)
+
+
 class Norm(nn.Module):
     def forward(self, x):
         return local_response_norm(x, **PAPER)
@@ -217,6 +222,16 @@ def test_exports_for_batches_of_any_size():
     for count in (1, 7):
         x = torch.randn(count, 8, 3, 3) * 60
         assert_near(program.module()(x), theirs(x, **PAPER))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("trace", [torch.jit.trace, lambda norm, x: make_fx(norm)(x), make_fx_of_fakes])
+def test_a_trace_holds_for_other_images(trace):
+    torch.manual_seed(5)
+    x, other = (
+        (torch.randn(2, 8, 6, 6) * 60).contiguous(memory_format=torch.channels_last) for _ in range(2)
+    )  # rows of channels: what goes to C++ and no tracer sees
+    assert_near(trace(Norm(), x)(other), theirs(other, **PAPER))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from alexnet import native
 
@@ -179,11 +180,18 @@ def written_in(device: torch.device) -> str:
     return "C++" if device.type == "cpu" and native.load(_SOURCE) else "torch"
 
 
+def _is_traced() -> bool:
+    """Whether something records what is done to tensors: it sees torch's operations and no others."""
+    return torch.jit.is_tracing() or _get_current_dispatch_mode() is not None  # type: ignore[attr-defined, no-untyped-call]
+
+
 def _in_cpp(name: str, tensors: list[Tensor], size: int, alpha: float, beta: float, k: float) -> bool:
     """Let lrn.cpp's ``name`` fill the last of ``tensors``, all ``[outer, C, inner]``; False where it cannot."""
     outer, channels, inner = tensors[0].shape
     dtype = tensors[0].dtype
     if inner != 1 or size not in _CPP_SIZES or beta != _CPP_BETA or channels > _CPP_CHANNELS or dtype not in _CPP_TYPES:
+        return False
+    if _is_traced():
         return False
     if (library := native.load(_SOURCE)) is None:
         return False
