@@ -597,7 +597,8 @@ def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.slow  # beside other work it fails about one time in six, in the forked process's own end: not understood yet
+# beside other work it fails at times, by a trace from the end of the forked process: not understood yet
+@pytest.mark.slow
 def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_to_go_on(colours: Path, tmp_path: Path) -> None:
     """As job schedulers do it; Ctrl-C reaches the data workers too."""
     out, rows = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
