@@ -52,7 +52,6 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
         **{
             key: config[key]
             for key in ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
-            if key in config
         },
         "date": config["started"][:10],
         **judge(runs / name, recipe),

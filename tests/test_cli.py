@@ -597,7 +597,7 @@ def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == ""
 
 
-# beside other work it fails at times, by a trace from the end of the forked process: not understood yet
+# at times, more often beside other work, a data worker's socket is gone and a trace is printed: not understood yet
 @pytest.mark.slow
 def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_to_go_on(colours: Path, tmp_path: Path) -> None:
     """As job schedulers do it; Ctrl-C reaches the data workers too."""

@@ -22,7 +22,6 @@ from caffe_files import caffe_layers, caffemodel, fresh
 from test_pages import commands
 
 LEFT_OUT = re.compile(r"alexnet (demo runs/first$|reproduce \w)|--parallel")
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def make_cifar10(folder: Path) -> None:
