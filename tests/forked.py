@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 import tiny
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -43,9 +45,10 @@ class Command:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(self.process.pid, signal)  # type: ignore[arg-type]
 
-    def send_to_all(self, signal: int) -> None:
-        """To its own processes too, such as its data workers."""
-        os.killpg(self.process.pid, signal)  # type: ignore[arg-type]
+    def send_to_others(self, signal: int) -> None:
+        """To the processes that it started: its data workers, and the server that forks them."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            process.send_signal(signal)
 
     def wait_for(self, path: Path, timeout: float = 60) -> None:
         """Until that file is there, or the process has ended."""

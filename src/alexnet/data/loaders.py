@@ -6,6 +6,7 @@ seed, the epoch and its place, so a run resumed in the middle of an epoch sees e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -183,7 +184,6 @@ class WorkerBatches:
             num_workers=WORKERS,
             persistent_workers=True,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_loop,
             generator=torch.Generator(),  # without one of its own it draws from the state that drives dropout
         )
 
@@ -191,7 +191,9 @@ class WorkerBatches:
         self.sampler.epoch, self.sampler.start = epoch, start
         draws, size = _noise_draws(self.count, self.recipe, epoch), self.recipe.batch_size
         try:
-            for place, (images, labels) in enumerate(self.loader, start):
+            with _signals_held():  # what the iterator starts, inherits this
+                batches = iter(self.loader)
+            for place, (images, labels) in enumerate(batches, start):
                 images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
                 if images.dtype == torch.uint8:  # a quarter of the bytes on their way here
                     images = self.normalize(images)
@@ -209,10 +211,21 @@ class WorkerBatches:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _leave_signals_to_the_loop(_worker: int) -> None:
-    # Ctrl-C and job schedulers signal every process at once; without its workers the loop could not end as it should.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back here; processes started meanwhile hold them for good.
+
+    Ctrl-C and job schedulers signal every process at once. Without its workers, or the server that forks them (Python's
+    default from 3.14 on), the loop could not end as it should.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
