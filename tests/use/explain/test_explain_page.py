@@ -156,7 +156,7 @@ def test_an_unreadable_image_is_a_line_and_the_others_are_explained(
 
 
 def test_of_many_images_a_fixed_choice_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "LIMIT", 20)
+    monkeypatch.setattr(page, "JUDGED", 20)
     out = tmp_path / "page.html"
     found = [explain(network(), [], noisy(), out=out, title="x", neighbours=12) for _ in range(2)]
     assert found[0] == found[1]

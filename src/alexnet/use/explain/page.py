@@ -30,10 +30,10 @@ from alexnet.use.explain.neighbours import features
 from alexnet.use.explain.receptive import receptive_field
 from alexnet.use.explain.split import COUNTED, layers, look_at_split
 
-__all__ = ["LIMIT", "MOST", "explain", "format_explanation"]
+__all__ = ["JUDGED", "MOST", "explain", "format_explanation"]
 
 MOST = 12  # images a page: of those that compress least it stays under 10 MB
-LIMIT = 10_000  # validation images, and training images, that are looked at
+JUDGED = 5_000  # validation images that are looked at: two slow cores take half a minute for them
 COLUMNS = 12  # of filters
 
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -49,7 +49,7 @@ def explain(
     run: Path | None = None,
     without: str = "no data set was named",
     patch: tuple[str, int] | None = None,
-    neighbours: int = LIMIT,
+    neighbours: int = 10_000,
     device: str = "auto",
     precision: str = "auto",
     progress: Callable[[str], Watch] = lambda _what: lambda batches, _count: batches,
@@ -76,7 +76,7 @@ def explain(
     subjects = from_data(dataset) if dataset and not files else from_files(files)
     explain_subjects(model, subjects)
     filters, missing = _filters(model, run)
-    split, validation = None, fixed_choice(dataset.val, LIMIT) if dataset else None
+    split, validation = None, fixed_choice(dataset.val, JUDGED) if dataset else None
     if validation:
         found = answers(model, validation, precision=precision, watch=progress("validation images"))
         split = look_at_split(model, validation, found, patch)
