@@ -51,7 +51,7 @@ bench: .venv/run  ## This project beside the usual way, on this machine's CPU
 	$(BIN)/python benchmarks/compare.py --device cpu --json results/compare-cpu.json
 	$(BIN)/python benchmarks/agreement.py --json results/agreement-cpu.json
 
-faults: .venv/dev  ## Kill, starve, damage and mislead it thousands of times: docs/reliability.md, about an hour
+faults: .venv/dev  ## Kill, starve, damage and mislead it thousands of times: docs/reliability.md, about two hours
 	$(BIN)/python benchmarks/faults.py --json results/faults-cpu.json
 
 bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic as it is, five seeds, and the plain way, three

@@ -246,7 +246,7 @@ class RoundUpPad(nn.Module):
 
 
 class DropoutOf2012(nn.Dropout):
-    """Dropout that training does not scale; evaluation multiplies by 1 − p (the released code's src/layer.cu, 1126)."""
+    """Dropout that training does not scale; evaluation multiplies by 1 − p (the released code's src/layer.cu, 1133)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * (1 - self.p)

@@ -117,7 +117,7 @@ class Recipe:
     )
     loader: Literal["auto", "resident", "workers"] = _run(
         "auto",
-        "resident: the data set in memory, transformed in batches on the device; workers: torchvision in 4 processes.",
+        "resident: the data set in memory, transformed in batches on the device; workers: torchvision in processes.",
     )
     parallel: Literal["data", "columns"] = _run(
         "data",

@@ -232,10 +232,26 @@ def test_what_is_not_an_image_is_ignored(tmp_path):
     (tmp_path / "train" / "notes.txt").touch()
     (cat / "more" / ".cache").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(cat / "more" / "z.png")
+    Image.new("RGB", (4, 4)).save(cat / "more" / "zz.jfif", "JPEG")
     Image.new("RGB", (4, 4)).save(cat / "more" / ".cache" / "z.png")
     train = load(spec).train
-    assert len(train) == 7
+    assert len(train) == 8
     assert train.name(3) == str(cat / "more" / "z.png")
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
+    spec, real = image_folder(tmp_path), os.scandir
+    hidden = tmp_path / "train" / "cat" / "more"
+    hidden.mkdir()
+
+    def scandir(path):
+        if str(path) == str(hidden):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="more"):
+        load(spec)
 
 
 def test_a_corrupt_file_is_reported_with_its_path(tmp_path):

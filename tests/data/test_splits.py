@@ -82,6 +82,13 @@ def test_a_holdout_has_its_share_of_each_class_and_leaves_the_test_set_alone():
             source.with_holdout(count)
 
 
+def test_fewer_images_are_of_every_class():
+    images = Images(np.repeat([0, 1, 2, 3], [60, 37, 2, 1]), Pixels(np.zeros((100, 2, 2, 3), np.uint8), "train"))
+    source = Dataset("spec", "name", tuple("abcd"), images, images, "test")
+    assert np.bincount(source.with_fewer(10).train.labels).tolist() == [6, 4, 1, 1]
+    assert np.bincount(source.with_fewer(99).train.labels).tolist() == [59, 37, 2, 1]
+
+
 def test_array_is_decoded_once(images):
     assert images.array() is images.array()
 

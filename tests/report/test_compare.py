@@ -105,6 +105,17 @@ def test_runs_not_at_their_end_are_no_part_of_a_mean(tmp_path: Path) -> None:
     assert "Not at their end, or diverged, so no part of any mean: short-s0, short-s1, short-s2." in said(base + short)
 
 
+def test_what_is_recorded_beside_the_recipe_makes_a_setting(tmp_path: Path) -> None:
+    def run(name: str, data: dict[str, Any], lrn: str) -> Record:
+        return read(make_run(tmp_path / name, data=DATA | data, lrn=lrn))
+
+    runs = [run("a", {}, "C++"), run("b", {}, "torch"), run("c", {"val": 7}, "C++")]
+    assert differences(settings_of(runs)) == {
+        "counts": [f"train {DATA['train']}, val {DATA['val']}"] * 2 + [f"train {DATA['train']}, val 7"],
+        "lrn": ["C++", "torch", "C++"],
+    }
+
+
 @pytest.mark.parametrize(
     "data", [{"fingerprint": "f" * 16}, {"val": 300}, {"name": "other"}, {"val_split": "test", "fingerprint": "0" * 16}]
 )
@@ -122,13 +133,14 @@ def test_what_does_not_change_figures_makes_no_setting(tmp_path: Path) -> None:
     ]
     (setting,) = settings_of(runs)
     assert setting.label == "quickstart"
-    assert any("nothing that is recorded differs" in text for text in said(runs))
+    assert any("nothing that is compared differs" in text for text in said(runs))
 
 
 def test_a_seed_that_ran_twice_counts_once(tmp_path: Path) -> None:
     runs = [read(make_run(tmp_path / name, value)) for name, value in (("a", 70.0), ("b", 71.0))]
-    (setting,) = settings_of(runs)
-    assert setting.values == [70.0]
+    (setting,) = settings_of([*runs, read(make_run(tmp_path / "c", 75.0, recipe={"seed": 1}))])
+    assert setting.values == [70.0, 75.0]
+    assert (setting.spread("val_acc"), setting.spread()) == ("72.50 ± 3.54", "72.50 ± 3.54")
     assert any("seed 0 ran 2 times" in text for text in said(runs))
 
 

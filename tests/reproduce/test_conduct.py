@@ -67,6 +67,25 @@ def test_a_record_has_what_was_promised(tmp_path: Path) -> None:
     assert re.fullmatch(r"tiny: tanh, seed 2; run 6 of 6, about .* left", record["said"][5])
 
 
+def test_arms_have_folders_of_their_own() -> None:
+    for names in (("rate 1e-3", "rate 1e+3"), ("α", "β"), ("x", "x")):
+        with pytest.raises(ValueError, match="need names whose folders differ"):
+            experiment(*(Arm(name, TINY) for name in names))
+    with pytest.raises(ValueError, match="arm views needs a run of its own or the name of an arm before it"):
+        experiment(Arm("views", of="relu"), RELU)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_was_not_reached_counts_as_where_the_run_ended(tmp_path: Path, full: bool) -> None:
+    never = epochs_until(0)
+    arms = [replace(arm, run=replace(TINY, stages=(Stage(3),)), short={"stages": (Stage(1),)}) for arm in (RELU, TANH)]
+    tested = experiment(*arms, measures=(never,), file="mine.py")
+    tested = replace(tested, rule=(replace(tested.rule[0], ratio=True, limit="end"),))
+    record = run(tested, tmp_path / "x", seeds=3, full=full)
+    assert f"reached by neither in {3 if full else 1}" in record["findings"][0]["sentence"]
+    assert record["command"].startswith("alexnet reproduce mine.py --data digits")
+
+
 def test_digits_settle_nothing(tmp_path: Path) -> None:
     record = run(experiment(RELU, TANH), tmp_path / "x", seeds=3)
     assert record["verdict"] == "too few runs"

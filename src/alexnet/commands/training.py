@@ -121,6 +121,8 @@ def reproduce(args: argparse.Namespace) -> Answer:
     if done.record is None:
         words = ["reproduce", args.experiment, "--resume", "--out", str(done.folder), "--data", args.data]
         words += ["--full"] * args.full + (["--seeds", str(args.seeds)] if args.seeds else [])
+        words += [] if args.data_dir == "data" else ["--data-dir", args.data_dir]
+        words += [] if args.device == "auto" else ["--device", args.device]
         again = f"{program()} {shlex.join(words)}"
         number = done.stopped_by or signal.SIGINT
         return Answer({}, "", 128 + number, f"stopped by {signal.Signals(number).name}; to go on:\n  {again}")

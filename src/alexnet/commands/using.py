@@ -30,10 +30,9 @@ def evaluate(args: argparse.Namespace) -> Answer:
     run, recipe = _run_of(path)
     dataset, holdout = _data_of(args, recipe)
     if holdout and args.split == "test":
-        print("opening the test images, which this run kept closed to its end: choose nothing by them", file=sys.stderr)
-    if args.views == "ten-crop" and not dataset.flip:
-        warning = f"warning: ten-crop mirrors the images, and a mirrored image of {dataset.name} is another thing"
-        print(warning, file=sys.stderr)
+        print("opening the test images, which this run kept closed: choose nothing by them", file=sys.stderr)
+    elif args.data and recipe.get("holdout"):
+        print("--data: all of its images to judge by, where this run held some out of its own", file=sys.stderr)
     found = evaluate(model, dataset, args.views, args.split, device=args.device, precision=args.precision, watch=bar)
     text = format_evaluation(found, args.views)
     if args.out or run:
@@ -167,8 +166,11 @@ def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Datas
         folder = path if path.is_dir() else path.parent
         raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
     dataset = datasets.load(spec, args.data_dir or recipe.get("data_dir") or "data")
-    holdout = 0 if args.data else recipe.get("holdout", 0)
-    return (dataset.with_holdout(holdout) if holdout else dataset), holdout
+    if args.data:
+        return dataset, 0
+    if holdout := recipe.get("holdout", 0):
+        dataset = dataset.with_holdout(holdout)
+    return (dataset.with_fewer(recipe["images"]) if recipe.get("images") else dataset), holdout
 
 
 def _data_at_hand(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Dataset | None, str]:

@@ -24,7 +24,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF
 # Twice Pillow's own MAX_IMAGE_PIXELS, which is where Pillow turns from a warning to an error; kept as our own number
 # because a program around us may have changed Pillow's.
 MAX_PIXELS = 178_956_970
-# Pixels that all threads of a process may decode at once: one image of the largest size, fifteen photographs of 12
+# Pixels that all threads of a process may decode at once: one image of the largest size, fourteen photographs of 12
 # million. Decoding takes 4 to 20 bytes a pixel, most where there is transparency.
 MAX_PIXELS_AT_ONCE = MAX_PIXELS
 

@@ -117,12 +117,18 @@ class Images:
 
 def hold_out(images: Images, part: float) -> tuple[Images, Images]:
     """Split off one image in `part` of each class, always the same ones. A class of one image stays in training."""
-    random = np.random.RandomState(HELD_OUT_SEED)  # the generator whose numbers NumPy promises never to change
-    held = np.zeros(len(images), bool)
-    for label in np.unique(images.labels):
-        members = random.permutation(np.flatnonzero(images.labels == label))
-        held[members[: min(max(1, round(len(members) / part)), len(members) - 1)]] = True
+    held = _one_in(part, images.labels, spare=1)
     return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
+
+
+def _one_in(part: float, labels: np.ndarray, spare: int) -> np.ndarray:
+    """Which images are taken: one in `part` of each class, at least one, but never the last `spare` of a class."""
+    random = np.random.RandomState(HELD_OUT_SEED)  # the generator whose numbers NumPy promises never to change
+    taken = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        taken[members[: min(max(1, round(len(members) / part)), len(members) - spare)]] = True
+    return taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +149,9 @@ class Dataset:
         if split == "test" and self.test is not None:
             return "test", self.test
         if split == "test" and self.val_split != "test":
-            raise ValueError(f"--split test: {self.name} has no test images but those to validate on; allowed is val")
+            raise ValueError(
+                f"--split test: of {self.name} the split {self.val_split} is read to judge by; allowed is val"
+            )
         return self.val_split, self.val
 
     def with_fewer(self, count: int) -> "Dataset":
@@ -151,7 +159,8 @@ class Dataset:
         if not 0 < count < len(self.train):
             allowed = f"1 to {len(self.train) - 1}, for {self.name} has {len(self.train):,} training images"
             raise ValueError(f"--images {count}: allowed is {allowed}")
-        return replace(self, train=hold_out(self.train, len(self.train) / count)[1])
+        taken = _one_in(len(self.train) / count, self.train.labels, spare=0)
+        return replace(self, train=self.train.subset(np.flatnonzero(taken)))
 
     def with_holdout(self, count: int) -> "Dataset":
         """This data set with about `count` training images to validate on, of each class its share, always the same."""

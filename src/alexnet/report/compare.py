@@ -37,13 +37,18 @@ class Setting:
     runs: tuple[Record, ...]
 
     @property
-    def judged(self) -> dict[Any, Figure]:
-        """The figure of each run at its end, by seed; of a seed that ran twice, the first one named."""
-        found: dict[Any, Figure] = {}
+    def at_end(self) -> dict[Any, Record]:
+        """The runs at their end, by seed; of a seed that ran twice, the first one named."""
+        found: dict[Any, Record] = {}
         for run in self.runs:
-            if run.finished and not run.diverged and (figures := run.figures()):
-                found.setdefault(run.seed, figures[0])
+            if run.finished and not run.diverged and run.figures():
+                found.setdefault(run.seed, run)
         return found
+
+    @property
+    def judged(self) -> dict[Any, Figure]:
+        """The figure of each of them."""
+        return {seed: run.figures()[0] for seed, run in self.at_end.items()}
 
     @property
     def values(self) -> list[float]:
@@ -51,7 +56,7 @@ class Setting:
 
     def spread(self, key: str = "") -> str:
         """``mean ± standard deviation`` over the seeds of ``key`` in the last rows; by default of the judged figure."""
-        ends = [run.final for run in self.runs if run.finished and not run.diverged]
+        ends = [run.final for run in self.at_end.values()]
         values = [row[key] for row in ends if row.get(key) is not None] if key else self.values
         digits = 3 if key.endswith("loss") else 2
         if not values:
@@ -100,7 +105,7 @@ def findings(settings: Sequence[Setting], comparisons: Sequence[Comparison]) -> 
     """What the runs say together, in sentences: the answer to "did it help?" first, if that is what was asked."""
     found = [comparison.text for comparison in comparisons]
     if len(settings) == 1:
-        found.append("The runs have one setting: nothing that is recorded differs between them but the seed.")
+        found.append("The runs have one setting: nothing that is compared differs between them but the seed.")
     for setting in settings:
         if len(setting.judged) > 1:
             found.append(
@@ -190,7 +195,7 @@ def _seeds(seeds: Sequence[Any]) -> str:
 
 def _images(setting: Setting) -> str:
     """Which images judged it."""
-    run = next(run for run in setting.runs if run.finished and not run.diverged and run.figures())
+    run = next(iter(setting.at_end.values()))
     figure = run.figures()[0]
     return repr((run.data.get("name"), run.data.get("fingerprint"), figure.split, figure.count))
 
@@ -201,12 +206,12 @@ def _identity(record: Record) -> dict[str, Any]:
     versions, data = record.config.get("versions"), record.data
     return {
         "data": data.get("name"),
-        "images": ", ".join(f"{name} {data[name]}" for name in ("train", "val", "test") if data.get(name)),
+        "counts": ", ".join(f"{name} {data[name]}" for name in ("train", "val", "test") if data.get(name)),
         "fingerprint": data.get("fingerprint"),
         "validated on": data.get("val_split"),
         **{name: value for name, value in recipe.items() if name not in _ASIDE},
         "last step": record.last_step,
-        **{name: record.config.get(name) for name in ("device", "precision", "loader", "compiled", "processes")},
+        **{name: record.config.get(name) for name in ("device", "precision", "loader", "compiled", "lrn", "processes")},
         "torch": versions.get("torch") if isinstance(versions, dict) else None,
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet.recipes import classic, known
@@ -40,7 +41,7 @@ def find(name: str) -> Experiment:
     found = getattr(module, "EXPERIMENT", None)
     if not isinstance(found, Experiment):
         raise ValueError(f"experiment {name}: defines no EXPERIMENT")
-    return found
+    return replace(found, file=path.name)
 
 
 # --- figure 1 --------------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ figure_1 = Experiment(
             least=3,
             paper="six times",
             ratio=True,
-            limit=120,
+            limit="end",
         )
         for guess in GUESSES
         for init in RATES
@@ -154,7 +155,13 @@ dropout = Experiment(
     rule=(
         Comparison("with dropout", "without", OVERFITTING.name, least=0.1, paper="substantial overfitting"),
         Comparison(
-            "without", "with dropout", CONVERGED.name, least=1.41, paper="roughly twice the steps", ratio=True, limit=13
+            "without",
+            "with dropout",
+            CONVERGED.name,
+            least=1.41,
+            paper="roughly twice the steps",
+            ratio=True,
+            limit="end",
         ),
     ),
     short="a network with a fourth of the maps, on 5,000 training images for 15 epochs",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -172,14 +171,14 @@ class _Work:
     def _result(self, arm: Arm, name: str, settings: Small | Recipe | None, seed: int) -> dict[str, Any]:
         """What a run came to: from its result.json, or else once it has been run to its end."""
         assert settings is not None
-        folder = self.folder / _slug(arm.name) / name
+        folder = self.folder / arm.folder / name
         if (folder / RESULT).is_file():
             kept: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             self.spent.append((arm.name, kept["seconds"]))
             return kept
         if number := self.stopped():
             raise _StoppedError(number)
-        run, began = self.folder / _slug(arm.of or arm.name) / name, time.monotonic()
+        run, began = self.folder / self.experiment.arm(arm.of or arm.name).folder / name, time.monotonic()
         self.say(self._headline(arm, name))
         if not arm.of:
             self._train(settings, seed, run)
@@ -232,7 +231,3 @@ class _Work:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -69,6 +70,11 @@ class Arm:
     views: Literal["center", "ten-crop"] = "center"
     """Of a test image."""
 
+    @property
+    def folder(self) -> str:
+        """Where its runs lie in the experiment's folder."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
     def settings(self, *, full: bool) -> Small | Recipe | None:
         return self.run if full or self.run is None else replace(self.run, **self.short)
 
@@ -115,12 +121,20 @@ class Experiment:
     """What the best of an arm's rates has least of. It sees the training rows alone, never the test images."""
     chart: Literal["values", "errors", "losses"] = "values"
     """The picture: a dot a run; or training and test errors, or losses, over epochs."""
+    file: str = ""
+    """The name of the file that it came from; the paper's have none."""
 
     def __post_init__(self) -> None:
         names, measures = [arm.name for arm in self.arms], [measure.name for measure in self.measures]
-        for arm in self.arms:
-            if (arm.run is None) != bool(arm.of) or (arm.of and arm.of not in names):
-                raise ValueError(f"experiment {self.name}: arm {arm.name} needs a run of its own or the name of an arm")
+        folders = [arm.folder for arm in self.arms]
+        if "" in folders or len(set(folders)) < len(folders):
+            raise ValueError(f"experiment {self.name}: its arms {names} need names whose folders differ: {folders}")
+        for place, arm in enumerate(self.arms):
+            earlier = [other.name for other in self.arms[:place] if not other.of]
+            if (arm.run is None) != bool(arm.of) or (arm.of and arm.of not in earlier):
+                raise ValueError(
+                    f"experiment {self.name}: arm {arm.name} needs a run of its own or the name of an arm before it"
+                )
             if arm.rates and not (self.choose and isinstance(arm.run, Small)):
                 raise ValueError(f"experiment {self.name}: arm {arm.name} has rates, but nothing chooses among them")
         for comparison in self.rule:

@@ -18,7 +18,7 @@ from alexnet.data.splits import Dataset
 from alexnet.files import git_commit, write_atomically
 from alexnet.recipes import Recipe
 from alexnet.reproduce.experiment import Experiment, Small
-from alexnet.reproduce.verdicts import judge
+from alexnet.reproduce.verdicts import Comparison, judge
 
 __all__ = ["make_plan", "make_record", "write_record"]
 
@@ -83,7 +83,7 @@ def make_record(
     """
     names = [measure.name for measure in experiment.measures]
     values = {arm: {name: [run["values"][name] for run in runs] for name in names} for arm, runs in results.items()}
-    word, findings = judge(experiment.rule, values)
+    word, findings = judge([_with_limit(comparison, experiment, arms) for comparison in experiment.rule], values)
     count = min(len(runs) for runs in results.values())
     where = f"{plan['data']['name']}, {count} seed{'s' * (count != 1)}"
     how = "as the paper did it" if plan["full"] else experiment.short
@@ -124,12 +124,24 @@ def make_record(
         "verdict": word,
         "reason": reason,
         "findings": [dataclasses.asdict(finding) for finding in findings],
-        "command": f"alexnet reproduce {experiment.name} --data {plan['data']['spec']}{' --full' * plan['full']}"
+        "command": f"alexnet reproduce {experiment.file or experiment.name} --data {plan['data']['spec']}"
+        + " --full" * plan["full"]
         + (f" --seeds {count}" if count != experiment.seeds else ""),
         "full": plan["full"],
         **{name: plan[name] for name in ("data", "device", "precision", "hardware", "versions", "commit", "date")},
         "seconds": round(sum(run["seconds"] for run in every), 1),
     }
+
+
+def _with_limit(
+    comparison: Comparison, experiment: Experiment, arms: Mapping[str, Small | Recipe | None]
+) -> Comparison:
+    """``comparison`` with the epochs of its runs, of which the shorter counts, for the limit ``end``."""
+    if comparison.limit != "end":
+        return comparison
+    both = [experiment.arm(name) for name in (comparison.better, comparison.worse)]
+    runs = [arms[arm.of or arm.name] for arm in both]
+    return dataclasses.replace(comparison, limit=min(run.epochs for run in runs if run))
 
 
 def _settings(settings: Small | Recipe) -> dict[str, Any]:

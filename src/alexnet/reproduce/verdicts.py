@@ -18,25 +18,17 @@ A value that was not reached counts as ``limit``, where the run was ended, and i
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Comparison", "Finding", "Values", "Word", "compare", "judge", "t_95"]
+from alexnet.report.intervals import FEWEST, paired_difference
+
+__all__ = ["Comparison", "Finding", "Values", "Word", "compare", "judge"]
 
 Word = Literal["reproduced", "partly", "not reproduced", "too few runs"]
 Values = Mapping[str, Mapping[str, Sequence[float | None]]]
 """By arm and measure: a value a seed, in one order of seeds for all arms."""
-
-FEWEST = 3
-# Two-sided 95% quantiles of Student's t for 1, 2, 3… degrees of freedom.
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-
-
-def t_95(freedom: int) -> float:
-    """Student's t beyond which 5% lie; from 16 degrees on that of 15, which is a little larger than the true one."""
-    return _T_95[min(freedom, len(_T_95)) - 1]
 
 
 @dataclass(frozen=True)
@@ -52,8 +44,8 @@ class Comparison:
     """The paper's figure, in words."""
     ratio: bool = False
     """Compare ``worse / better`` in place of ``worse − better``."""
-    limit: float | None = None
-    """What a value that was not reached counts as, at least."""
+    limit: float | Literal["end"] | None = None
+    """What a value that was not reached counts as, at least. ``end``: the epochs of the runs."""
     decides: bool = True
     """Whether it is part of the verdict, or only told."""
 
@@ -90,10 +82,9 @@ def compare(comparison: Comparison, values: Values) -> Finding:
         return Finding(
             "too few runs", f"{arms}: reached by neither in {c.limit:g}" if c.limit else f"{arms}: no values"
         )
-    differences = [_difference(c, *pair) for pair in pairs]
-    mean, n = statistics.mean(differences), len(differences)
-    half = t_95(n - 1) * statistics.stdev(differences) / math.sqrt(n)
-    low, high, least = mean - half, mean + half, math.log(c.least) if c.ratio else c.least
+    better, worse = zip(*(_numbers(c, *pair) for pair in pairs), strict=True)
+    found = paired_difference(better, worse)
+    mean, low, high, least = found.mean, found.low, found.high, math.log(c.least) if c.ratio else c.least
     if low > 0:
         word: Word = "reproduced" if mean >= least else "partly"
     else:
@@ -103,13 +94,11 @@ def compare(comparison: Comparison, values: Values) -> Finding:
     return Finding(word, f"{arms}: {cut}{_told(c, *shown)}; the paper: {c.paper}", *shown)
 
 
-def _difference(c: Comparison, better: float | None, worse: float | None) -> float:
-    if better is None or worse is None:
-        assert c.limit is not None, f"{c.measure} has no value, and the rule no limit"
-    first, second = (c.limit if value is None else value for value in (better, worse))
-    assert first is not None
-    assert second is not None
-    return math.log(second / first) if c.ratio else second - first
+def _numbers(c: Comparison, *pair: float | None) -> list[float]:
+    """What is subtracted: the better arm's value and the worse one's, or of a ratio their logarithms."""
+    assert None not in pair or isinstance(c.limit, float | int), f"{c.measure} has no value, and the rule no limit"
+    found = [float(c.limit if value is None else value) for value in pair]  # type: ignore[arg-type]
+    return [math.log(value) if c.ratio else value for value in found]
 
 
 def _told(c: Comparison, mean: float, low: float, high: float) -> str:

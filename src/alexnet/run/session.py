@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Session:
     progress: Progress
     unsaved_best: dict[str, Tensor] | None = None
     """Copy of the weights with the best validation so far, until they are on disk."""
+    shares: dict[int, Images] = field(default_factory=dict)
+    """What ``share_of`` gave, by the ``id`` of what it was asked for."""
 
     @property
     def device(self) -> torch.device:
@@ -92,8 +94,8 @@ class Session:
             epoch, place = epoch + 1, 0
 
     def share_of(self, images: Images) -> Images:
-        """The images that this process judges by, of ``images``."""
-        return images.subset(range(self.share.rank, len(images), self.share.world))
+        """The images that this process judges by, of ``images``; the same each time, so that they are decoded once."""
+        return self.shares.setdefault(id(images), images.subset(range(self.share.rank, len(images), self.share.world)))
 
     def sum_up(self, own: Tensor) -> Tensor:
         """The sum of what the processes counted, each in its share."""

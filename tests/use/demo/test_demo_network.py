@@ -1,5 +1,6 @@
 """What the page asks of a network: the same answers as elsewhere, of a picture and of its copies."""
 
+import dataclasses
 import threading
 import time
 
@@ -51,6 +52,20 @@ def test_copies_are_mirrored_and_moved(network: Network) -> None:
     assert [best for _, best, _ in answer.copies] == probabilities.argmax(1).tolist()
     assert [share for *_, share in answer.copies] == pytest.approx(probabilities[:, first].tolist(), abs=1e-5)
     assert len({round(share, 4) for *_, share in answer.copies}) == 3
+
+
+def test_the_moved_copy_is_of_what_the_network_sees(
+    model: AlexNet_2012, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warped = dataclasses.replace(model.card.normalization, resize="warp")
+    monkeypatch.setattr(model, "card", dataclasses.replace(model.card, normalization=warped))
+    wide, judged = np.zeros((300, 600, 3), np.uint8), []
+    wide[..., 0] = np.linspace(0, 255, 600).astype(np.uint8)
+    found = Network(model, dataset, count=0)
+    found._inputs, real = lambda crops: judged.extend(crops) or real(crops), found._inputs  # type: ignore[method-assign]
+    found.answer(Image.fromarray(wide))
+    as_it_is, _, moved = judged[:3]
+    assert np.abs(as_it_is[:-16, :-16].astype(int) - moved[16:, 16:]).max() == 0
 
 
 def test_evidence_is_grad_cam_of_each_class(network: Network) -> None:

@@ -8,7 +8,7 @@ from alexnet.data.normalization import Normalization
 from alexnet.data.splits import Images
 from alexnet.data.stores import Pixels
 from alexnet.model import AlexNet_2012
-from alexnet.use.explain import CONVOLUTIONS, activations, answers, calibration, confident_errors, inputs
+from alexnet.use.explain import activations, answers, calibration, confident_errors, convolutions, inputs
 from alexnet.weights.card import ModelCard
 
 
@@ -26,7 +26,7 @@ def test_one_pass_keeps_logits_labels_and_peaks(tiny_network: None) -> None:
     assert found.labels.tolist() == images.labels.tolist()
     assert torch.allclose(found.logits[[0, 129]], logits, atol=0.02 * float(logits.abs().max()))
     assert torch.allclose(found.probabilities.sum(1), torch.ones(130))
-    for name in CONVOLUTIONS:
+    for name in convolutions(model):
         peaks = maps[name].amax((2, 3))
         assert torch.allclose(found.peaks[name][[0, 129]], peaks, atol=0.02 * float(peaks.abs().max()))
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from alexnet.data.normalization import Normalization
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.use.explain import (
-    CONVOLUTIONS,
     activations,
+    convolutions,
     correlation,
     grad_cam,
     inputs,
@@ -73,7 +73,7 @@ def test_activations_are_those_before_the_relu(variant: str) -> None:
     model = network(variant)
     x = batch(model, 2)
     found = activations(model, x)
-    assert tuple(found) == CONVOLUTIONS
+    assert tuple(found) == convolutions(model)
     for name, maps in found.items():
         expected = LayerActivation(model, model.features.get_submodule(name)).attribute(x)
         assert torch.equal(maps, expected)

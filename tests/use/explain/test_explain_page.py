@@ -18,7 +18,7 @@ from alexnet.data.normalization import Normalization
 from alexnet.data.splits import Dataset, Images
 from alexnet.data.stores import Files, Pixels
 from alexnet.model import AlexNet_2012
-from alexnet.use.explain import CONVOLUTIONS, grad_cam, images, inputs, page
+from alexnet.use.explain import convolutions, grad_cam, images, inputs, page
 from alexnet.use.explain.images import from_data
 from alexnet.use.explain.page import MOST, explain, format_explanation
 from alexnet.use.predict import predict
@@ -96,7 +96,7 @@ def test_a_run_is_explained_by_its_own_data(run: Path, capsys: pytest.CaptureFix
     found = document(capsys)
     assert list(found) == ["out", "layers", "images", "validation"]
     assert found["out"] == str(run / "explain.html")
-    assert [each["name"] for each in found["layers"]] == list(CONVOLUTIONS)
+    assert [each["name"] for each in found["layers"]] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
     assert [each["maps"] for each in found["layers"]] == [8, 16, 12, 12, 8]
     assert found["layers"][2]["receptive_field"] == {"size": 99, "stride": 16, "start": -34}
     assert sorted(image["truth"] for image in found["images"]) == list("0123456789")
@@ -164,6 +164,16 @@ def test_of_many_images_a_fixed_choice_is_looked_at(tmp_path: Path, monkeypatch:
     told = words(parsed(out))
     assert "20 of 30 images, split val of noise: a fixed choice" in told
     assert "among 12 of 30 training images" in told
+
+
+@pytest.mark.parametrize("variant", ["no-conv3", "no-conv4"])
+def test_a_network_with_a_convolution_less(tmp_path: Path, variant: str) -> None:
+    out, model = tmp_path / "page.html", network(variant)
+    found = explain(model, [], noisy(), out=out, title="x", neighbours=0, patch=("conv5", 1))
+    left = [name for name in flags.CONVOLUTIONS if name != variant.removeprefix("no-")]
+    assert [each["name"] for each in found["layers"]] == left
+    with pytest.raises(ValueError, match=f"--layer {variant[3:]}: allowed is one of {', '.join(left)}"):
+        explain(model, [], noisy(), out=out, title="x", patch=(variant[3:], 1))
 
 
 def test_the_snippet_of_the_docs_runs(run: Path) -> None:
@@ -291,7 +301,7 @@ def test_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["explain", str(weights)]) == 2
     assert "--data: needed, for" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html"))
-    assert flags.CONVOLUTIONS == CONVOLUTIONS
+    assert convolutions(network()) == flags.CONVOLUTIONS
 
 
 def test_the_images_held_out_by_a_run_are_what_it_validated_on(

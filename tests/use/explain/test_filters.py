@@ -15,7 +15,7 @@ from alexnet.use.explain import conv1_filters, untrained
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
 
-@pytest.mark.parametrize("changes", [{}, {"variant": "paper", "init": "source", "seed": 7}])
+@pytest.mark.parametrize("changes", [{}, {"variant": "paper", "init": "source", "seed": 7}, {"widths": "quarter"}])
 def test_the_untrained_network_is_the_one_a_run_begins_with(tmp_path: Path, changes: dict) -> None:
     recipe = recipes.quickstart(**changes)
     session = open_session(recipe, tmp_path, datasets.load("digits"), torch.device("cpu"))

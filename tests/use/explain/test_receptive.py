@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alexnet import flags
 from alexnet.data.normalization import Normalization
 from alexnet.data.splits import Images
 from alexnet.data.stores import Pixels
 from alexnet.model import VARIANTS, AlexNet_2012
-from alexnet.use.explain import CONVOLUTIONS, answers, receptive_field, strongest_patches, telling_channel
+from alexnet.use.explain import answers, convolutions, receptive_field, strongest_patches, telling_channel
 from alexnet.weights.card import ModelCard
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -33,7 +34,7 @@ def looked_at(model: AlexNet_2012, layer: str, row: int, column: int) -> tuple[i
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-@pytest.mark.parametrize("layer", CONVOLUTIONS)
+@pytest.mark.parametrize("layer", flags.CONVOLUTIONS)
 def test_receptive_fields_are_what_a_gradient_measures(variant: str, layer: str) -> None:
     model = AlexNet_2012(2, variant).double()
     for _, part in model.weight_layers():
@@ -49,8 +50,8 @@ def test_receptive_fields_are_what_a_gradient_measures(variant: str, layer: str)
 
 def test_receptive_fields_of_the_classic_network() -> None:
     model = AlexNet_2012(2)
-    assert [receptive_field(model, name).size for name in CONVOLUTIONS] == [11, 51, 99, 131, 163]
-    assert [receptive_field(model, name).stride for name in CONVOLUTIONS] == [4, 8, 16, 16, 16]
+    assert [receptive_field(model, name).size for name in convolutions(model)] == [11, 51, 99, 131, 163]
+    assert [receptive_field(model, name).stride for name in convolutions(model)] == [4, 8, 16, 16, 16]
     with pytest.raises(ValueError, match="layer conv6: allowed is one of conv1, relu1"):
         receptive_field(model, "conv6")
 

@@ -105,7 +105,7 @@ class Network:
     def answer(self, picture: Image.Image) -> Answer:
         """The five most probable classes, where the picture speaks for each, and the same asked of two copies."""
         crop = np.asarray(explain.seen(self.model, picture))
-        corner = as_array(central_patch()(picture)[:, : self.size, : self.size])
+        corner = as_array(central_patch(self.card.normalization.resize)(picture)[:, : self.size, : self.size])
         moved = f"moved {round((256 - self.size) / 2)} pixels to the right and down"
         views = {"as it is": crop, "mirrored": crop[:, ::-1], moved: corner}
         with self._turn():

@@ -83,7 +83,7 @@ class Page:
 
     def maps(self, crop: np.ndarray | None, layer: str) -> str:
         """The maps of a layer that answer most."""
-        if crop is None or layer not in explain.CONVOLUTIONS:
+        if crop is None or layer not in explain.convolutions(self.network.model):
             return ""
         maps = self.network.maps(crop, layer)
         peaks = maps.amax((1, 2))
@@ -242,7 +242,8 @@ def build(network: Network) -> gr.Blocks:
                 answer = gr.HTML(_without_answer(), apply_default_css=False)
         with gr.Column(elem_classes="below"):  # which is seen where there is an answer
             gr.HTML('<div class="alexnet"><h2>What its layers answer</h2></div>', apply_default_css=False)
-            layer = gr.Radio(list(explain.CONVOLUTIONS), value="conv1", show_label=False, container=False)
+            layers = list(explain.convolutions(network.model))
+            layer = gr.Radio(layers, value="conv1", show_label=False, container=False)
             maps = gr.HTML("", apply_default_css=False)
             near = gr.HTML("", apply_default_css=False)
 

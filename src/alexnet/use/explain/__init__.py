@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from alexnet.use.explain.answers import Answers, Calibration, answers, calibration, confident_errors
 from alexnet.use.explain.attribution import (
-    CONVOLUTIONS,
     activations,
+    convolutions,
     correlation,
     grad_cam,
     inputs,
@@ -30,7 +30,7 @@ from alexnet.use.explain.neighbours import Features, features, features_of_input
 from alexnet.use.explain.receptive import Patch, ReceptiveField, receptive_field, strongest_patches, telling_channel
 
 __all__ = [
-    "CONVOLUTIONS", "Answers", "Calibration", "Features", "Patch", "ReceptiveField", "activations", "answers",
-    "calibration", "confident_errors", "conv1_filters", "correlation", "features", "features_of_inputs", "grad_cam",
+    "Answers", "Calibration", "Features", "Patch", "ReceptiveField", "activations", "answers", "calibration",
+    "confident_errors", "conv1_filters", "convolutions", "correlation", "features", "features_of_inputs", "grad_cam",
     "inputs", "nearest", "receptive_field", "seen", "strongest_patches", "telling_channel", "untrained", "with_new_fc8",
 ]  # fmt: skip

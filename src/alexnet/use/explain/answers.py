@@ -17,7 +17,7 @@ from alexnet.data.loaders import eval_batch_size, eval_batches
 from alexnet.data.splits import Images
 from alexnet.model import AlexNet_2012
 from alexnet.use.evaluate import card_of
-from alexnet.use.explain.attribution import CONVOLUTIONS, hooked
+from alexnet.use.explain.attribution import convolutions, hooked
 
 __all__ = ["Answers", "Calibration", "answers", "calibration", "confident_errors"]
 
@@ -62,13 +62,13 @@ def answers(
     batches = eval_batches(images, card_of(model).normalization, model.variant.image_sizes[0], device)
     logits: list[Tensor] = []
     labels: list[Tensor] = []
-    peaks: dict[str, list[Tensor]] = {name: [] for name in CONVOLUTIONS}
+    peaks: dict[str, list[Tensor]] = {name: [] for name in convolutions(model)}
 
     def keep(name: str) -> Callable[[Tensor], None]:
         return lambda output: peaks[name].append(output.amax((2, 3)).float().cpu())
 
     with (
-        hooked(model, {f"features.{name}": keep(name) for name in CONVOLUTIONS}),
+        hooked(model, {f"features.{name}": keep(name) for name in peaks}),
         hardware.autocast(device, hardware.pick_precision(precision, device)),
     ):
         for x, y in watch(batches, -(-len(images) // eval_batch_size(device))):

@@ -22,10 +22,13 @@ from alexnet.model import AlexNet_2012
 from alexnet.use.evaluate import card_of
 
 __all__ = [
-    "CONVOLUTIONS", "activations", "correlation", "grad_cam", "hooked", "inputs", "seen", "with_new_fc8",
+    "activations", "convolutions", "correlation", "grad_cam", "hooked", "inputs", "seen", "with_new_fc8",
 ]  # fmt: skip
 
-CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+def convolutions(model: AlexNet_2012) -> tuple[str, ...]:
+    """The names of its convolutions in their order: conv1 to conv5, less what an ablation leaves out."""
+    return tuple(name for name, _ in model.features.named_children() if name.startswith("conv"))
 
 
 def seen(model: AlexNet_2012, picture: Image.Image) -> Image.Image:
@@ -58,7 +61,7 @@ def activations(model: AlexNet_2012, images: Tensor) -> dict[str, Tensor]:
     def keep(name: str) -> Callable[[Tensor], None]:
         return lambda output: found.update({name: output.float().clone()})  # the ReLU behind it works in place
 
-    with torch.no_grad(), hooked(model, {f"features.{name}": keep(name) for name in CONVOLUTIONS}):
+    with torch.no_grad(), hooked(model, {f"features.{name}": keep(name) for name in convolutions(model)}):
         model(images)
     return found
 

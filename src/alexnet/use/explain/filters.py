@@ -39,5 +39,5 @@ def untrained(folder: str | Path) -> AlexNet_2012:
         raise ValueError(f"{folder}/config.json: does not name the recipe and the classes of a run") from None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe["seed"])  # as the session does; weights are drawn on the CPU
-        model = AlexNet_2012(len(classes), recipe["variant"], recipe["init"])
+        model = AlexNet_2012(len(classes), recipe["variant"], recipe["init"], recipe["widths"])
     return model.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from alexnet.data.splits import Dataset, Images
 from alexnet.model import AlexNet_2012
 from alexnet.report.html import png_uri
 from alexnet.use.evaluate import card_of
-from alexnet.use.explain.attribution import CONVOLUTIONS, activations, correlation, grad_cam, inputs, seen, with_new_fc8
+from alexnet.use.explain.attribution import activations, correlation, grad_cam, inputs, seen, with_new_fc8
 from alexnet.use.explain.neighbours import Features, features_of_inputs, nearest
 from alexnet.use.explain.pictures import map_picture, over_picture, thumbnail
 from alexnet.use.explain.receptive import receptive_field
@@ -132,7 +132,7 @@ def _drawn(model: AlexNet_2012, subject: Subject, maps: dict[str, Tensor]) -> di
         "redrawn": png_uri(over_picture(crop, subject.redrawn, where)),
         "redrawn_range": (float(subject.redrawn.min()), float(subject.redrawn.max())),
         "correlation": correlation(subject.cam, subject.redrawn),
-        "layers": [{"name": name, **_loudest(maps[name])} for name in CONVOLUTIONS],
+        "layers": [{"name": name, **_loudest(maps[name])} for name in maps],
     }
 
 

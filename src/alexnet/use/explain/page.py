@@ -16,7 +16,7 @@ from alexnet.report.filters import filter_sheet
 from alexnet.report.html import png_uri, render, write_page
 from alexnet.use.evaluate import card_of, check_classes
 from alexnet.use.explain.answers import answers
-from alexnet.use.explain.attribution import CONVOLUTIONS
+from alexnet.use.explain.attribution import convolutions
 from alexnet.use.explain.filters import conv1_filters, untrained
 from alexnet.use.explain.images import (
     add_neighbours,
@@ -127,8 +127,8 @@ def _check(
     if patch is None:
         return
     name, channel = patch
-    if name not in CONVOLUTIONS:
-        raise ValueError(f"--layer {name}: allowed is one of {', '.join(CONVOLUTIONS)}")
+    if name not in (allowed := convolutions(model)):
+        raise ValueError(f"--layer {name}: allowed is one of {', '.join(allowed)}")
     maps = model.get_parameter(f"features.{name}.weight").shape[0]
     if not 0 <= channel < maps:
         raise ValueError(f"--channel {channel}: allowed is 0 to {maps - 1}, the channels of {name}")

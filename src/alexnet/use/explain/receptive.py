@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from alexnet.data.splits import Images
 from alexnet.lrn import WithinMapNorm
 from alexnet.model import AlexNet_2012, RoundUpPad
-from alexnet.use.explain.attribution import CONVOLUTIONS, activations, inputs
+from alexnet.use.explain.attribution import activations, convolutions, inputs
 
 __all__ = ["Patch", "ReceptiveField", "receptive_field", "strongest_patches", "telling_channel"]
 
@@ -97,13 +97,13 @@ def strongest_patches(
 
     Args:
         peaks: ``[N, channels]``: each image's highest answer, as ``answers(model, images).peaks[layer]`` has them.
-        layer: one of ``CONVOLUTIONS``.
+        layer: one of ``convolutions(model)``.
 
     Raises:
         ValueError: no such layer or channel.
     """
-    if layer not in CONVOLUTIONS:
-        raise ValueError(f"--layer {layer}: allowed is one of {', '.join(CONVOLUTIONS)}")
+    if layer not in (allowed := convolutions(model)):
+        raise ValueError(f"--layer {layer}: allowed is one of {', '.join(allowed)}")
     if not 0 <= channel < peaks.shape[1]:
         raise ValueError(f"--channel {channel}: allowed is 0 to {peaks.shape[1] - 1}, the channels of {layer}")
     chosen = peaks[:, channel].topk(min(count, len(peaks))).indices.tolist()

@@ -16,7 +16,7 @@ from alexnet.report.plots import CSS, canvas
 from alexnet.run.metrics import Metrics
 from alexnet.use.evaluate import card_of
 from alexnet.use.explain.answers import Answers, Calibration, calibration, confident_errors
-from alexnet.use.explain.attribution import CONVOLUTIONS, seen
+from alexnet.use.explain.attribution import convolutions, seen
 from alexnet.use.explain.pictures import patch_picture, share_picture, thumbnail
 from alexnet.use.explain.receptive import receptive_field, strongest_patches, telling_channel
 
@@ -57,7 +57,7 @@ def look_at_split(model: AlexNet_2012, images: Images, found: Answers, patch: tu
         matrix=png_uri(share_picture(confusion)) if len(classes) > COUNTED else None,
         errors=_errors(model, images, found),
         chart=_chart(sure),
-        patches=[_patches(model, images, found, name, patch) for name in CONVOLUTIONS],
+        patches=[_patches(model, images, found, name, patch) for name in convolutions(model)],
     )
 
 
@@ -65,7 +65,7 @@ def layers(model: AlexNet_2012, split: Split | None) -> list[dict[str, Any]]:
     """What stands under ``layers`` of ``alexnet explain --json``."""
     shown = {each["name"]: each["channel"] for each in split.patches} if split else {}
     entries = []
-    for name in CONVOLUTIONS:
+    for name in convolutions(model):
         field, maps = receptive_field(model, name), model.get_parameter(f"features.{name}.weight").shape[0]
         place = {"size": field.size, "stride": field.stride, "start": field.start}
         entries.append({"name": name, "maps": maps, "channel": shown.get(name), "receptive_field": place})
