@@ -35,7 +35,8 @@ def layers(network: AlexNet_2012) -> list[str]:
 def test_parameters_and_the_size_at_the_end(name: str) -> None:
     network = on_meta(name)
     assert sum(p.numel() for p in network.parameters()) == COUNTS[name]
-    assert network.features(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 256, 6, 6)
+    for side in network.variant.image_sizes:
+        assert network.features(torch.empty(1, 3, side, side, device="meta")).shape == (1, 256, 6, 6)
 
 
 def test_each_lacks_one_thing() -> None:

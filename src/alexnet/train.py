@@ -133,7 +133,7 @@ def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
     display.line(runfolder.headline(s, config))
     display.start(s.last_step, s.progress.step)
     try:
-        with signals() as stopped, profiled(profile if main else 0, s.folder, display.line) as after_step:
+        with signals() as stopped, profiled(profile if main else 0, s.folder, s.device, display.line) as after_step:
             _loop(s, tracker, display, stopped, after_step)
             result = _result(s, stopped())
     except BaseException:

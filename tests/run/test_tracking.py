@@ -497,14 +497,14 @@ import json, sys
 from pathlib import Path
 from alexnet.run import tracking
 rows, config = json.load(sys.stdin)
-folder = Path("named")
-for resume_step, some in ((None, rows[:3]), (200, rows[3:])):
+first, second = Path("named"), Path("other", "named")
+for folder, resume_step, some in ((first, None, rows[:3]), (second, None, rows[:1]), (first, 200, rows[3:])):
     tracker = tracking.start("trackio", folder, config, resume_step=resume_step, say=lambda line: None)
     for row in some:
         tracker.log(row)
     tracker.finish({"best_val_acc": 42.0})
 from trackio.sqlite_storage import SQLiteStorage
-run = ("alexnet-2012", "named")
+run = ("alexnet-2012", (first / "trackio" / "name").read_text().strip())
 print(json.dumps([SQLiteStorage.get_runs(run[0]), SQLiteStorage.get_logs(*run), SQLiteStorage.get_run_config(*run)]))
 """
 
@@ -517,7 +517,8 @@ def test_trackio_holds_the_rows(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     names, logs, config = json.loads(done.stdout)  # so trackio's own lines are not on standard output
-    assert names == ["named"]  # the resumed run is the same run
+    assert len(names) == 2  # the resumed run is the same run, and another folder of that name another
+    assert all(name.startswith("named-") for name in names)
     assert CONFIG.items() <= config.items()
     logged = [(row["step"], row["val_acc"]) for row in logs if "val_acc" in row]
     assert logged == [(100, 20.5), (200, 31.25), (300, 42.0)]

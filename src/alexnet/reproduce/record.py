@@ -40,6 +40,7 @@ def make_plan(
         "experiment": experiment.name,
         "full": full,
         "arms": told,
+        "device": place.type,
         "data": {
             "spec": dataset.spec if dataset.spec in ("cifar10", "digits") else "FOLDER",
             "name": dataset.name,
@@ -56,7 +57,6 @@ def make_plan(
                 raise ValueError(f"--resume: {folder} was begun with another choice of {name}; name another folder")
         return plan
     plan = asked | {
-        "device": place.type,
         "precision": hardware.pick_precision("auto", place),
         "hardware": hardware.describe(place),
         "versions": hardware.versions(),

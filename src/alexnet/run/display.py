@@ -15,6 +15,7 @@ from tqdm import tqdm
 __all__ = ["Display", "profiled"]
 
 TRACE = "trace.json"
+WARM_UP = 2  # steps that a profile leaves out
 
 PLAIN_EVERY = 30.0  # seconds between two plain lines
 BAR_EVERY = 1.0
@@ -96,23 +97,38 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def profiled(steps: int, folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Time ``steps`` steps, after two to warm up, operation by operation; gives what is to be called after each step.
+def profiled(
+    steps: int, folder: Path, device: torch.device, say: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
+    """Time ``steps`` steps on ``device``, after two to warm up, operation by operation; gives what follows each.
 
     Leaves ``trace.json`` in ``folder`` (for chrome://tracing or ui.perfetto.dev) and says the twenty costliest
-    operations. 0: nothing happens.
+    operations; or, where the run ends sooner, how many steps it takes. 0: nothing happens.
     """
     if not steps:
         yield lambda: None
         return
     from torch import profiler
 
-    def tell(profile: Any) -> None:
-        profile.export_chrome_trace(str(folder / TRACE))
-        order = f"self_{'cuda' if torch.cuda.is_available() else 'cpu'}_time_total"
-        table = profile.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=40)
-        say(f"{steps} steps, operation by operation; the whole trace: {folder / TRACE}\n{table}")
+    taken = 0
 
-    plan = profiler.schedule(wait=0, warmup=2, active=steps, repeat=1)
+    def tell(profile: Any) -> None:
+        seen = min(taken - WARM_UP, steps)
+        if seen <= 0:
+            return
+        profile.export_chrome_trace(str(folder / TRACE))
+        order = f"self_{'cuda' if device.type == 'cuda' else 'cpu'}_time_total"
+        table = profile.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=40)
+        say(f"{seen} steps, operation by operation; the whole trace: {folder / TRACE}\n{table}")
+
+    plan = profiler.schedule(wait=0, warmup=WARM_UP, active=steps, repeat=1)
     with profiler.profile(schedule=plan, on_trace_ready=tell) as profile:
-        yield profile.step
+
+        def after_step() -> None:
+            nonlocal taken
+            taken += 1
+            profile.step()
+
+        yield after_step
+    if taken <= WARM_UP:
+        say(f"--profile {steps}: nothing to show, the run has ended within the {WARM_UP} steps that warm up")

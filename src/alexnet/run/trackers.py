@@ -167,7 +167,7 @@ def _wandb_options(folder: Path, config: dict[str, Any], resume: bool) -> dict[s
         settings.init_timeout = _WANDB_INIT_TIMEOUT
     configured = wandb.setup(wandb.Settings(silent=True)).settings
     return {
-        "id": _wandb_id(folder / "wandb" / "id", resume),
+        "id": _kept(folder / "wandb" / "id", resume, os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]),
         "resume": "allow",
         # A run of the caller's own is left alone.
         "reinit": "create_new",
@@ -176,18 +176,17 @@ def _wandb_options(folder: Path, config: dict[str, Any], resume: bool) -> dict[s
         "name": os.environ.get("WANDB_NAME") or folder.resolve().name,
         "dir": str(folder.absolute()),
         "config": config,
-        # A resumed run may have more epochs than its first part.
+        # A resumed run's config has one more part.
         "allow_val_change": True,
         "settings": settings,
     }
 
 
-def _wandb_id(path: Path, resume: bool) -> str:
-    """The run's id, kept in the folder so that a resumed run is the same wandb run."""
+def _kept(path: Path, resume: bool, name: str) -> str:
+    """What the tracker knows the run by: ``name``, kept in the folder so that a resumed run is the same one."""
     kept = path.read_text(encoding="utf-8").strip() if resume and path.exists() else ""
     if kept:
         return kept
-    name = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name + "\n", encoding="utf-8")
     return name
@@ -201,11 +200,13 @@ class Trackio:
 
         self._trackio: Any = trackio
         self._step = 0
+        # Of several runs of one name it would go on with the latest, whichever folder is resumed.
+        name = _kept(folder / "trackio" / "name", resume, f"{folder.resolve().name}-{uuid.uuid4().hex[:4]}")
         # It prints a page of hints to standard output.
         with contextlib.redirect_stdout(io.StringIO()):
             trackio.init(
                 project=PROJECT,
-                name=folder.resolve().name,
+                name=name,
                 config=config,
                 resume="allow" if resume else "never",
                 embed=False,
