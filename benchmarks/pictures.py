@@ -14,12 +14,15 @@ from alexnet.report import plots
 
 
 def draw_learning(record: dict[str, Any], path: Path) -> None:
-    """The ten losses of the learning record: one panel an input scale, one line an initialisation."""
+    """The losses of the learning record: one panel an input scale, one line an initialisation."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(10, 4), layout="constrained")
     panels = picture.subplots(1, 2, sharey=True)
-    colors = {"paper": "#1b6ca8", "zero-bias": "#d1495b", "source": "#2e8b57", "caffe": "#8a6fb0", "he": "#c98a1b"}
+    colors = {
+        "paper": "#1b6ca8", "zero-bias": "#d1495b", "source": "#2e8b57", "caffe": "#8a6fb0", "caffenet": "#777777",
+        "he": "#c98a1b",
+    }  # fmt: skip
     for axes, scale in zip(panels, ("raw", "imagenet"), strict=True):
         for run in (run for run in record["runs"] if run["input_scale"] == scale):
             losses = run["losses"]

@@ -55,7 +55,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
     parts = [
         "# Results\n\nEvery number here is computed from a record in [results/](results/) by `make results`. "
         "Accuracies on “CIFAR-10 (JPEG q75 copy)” were measured on a lossy copy of CIFAR-10, train and test; they are "
-        "compared with each other alone, not with figures on CIFAR-10.",
+        "compared with each other alone, not with figures on CIFAR-10. A commit with a + had changes that no commit "
+        "has.",
         "## Accuracy\n\nThe last step's figures, nothing picked; mean ± standard deviation over seeds where there are "
         "several runs; of a single one, in brackets, Wilson's 95% interval, which answers for the images that were "
         "drawn and not for another seed. A row of fewer epochs than its schedule's shows the beginning of a run, not "
@@ -83,7 +84,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
         rates = record | record["hardware"]
         parts.append(
-            f"## Speed: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}. "
+            f"## Speed: {machine(record)}, {rates['matrix_tflops_bf16']} TFLOP/s\n\n"
+            f"`{record['command']}`, {record['date']}, commit {record['commit']}. "
             f"Measured in the same run: {rates['matrix_tflops_bf16']} TFLOP/s in one large bf16 product, "
             f"{rates['copy_gb_per_s']} GB/s in a copy. Medians, and in brackets the least and the most. "
             f"{record['notes']}. Record: "
@@ -172,7 +174,7 @@ def pages(root: Path) -> dict[Path, str]:
 def draw(found: dict[str, list[dict[str, Any]]], docs: Path) -> None:
     """Each picture for which there are records."""
     for record in found["learning"]:
-        if len(record["runs"]) == 10:
+        if len(record["runs"]) >= 10:  # all of them, of a record that grows
             draw_learning(record, docs / "why-2.303.png")
     whole = [record for record in found["accuracy"] if is_whole(record)]
     for record in whole:
