@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,21 +145,29 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     settings = groups(found["accuracy"])
     whole = [runs for runs in settings if is_whole(runs[0])]
     parts = [table(ACCURACY_HEAD, accuracy_rows(whole or settings))] if settings else []
-    for record in found["compare"]:
-        rows = [
-            [
-                MEASURES[row["name"]],
-                f"{figure(row['ours'])} {row['unit']}",
-                f"{figure(row['baseline'])} {row['unit']}",
-                f"{row['ratio']:.1f}×",
-            ]
-            for row in record["rows"]
-            if row["name"] in ("train_step", "data_path", "lrn", "classic_job")
-        ]
-        rate = (record | record["hardware"])["matrix_tflops_bf16"]
-        on = f"On {machine(record)}, {rate:.2f} TFLOP/s in a large bf16 product, commit {record['commit']}:"
-        parts.append(f"{on}\n\n" + table(["speed", "this project", "the usual way", "gain"], rows))
+    if found["compare"]:
+        parts.append(speed_table(found["compare"]))
     return "\n\n".join(parts)
+
+
+def speed_table(found: Sequence[dict[str, Any]]) -> str:
+    """The measures that open the README, a column a record: the usual way, this project, and the gain."""
+    rates = [(record | record["hardware"])["matrix_tflops_bf16"] for record in found]
+    head = ["the usual way → this project, gain", *(f"{rate:.2f} TFLOP/s" for rate in rates)]
+    by_name = [{row["name"]: row for row in record["rows"]} for record in found]
+    rows = [
+        [MEASURES[name], *(_gain(each[name]) if name in each else "–" for each in by_name)]
+        for name in ("train_step", "data_path", "lrn", "classic_job")
+    ]
+    machines = "; ".join(dict.fromkeys(map(machine, found)))
+    return f"Speed on {machines}, by what its host gave in a large bf16 product:\n\n" + table(head, rows)
+
+
+def _gain(row: dict[str, Any]) -> str:
+    ours, baseline, unit = row["ours"], row["baseline"], row["unit"]
+    if unit == "s" and ours >= 3600:
+        ours, baseline, unit = ours / 3600, baseline / 3600, "h"
+    return f"{figure(baseline)} → {figure(ours)} {unit}, **{row['ratio']:.1f}×**"
 
 
 def pages(root: Path) -> dict[Path, str]:
