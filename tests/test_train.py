@@ -421,10 +421,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, whole: Path, tmp_pa
     assert_same_run(out, whole)
 
 
-def launch(processes: int, out: Path, images: Path, *flags: str) -> list[Command]:
-    """In several processes, without dropout, in float32."""
+def launch(processes: int, out: Path, images: Path, *flags: str, dropout: bool = False) -> list[Command]:
+    """In several processes, in float32."""
     flags = ("--data", str(images), "--device", "cpu", "--precision", "fp32", "--out", str(out), *flags)
-    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"), NO_DROPOUT="1")
+    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"), NO_DROPOUT="" if dropout else "1")
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -445,6 +445,29 @@ def test_several_processes_compute_what_one_does(
             assert ours[name] == pytest.approx(theirs[name], abs=1e-5), (ours["step"], name)
         for name in ("train_acc", "val_acc"):
             assert ours[name] == theirs[name]
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_resuming_several_processes_is_exact(images: Path, tmp_path: Path, processes: int) -> None:
+    """Each draws its own dropout and sums up its own images; the run is left between two full rows.
+
+    Three, to rounding: DistributedDataParallel orders its gradients anew after a start's first step, hence its sums.
+    """
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+
+    def finish(started: list[Command]) -> None:
+        assert [process.end()[0] for process in started] == [0] * processes, started[0].end()
+
+    others = launch(processes, whole, images, "--max-steps", "4", dropout=True)
+    finish(launch(processes, parts, images, "--max-steps", "1", dropout=True))
+    finish(launch(processes, parts, images, "--max-steps", "4", "--resume", dropout=True))
+    finish(others)
+    if processes == 2:
+        assert_same_run(parts, whole, extra_row=1)
+    ours, theirs = load_checkpoint(parts / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
+    assert torch.equal(ours["random"]["cpu"], theirs["random"]["cpu"])
+    assert len({bytes(state.numpy()) for state in ours["random"]["cpu"]}) == processes
+    torch.testing.assert_close(ours["model"], theirs["model"], rtol=0, atol=1e-7)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 __all__ = ["Accord", "others_present", "signals"]
 
@@ -35,6 +36,14 @@ class Accord:
         together = torch.tensor(wishes, dtype=torch.float64)
         dist.all_reduce(together, dist.ReduceOp.MAX, group=self.group)
         return together.tolist()  # type: ignore[no-any-return]
+
+    def gather(self, own: Tensor) -> Tensor:
+        """``own``, on the CPU, of every process, which call this together: ``[processes, *]``, in their order."""
+        if self.group is None:
+            return own[None]
+        each = [torch.empty_like(own) for _ in range(self.group.size())]
+        dist.all_gather(each, own, group=self.group)
+        return torch.stack(each)
 
     def each_step(self, *wishes: bool) -> list[bool]:
         """Each wish that any process has; between two askings nobody is asked and no wish is granted."""
