@@ -126,6 +126,33 @@ def test_a_bug_with_workers_ends_the_process(images: Path, tmp_path: Path) -> No
     assert done.stderr.rstrip().endswith("RuntimeError: a bug")
 
 
+def test_a_killed_data_worker_is_one_line(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--data", str(images), "--loader", "workers", "--epochs", "100000", "--save-every", "0", "--out", str(out)]
+    process = Command([*COMMAND, *flags], tmp_path / "output")
+    process.wait_for(out / "last.ckpt")
+    process.send_to_others(signal.SIGKILL)
+    code, said = process.end()
+    assert code == 1, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("alexnet: a data worker was killed"), said
+
+
+def test_a_data_worker_killed_during_a_step_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is our own child, torch raises at once, wherever the loop is."""
+    real = train.train_step
+
+    def train_step(s: Session, *batch: torch.Tensor) -> torch.Tensor:
+        for worker in s.batches.loader._iterator._workers:  # type: ignore[attr-defined]
+            worker.kill()
+            worker.join()
+        return real(s, *batch)
+
+    monkeypatch.setattr(train, "train_step", train_step)
+    with pytest.raises(OSError, match=r"^a data worker was killed"):
+        run(tmp_path / "run", loader="workers")
+
+
 def test_max_steps_between_two_rows_adds_a_row_and_changes_nothing_else(run: Run, whole: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", max_steps=5)
     run(tmp_path / "run", max_steps=6, resume=True)
