@@ -282,6 +282,8 @@ def test_what_contradicts_the_machine_the_data_or_the_folder(
         (RuntimeError("CUDA out of memory. Tried 9 GiB\nmore"), 1,
          "out of memory (CUDA out of memory. Tried 9 GiB); a smaller --batch-size needs less"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(signal.SIGINT), 130, "interrupted"),
+        (KeyboardInterrupt(signal.SIGTERM), 143, "interrupted"),
     ],
 )  # fmt: skip
 def test_failures_are_one_line(

@@ -63,15 +63,16 @@ class Accord:
 def signals() -> Iterator[Callable[[], int | None]]:
     """Turn the first SIGINT or SIGTERM into a wish to stop, read between steps; gives the reader: its number, or None.
 
-    A second one interrupts at once, unless it comes within a second: a job scheduler signals every process, and then
-    torchrun passes on what it got. Outside the main thread, where Python hands out no signals, nothing is caught.
+    A second one interrupts at once, by KeyboardInterrupt with its number, unless it comes within a second: a job
+    scheduler signals every process, and then torchrun passes on what it got. Outside the main thread, where Python
+    hands out no signals, nothing is caught.
     """
     caught: list[tuple[int, float]] = []
 
     def note(number: int, _frame: object) -> None:
         now = time.monotonic()
         if caught and now - caught[0][1] > SAME:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         caught.append((number, now))
 
     handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
