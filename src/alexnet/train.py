@@ -174,7 +174,7 @@ def _loop(
         # --- show, and save by the clock
         if display.due():
             _check_finite(s)
-            display.show(progress.step, s.running.read(lambda own: own), progress.seconds)
+            display.show(progress.step, s.read_own_share(), progress.seconds)
         save_is_due = time.monotonic() - saved_at >= 60 * s.recipe.save_every
         stop, save = s.accord.each_step(stopped() is not None, save_is_due)
         if save:

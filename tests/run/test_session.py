@@ -76,6 +76,14 @@ def test_each_process_takes_up_its_own_and_of_another_number_the_first_takes_all
         assert [restored(rank, 2, *older) for rank in (0, 1)] == [([11, 22, 33], 7), ([0, 0, 0], 94)]
 
 
+def test_what_is_shown_is_of_all_shares() -> None:
+    parts = SimpleNamespace(share=Share(0, 3), running=Running(torch.device("cpu")))
+    logits, labels = torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])
+    parts.running.add(torch.tensor(0.7), logits, labels, torch.tensor(5.0), step=1)
+    found = session.Session.read_own_share(parts)  # type: ignore[arg-type]
+    assert found == {"train_loss": pytest.approx(0.7), "train_acc": 50, "grad_norm": 5, "images": 6}
+
+
 def test_a_checkpoint_that_only_some_processes_see_is_refused(tmp_path: Path) -> None:
     def asked(*others: float) -> bool:
         def now(*own: float) -> list[float]:

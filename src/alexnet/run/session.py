@@ -101,6 +101,10 @@ class Session:
         """The sum of what the processes counted, each in its share."""
         return own if self.share.world == 1 else self.accelerator.reduce(own)  # type: ignore[no-any-return]
 
+    def read_own_share(self) -> dict[str, float]:
+        """The running figures as if the other shares were like this one: nobody is asked. Waits for the device."""
+        return self.running.read(lambda own: own * self.share.world)
+
     def of_each(self, own: Tensor) -> Tensor:
         """``own`` of each share, by rank, on the CPU: ``[world, *]``; two columns, which have the same, once."""
         return own.cpu()[None] if self.share.world == 1 else self.accord.gather(own.cpu())
