@@ -23,6 +23,7 @@ from PIL import Image
 from alexnet import __version__, flags
 from alexnet.cli import main
 from alexnet.recipes import GROUPS, RECIPES, choices_of, classic, field_metadata, field_types
+from alexnet.train import Result
 from forked import Command
 
 COMMANDS = (
@@ -281,6 +282,8 @@ def test_what_contradicts_the_machine_the_data_or_the_folder(
         (RuntimeError("CUDA out of memory. Tried 9 GiB\nmore"), 1,
          "out of memory (CUDA out of memory. Tried 9 GiB); a smaller --batch-size needs less"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(signal.SIGINT), 130, "interrupted"),
+        (KeyboardInterrupt(signal.SIGTERM), 143, "interrupted"),
     ],
 )  # fmt: skip
 def test_failures_are_one_line(
@@ -616,6 +619,42 @@ def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_to_go_on(
     assert f"train --resume --out {out} --max-steps 900" in said
     assert "Traceback" not in said
     assert (out / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, "; to go on:\n  alexnet train --resume --out {out} --max-steps 9\n"),
+        ({"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, "; to go on:\n  alexnet train --resume --out"),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+         "; to go on:\n  torchrun --nproc-per-node 2 -m alexnet train --resume --out {out} --max-steps 9\n"),
+        ({"WORLD_SIZE": "3"}, "; to go on:\n  torchrun --nproc-per-node 3 -m alexnet train --resume --out"),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
+         "; to go on, start it on every machine as before, with --resume\n"),
+    ],
+)  # fmt: skip
+def test_a_stopped_run_says_how_it_goes_on(
+    environment: dict[str, str], told: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    monkeypatch.setattr("alexnet.train.run", lambda *_, **__: Result(out, {}, {}, signal.SIGTERM))
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "--data", "digits", "--out", str(out), "--max-steps", "9"]) == 143
+    assert f"stopped by SIGTERM{told.format(out=out)}" in capsys.readouterr().err
+
+
+def test_of_several_processes_only_the_first_writes_an_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexnet.train.run", lambda *_, **__: Result(tmp_path, {}, {}))
+    for rank, written in (("1", 0), ("0", 1)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["train", "quickstart", "--out", str(tmp_path)]) == 0
+        assert len(list(tmp_path.glob("example-*.png"))) == written
+        assert bool(capsys.readouterr().out) == written
 
 
 # --- report

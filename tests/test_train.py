@@ -127,6 +127,33 @@ def test_a_bug_with_workers_ends_the_process(images: Path, tmp_path: Path) -> No
     assert done.stderr.rstrip().endswith("RuntimeError: a bug")
 
 
+def test_a_killed_data_worker_is_one_line(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--data", str(images), "--loader", "workers", "--epochs", "100000", "--save-every", "0", "--out", str(out)]
+    process = Command([*COMMAND, *flags], tmp_path / "output")
+    process.wait_for(out / "last.ckpt")
+    process.send_to_others(signal.SIGKILL)
+    code, said = process.end()
+    assert code == 1, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("alexnet: a data worker was killed"), said
+
+
+def test_a_data_worker_killed_during_a_step_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is our own child, torch raises at once, wherever the loop is."""
+    real = train.train_step
+
+    def train_step(s: Session, *batch: torch.Tensor) -> torch.Tensor:
+        for worker in s.batches.loader._iterator._workers:  # type: ignore[attr-defined]
+            worker.kill()
+            worker.join()
+        return real(s, *batch)
+
+    monkeypatch.setattr(train, "train_step", train_step)
+    with pytest.raises(OSError, match=r"^a data worker was killed"):
+        run(tmp_path / "run", loader="workers")
+
+
 def test_max_steps_between_two_rows_adds_a_row_and_changes_nothing_else(run: Run, whole: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", max_steps=5)
     run(tmp_path / "run", max_steps=6, resume=True)
@@ -426,10 +453,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, whole: Path, tmp_pa
     assert_same_run(out, whole)
 
 
-def launch(processes: int, out: Path, images: Path, *flags: str) -> list[Command]:
-    """In several processes, without dropout, in float32."""
+def launch(processes: int, out: Path, images: Path, *flags: str, dropout: bool = False) -> list[Command]:
+    """In several processes, in float32."""
     flags = ("--data", str(images), "--device", "cpu", "--precision", "fp32", "--out", str(out), *flags)
-    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"), NO_DROPOUT="1")
+    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"), NO_DROPOUT="" if dropout else "1")
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -450,6 +477,29 @@ def test_several_processes_compute_what_one_does(
             assert ours[name] == pytest.approx(theirs[name], abs=1e-5), (ours["step"], name)
         for name in ("train_acc", "val_acc"):
             assert ours[name] == theirs[name]
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_resuming_several_processes_is_exact(images: Path, tmp_path: Path, processes: int) -> None:
+    """Each draws its own dropout and sums up its own images; the run is left between two full rows.
+
+    Three, to rounding: DistributedDataParallel orders its gradients anew after a start's first step, hence its sums.
+    """
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+
+    def finish(started: list[Command]) -> None:
+        assert [process.end()[0] for process in started] == [0] * processes, started[0].end()
+
+    others = launch(processes, whole, images, "--max-steps", "4", dropout=True)
+    finish(launch(processes, parts, images, "--max-steps", "1", dropout=True))
+    finish(launch(processes, parts, images, "--max-steps", "4", "--resume", dropout=True))
+    finish(others)
+    if processes == 2:
+        assert_same_run(parts, whole, extra_row=1)
+    ours, theirs = load_checkpoint(parts / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
+    assert torch.equal(ours["random"]["cpu"], theirs["random"]["cpu"])
+    assert len({bytes(state.numpy()) for state in ours["random"]["cpu"]}) == processes
+    torch.testing.assert_close(ours["model"], theirs["model"], rtol=0, atol=1e-7)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -41,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except FailedError as error:
         return _complain(error, 1)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+    except KeyboardInterrupt as error:  # ``processes.signals`` says by which
+        return _complain("interrupted", 143 if error.args == (signal.SIGTERM,) else 130)
     except BrokenPipeError:  # whoever read the output has gone, such as `head`
         with contextlib.suppress(OSError, ValueError):  # Python would flush once more at its end, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from alexnet import hardware
 from alexnet.data import datasets
-from alexnet.data.loaders import eval_batch_size
+from alexnet.data.loaders import eval_batch_size, workers_alive
 from alexnet.data.splits import Images
 from alexnet.model import ABLATIONS, VARIANTS
 from alexnet.parallel import columns
@@ -82,7 +82,7 @@ def run(
     Raises:
         ValueError: the recipe does not fit the machine, the data or the run to be resumed.
         TrainingError: the loss became NaN or infinite.
-        OSError: the data cannot be had, or the disk is full.
+        OSError: the data cannot be had, the disk is full, or another process of the run has ended.
     """
     if data is not None:
         recipe = dataclasses.replace(recipe, data=data)
@@ -105,7 +105,7 @@ def run(
         with place, contextlib.closing(Display(quiet=quiet or not main)) as display:
             if resume and s.has_checkpoint():
                 s.restore()
-            with others_present():
+            with others_present(), workers_alive():
                 return _run(s, display, resume=resume, profile=profile)
 
 
@@ -174,7 +174,7 @@ def _loop(
         # --- show, and save by the clock
         if display.due():
             _check_finite(s)
-            display.show(progress.step, s.running.read(lambda own: own), progress.seconds)
+            display.show(progress.step, s.read_own_share(), progress.seconds)
         save_is_due = time.monotonic() - saved_at >= 60 * s.recipe.save_every
         stop, save = s.accord.each_step(stopped() is not None, save_is_due)
         if save:

@@ -111,6 +111,23 @@ def test_processes_share_each_batch(digits: datasets.Dataset) -> None:
         assert torch.equal(labels, whole[1][rank::2])
 
 
+def test_a_killed_worker_is_one_line_and_a_bug_is_a_bug() -> None:
+    """What torch says of a killed worker, our own child or a fork server's, and of a full /dev/shm."""
+    for told in (
+        "DataLoader worker (pid 7) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        "RuntimeError: unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)",
+    ):
+        with (
+            pytest.raises(OSError, match=r"^a data worker was killed .*/dev/shm.* `--resume` .*"),
+            loaders.workers_alive(),
+        ):
+            raise RuntimeError(told)
+    with pytest.raises(RuntimeError, match="a bug"), loaders.workers_alive():
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\na bug")
+
+
 def test_seeds_and_epochs_differ(digits: datasets.Dataset) -> None:
     orders = {tuple(loaders.epoch_order(100, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9

@@ -18,8 +18,10 @@ def test_a_signal_passed_on_is_the_same_wish_and_a_later_one_interrupts(monkeypa
         os.kill(os.getpid(), signal.SIGINT)
         assert stopped() == signal.SIGTERM
         now[0] += 0.2
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with pytest.raises(KeyboardInterrupt) as interrupt:
+                os.kill(os.getpid(), number)
+            assert interrupt.value.args == (number,)
 
 
 def test_a_lost_process_is_one_line_and_a_bug_is_a_bug() -> None:

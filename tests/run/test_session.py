@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from alexnet import recipes
+from alexnet.data.loaders import Share
 from alexnet.run import session
+from alexnet.run.metrics import Running
 from alexnet.run.progress import Progress
 
 
@@ -48,6 +50,38 @@ def test_the_average_is_one_and_forgets_the_start(ema: float, steps: int) -> Non
     assert torch.allclose(average.weight, expected, atol=1e-5)
     assert share == ema
     assert of_the_start < 1e-4
+
+
+def test_each_process_takes_up_its_own_and_of_another_number_the_first_takes_all() -> None:
+    sums = torch.tensor([[1.0, 2, 3], [10, 20, 30]], dtype=torch.float64)
+    states = torch.stack([torch.Generator().manual_seed(seed).get_state() for seed in (7, 8)])
+
+    def restored(rank: int, world: int, sums: torch.Tensor, states: torch.Tensor) -> tuple[list[float], int]:
+        parts = SimpleNamespace(
+            recipe=recipes.classic(seed=3), progress=Progress(step=90), share=Share(rank, world),
+            device=torch.device("cpu"), running=Running(torch.device("cpu")),
+        )  # fmt: skip
+        saved = {"sums": sums, "grad_norm": torch.tensor(1.0)}
+        session.Session._restore_own(parts, saved, {"cpu": states})  # type: ignore[arg-type]
+        return parts.running.sums.tolist(), torch.initial_seed()
+
+    with torch.random.fork_rng(devices=[]):
+        assert [restored(rank, 2, sums, states) for rank in (0, 1)] == [([1, 2, 3], 7), ([10, 20, 30], 8)]
+        assert restored(0, 1, sums, states) == ([11, 22, 33], 7)
+        assert [restored(rank, 3, sums, states) for rank in range(3)] == [
+            ([11, 22, 33], 7), ([0, 0, 0], 94), ([0, 0, 0], 95)
+        ]  # fmt: skip
+        older = sums.sum(0), states[0].clone()
+        assert restored(0, 1, *older) == ([11, 22, 33], 7)
+        assert [restored(rank, 2, *older) for rank in (0, 1)] == [([11, 22, 33], 7), ([0, 0, 0], 94)]
+
+
+def test_what_is_shown_is_of_all_shares() -> None:
+    parts = SimpleNamespace(share=Share(0, 3), running=Running(torch.device("cpu")))
+    logits, labels = torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])
+    parts.running.add(torch.tensor(0.7), logits, labels, torch.tensor(5.0), step=1)
+    found = session.Session.read_own_share(parts)  # type: ignore[arg-type]
+    assert found == {"train_loss": pytest.approx(0.7), "train_acc": 50, "grad_norm": 5, "images": 6}
 
 
 def test_a_checkpoint_that_only_some_processes_see_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,10 +39,25 @@ def train(args: argparse.Namespace) -> Answer:
     document = {"folder": str(folder), "final": result.final, "best": best, "stopped_by": result.stopped_by}
     if result.stopped_by:
         steps = ["--max-steps", str(changes["max_steps"])] if changes.get("max_steps") else []
-        again = f"{program()} {shlex.join(['train', '--resume', '--out', str(folder), *steps])}"
+        again = _to_go_on(shlex.join(["train", "--resume", "--out", str(folder), *steps]))
         name = signal.Signals(result.stopped_by).name
-        return Answer(document, "", 128 + result.stopped_by, f"stopped by {name}; to go on:\n  {again}")
-    return Answer(document, _result_text(result, recipe))
+        return Answer(document, "", 128 + result.stopped_by, f"stopped by {name}{again}")
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, the one that writes and speaks
+    return Answer(document, _result_text(result, recipe) if first else "")
+
+
+def _to_go_on(command: str) -> str:
+    """How to start ``command`` as this process was started: by itself, or by torchrun on one machine or several."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != os.environ.get("LOCAL_WORLD_SIZE", world):
+        return "; to go on, start it on every machine as before, with --resume"
+    call = program()
+    if world != "1":
+        torchrun = (
+            "torchrun" if shutil.which("torchrun") else shlex.join([sys.executable, "-m", "torch.distributed.run"])
+        )
+        call = f"{torchrun} --nproc-per-node {world} -m alexnet"
+    return f"; to go on:\n  {call} {command}"
 
 
 def _stored_recipe(folder: Path, name: str | None, changes: dict[str, Any]) -> Recipe:

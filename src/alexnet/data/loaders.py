@@ -27,7 +27,7 @@ from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
 from alexnet.data.transforms import SCALE, Augmentation, ColorNoise, EvalTransform, TrainTransform
 from alexnet.recipes import Recipe
 
-__all__ = ["Batches", "Share", "eval_batch_size", "eval_batches", "open_batches"]
+__all__ = ["Batches", "Share", "eval_batch_size", "eval_batches", "open_batches", "workers_alive"]
 
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
 WORKERS = min(4, os.cpu_count() or 1)
@@ -209,6 +209,23 @@ class WorkerBatches:
         # torch has no public way to end persistent workers while an exception's trace may still refer to them
         if (iterator := self.loader._iterator) is not None:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def workers_alive() -> Iterator[None]:
+    """Turn what a killed data worker looks like from here into a ChildProcessError, an OSError, of one line.
+
+    torch raises it when the signal of the worker's end comes, wherever the loop is then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker") and "unable to allocate shared memory" not in str(error):
+            raise
+        raise ChildProcessError(
+            "a data worker was killed or got no memory; memory or /dev/shm (in a container, --shm-size) may be short; "
+            "`--resume` goes on from the last checkpoint"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 __all__ = ["Accord", "others_present", "signals"]
 
@@ -36,6 +37,14 @@ class Accord:
         dist.all_reduce(together, dist.ReduceOp.MAX, group=self.group)
         return together.tolist()  # type: ignore[no-any-return]
 
+    def gather(self, own: Tensor) -> Tensor:
+        """``own``, on the CPU, of every process, which call this together: ``[processes, *]``, in their order."""
+        if self.group is None:
+            return own[None]
+        each = [torch.empty_like(own) for _ in range(self.group.size())]
+        dist.all_gather(each, own, group=self.group)
+        return torch.stack(each)
+
     def each_step(self, *wishes: bool) -> list[bool]:
         """Each wish that any process has; between two askings nobody is asked and no wish is granted."""
         if self.skip > 0:
@@ -54,15 +63,16 @@ class Accord:
 def signals() -> Iterator[Callable[[], int | None]]:
     """Turn the first SIGINT or SIGTERM into a wish to stop, read between steps; gives the reader: its number, or None.
 
-    A second one interrupts at once, unless it comes within a second: a job scheduler signals every process, and then
-    torchrun passes on what it got. Outside the main thread, where Python hands out no signals, nothing is caught.
+    A second one interrupts at once, by KeyboardInterrupt with its number, unless it comes within a second: a job
+    scheduler signals every process, and then torchrun passes on what it got. Outside the main thread, where Python
+    hands out no signals, nothing is caught.
     """
     caught: list[tuple[int, float]] = []
 
     def note(number: int, _frame: object) -> None:
         now = time.monotonic()
         if caught and now - caught[0][1] > SAME:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         caught.append((number, now))
 
     handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

@@ -101,6 +101,14 @@ class Session:
         """The sum of what the processes counted, each in its share."""
         return own if self.share.world == 1 else self.accelerator.reduce(own)  # type: ignore[no-any-return]
 
+    def read_own_share(self) -> dict[str, float]:
+        """The running figures as if the other shares were like this one: nobody is asked. Waits for the device."""
+        return self.running.read(lambda own: own * self.share.world)
+
+    def of_each(self, own: Tensor) -> Tensor:
+        """``own`` of each share, by rank, on the CPU: ``[world, *]``; two columns, which have the same, once."""
+        return own.cpu()[None] if self.share.world == 1 else self.accord.gather(own.cpu())
+
     def close(self) -> None:
         """End the processes that load images. To be called however the run ends."""
         self.batches.close()
@@ -148,10 +156,14 @@ class Session:
 
     def save(self) -> None:
         """Write last.ckpt, and best.safetensors if there is a new best. All processes call it together."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
         state = {
             "model": self._whole(self.net.state_dict()),
             "optimizer": self._whole(self.optimizer.state_dict()),
-            "running": self.running.state_dict(self.sum_up),
+            "running": self.running.state_dict(self.of_each),
+            "random": {name: self.of_each(own) for name, own in random.items()},
         }
         if self.average is not None:
             state["average"] = self._whole(self.average.state_dict())
@@ -161,10 +173,7 @@ class Session:
             best = {"step": self.progress.best_step, "best val_acc on the way, %": self.progress.best_acc}
             save_weights(self.folder / BEST, self.unsaved_best, self._card_with(best))
             self.unsaved_best = None
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        state |= {"progress": dataclasses.asdict(self.progress), "random": random}
+        state["progress"] = dataclasses.asdict(self.progress)
         row = self.progress.row if self.progress.row.get("step") == self.progress.step else {}
         names = {"val_acc": "val_acc, %", "val_loss": "val_loss", "test_acc": "test_acc, %", "test_loss": "test_loss"}
         figures = {told: row[name] for name, told in names.items() if name in row}
@@ -203,17 +212,30 @@ class Session:
             self.optimizer.load_state_dict(self._own(state["optimizer"]))
             if self.average is not None:
                 self.average.load_state_dict(self._own(state["average"]))
-            if self.share.rank == 0:  # the sums are those of all processes
-                self.running.load_state_dict(state["running"])
-                torch.set_rng_state(state["random"]["cpu"])
-                if "cuda" in state["random"] and self.device.type == "cuda":
-                    torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-            else:
-                torch.manual_seed(self.recipe.seed + self.share.rank + self.progress.step)
+            self._restore_own(state["running"], state["random"])
         except KeyError as error:
             raise ValueError(f"--resume: {path} lacks {error.args[0]}") from error
-        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"--resume: {path} is of use for its weights alone: {first_line(error)}") from error
+
+    def _restore_own(self, running: dict[str, Tensor], random: dict[str, Tensor]) -> None:
+        """This process's sums and random state. Where their number changed, the first takes all sums and its state.
+
+        Older checkpoints hold one of each, without the first dimension: the sums of all, and the first one's state.
+        """
+        rank, world = self.share.rank, self.share.world
+        sums = running["sums"].view(-1, 3)
+        random = {name: each.view(-1, each.shape[-1]) for name, each in random.items()}
+        if len(sums) != world:
+            sums = nn.functional.pad(sums.sum(0, keepdim=True), (0, 0, 0, world - 1))
+        self.running.load_state_dict(running | {"sums": sums[rank]})
+        if len(random["cpu"]) != world and rank > 0:
+            torch.manual_seed(self.recipe.seed + rank + self.progress.step)
+            return
+        own = {name: each[rank].clone() for name, each in random.items()}  # torch reads a view from its storage's start
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.device)
 
 
 def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device: torch.device) -> Session:
