@@ -80,7 +80,8 @@ def run(
         profile: so many steps, after two, are timed operation by operation: a table, and a trace in the folder.
 
     Raises:
-        ValueError: the recipe does not fit the machine, the data or the run to be resumed.
+        ValueError: the recipe does not fit the machine, the data or the run to be resumed, or its tracker's package is
+            not installed.
         TrainingError: the loss became NaN or infinite.
         OSError: the data cannot be had, or the disk is full.
     """
@@ -91,6 +92,7 @@ def run(
     device = hardware.pick_device(recipe.device)
     folder = Path(out) if out else Path("runs") / recipe.name
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
+        tracking.check_name(recipe.tracker)
         runfolder.check_folder(folder, recipe, resume=resume)
     if recipe.parallel == "columns":
         columns.check({**VARIANTS, **ABLATIONS}[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))

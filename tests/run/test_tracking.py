@@ -260,7 +260,7 @@ def test_an_interrupt_is_not_swallowed(tmp_path):
 
 def test_an_unknown_tracker_is_refused_before_anything_is_lost(tmp_path):
     record("none", tmp_path)
-    with pytest.raises(ValueError, match="'mlflow' is unknown: it is one of wandb, trackio, tensorboard, none"):
+    with pytest.raises(ValueError, match="--tracker mlflow: allowed is one of wandb, trackio, tensorboard, none"):
         tracking.start("mlflow", tmp_path, CONFIG)
     assert lines(tmp_path) == ROWS
 
@@ -270,7 +270,7 @@ def test_a_missing_package_names_what_to_install(tmp_path, monkeypatch, name):
     record("none", tmp_path)
     monkeypatch.setattr(trackers, "find_spec", lambda asked: None)
     install = "wandb" if name == "wandb" else rf"'alexnet-2012\[{name}\]'"
-    with pytest.raises(ValueError, match=f"pip install {install}$"):
+    with pytest.raises(ValueError, match=f"^--tracker {name}: its package is not installed; pip install {install}$"):
         tracking.start(name, tmp_path, CONFIG)
     assert lines(tmp_path) == ROWS
 

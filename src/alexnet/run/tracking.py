@@ -18,7 +18,7 @@ from typing import Any
 from alexnet.files import write_atomically
 from alexnet.run.trackers import Nothing, Say, State, TensorBoard, Tracker, Trackio, check_name, one_line, start_wandb
 
-__all__ = ["Tracking", "read_rows", "start"]
+__all__ = ["Tracking", "check_name", "read_rows", "start"]
 
 METRICS = "metrics.jsonl"
 
