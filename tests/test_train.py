@@ -361,6 +361,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> No
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_a_last_step_that_diverges_is_no_success(run: Run, tmp_path: Path) -> None:
+    """Its loss and gradient are those of the weights before it, and finite."""
+    with pytest.raises(train.TrainingError, match=r"the validation loss became NaN or infinite at step 1; no row .*"):
+        run(tmp_path / "run", lr=3e38, clip_norm=0.0, max_steps=1)
+    assert read_rows(tmp_path / "run") == []
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
 def test_the_plateau_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Parts:
         recipe = recipes.reference()
