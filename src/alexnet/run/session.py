@@ -213,6 +213,8 @@ class Session:
         except KeyError as error:
             raise ValueError(f"--resume: {path} lacks {error.args[0]}") from error
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+            if hardware.out_of_memory(error):
+                raise
             raise ValueError(f"--resume: {path} is of use for its weights alone: {first_line(error)}") from error
 
 
