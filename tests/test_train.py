@@ -25,7 +25,7 @@ import tiny
 from alexnet import native, recipes, train
 from alexnet.data import datasets
 from alexnet.lrn import written_in
-from alexnet.run import doctor
+from alexnet.run import doctor, trackers
 from alexnet.run.progress import Progress
 from alexnet.run.runfolder import alone_in, begin_in
 from alexnet.run.session import Session
@@ -393,6 +393,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> No
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_a_last_step_that_diverges_is_no_success(run: Run, tmp_path: Path) -> None:
+    """Its loss and gradient are those of the weights before it, and finite."""
+    with pytest.raises(train.TrainingError, match=r"the validation loss became NaN or infinite at step 1; no row .*"):
+        run(tmp_path / "run", lr=3e38, clip_norm=0.0, max_steps=1)
+    assert read_rows(tmp_path / "run") == []
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
 def test_the_plateau_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Parts:
         recipe = recipes.reference()
@@ -428,6 +436,16 @@ def test_refusals_leave_no_folder(run: Run, tmp_path: Path, whole: Path) -> None
         run(whole)
     with pytest.raises(ValueError, match=r"was started with --lr 0.02, not 0.5"):
         run(whole, resume=True, lr=0.5)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_any_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(datasets, "load", lambda *_: pytest.fail("the data were asked for"))
+    with pytest.raises(ValueError, match=r"^--tracker trackio: its package is not installed; pip install 'alexnet"):
+        run(tmp_path / "run", tracker="trackio")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")

@@ -99,11 +99,13 @@ def _run(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def _memory(command: str) -> Iterator[None]:
-    """Say in one line that memory ran out. torch has a class of its own for devices, and none for the CPU."""
+    """Say in one line that memory ran out."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)):
+        from alexnet.hardware import out_of_memory
+
+        if not out_of_memory(error):
             raise
         reason = (str(error).splitlines() or ["no more to be had"])[0]
         remedy = "; a smaller --batch-size needs less" if command == "train" else ""

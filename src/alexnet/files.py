@@ -28,8 +28,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what can be made again; it may not be there yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-2012"
+    """Where this project keeps what can be made again; it may not be there yet.
+
+    For a user without a home (HOME unset, no entry in passwd) a place where nothing can be kept: writing there is an
+    OSError. Not the folder for temporary files, where others could leave code for ``native`` to load.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-2012"
+    except RuntimeError:
+        return Path(os.devnull) / "alexnet-2012"
 
 
 def finite(value: Any) -> Any:

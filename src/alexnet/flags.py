@@ -116,12 +116,14 @@ def _add(
     help: str,
     *,
     least: int | None = None,
+    most: int | None = None,
     metavar: str | None = None,
     **more: Any,
 ) -> None:
     """A flag with a value of type ``hint``: a Literal or a tuple of strings, str, int, float, or one of these or None.
 
-    The range of a recipe's fields is left to the recipe; that of other numbers is ``least`` or more.
+    The range of a recipe's fields is left to the recipe; that of other numbers is ``least`` or more, or ``least`` to
+    ``most``.
     """
     choices = hint if isinstance(hint, tuple) else choices_of(hint)
     kinds = () if choices else get_args(hint) or (hint,)
@@ -136,8 +138,8 @@ def _add(
         except ValueError:
             allowed = "a whole number" if int in kinds else "a number"
             raise UsageError(f"{flag} {text}: allowed is {allowed}{' or none' * (type(None) in kinds)}") from None
-        if least is not None and value < least:
-            raise UsageError(f"{flag} {text}: allowed is {least} or more")
+        if least is not None and (value < least or (most is not None and value > most)):
+            raise UsageError(f"{flag} {text}: allowed is {least} {'or more' if most is None else f'to {most}'}")
         return value
 
     metavar = metavar or ("{" + ",".join(choices) + "}" if choices else "N" if int in kinds else "F")
@@ -231,7 +233,7 @@ def _explain(parser: argparse.ArgumentParser) -> None:
 
 def _summary(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, "variant", default="classic")
-    _add(parser, "--num-classes", int, "Length of the output. (default 10)", least=1, default=10)
+    _add(parser, "--num-classes", int, "Length of the output. (default 10)", least=1, most=2**31 - 1, default=10)
 
 
 def _export(parser: argparse.ArgumentParser) -> None:

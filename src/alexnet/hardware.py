@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 __all__ = [
-    "autocast", "can_compile", "cpp_compiler", "describe", "keep_freed_memory", "pick_device", "pick_precision",
-    "versions",
+    "autocast", "can_compile", "cpp_compiler", "describe", "keep_freed_memory", "out_of_memory", "pick_device",
+    "pick_precision", "versions",
 ]  # fmt: skip
 
 
@@ -82,6 +82,12 @@ def keep_freed_memory() -> None:
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
     libc.mallopt(m_arena_max, 1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. torch has a class of its own for devices, and none for the CPU."""
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def describe(device: torch.device) -> dict[str, str | int]:

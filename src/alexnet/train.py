@@ -80,9 +80,16 @@ def run(
         profile: so many steps, after two, are timed operation by operation: a table, and a trace in the folder.
 
     Raises:
+<<<<<<< HEAD
         ValueError: the recipe does not fit the machine, the data or the run to be resumed.
         TrainingError: the loss became NaN or infinite.
         OSError: the data cannot be had, the disk is full, or another process of the run has ended.
+=======
+        ValueError: the recipe does not fit the machine, the data or the run to be resumed, or its tracker's package is
+            not installed.
+        TrainingError: a loss or a gradient became NaN or infinite.
+        OSError: the data cannot be had, or the disk is full.
+>>>>>>> 8810e3bc0d58c50c84faebdaae62e45b9680423c
     """
     if data is not None:
         recipe = dataclasses.replace(recipe, data=data)
@@ -91,6 +98,7 @@ def run(
     device = hardware.pick_device(recipe.device)
     folder = Path(out) if out else Path("runs") / recipe.name
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
+        tracking.check_name(recipe.tracker)
         runfolder.check_folder(folder, recipe, resume=resume)
     if recipe.parallel == "columns":
         columns.check({**VARIANTS, **ABLATIONS}[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
@@ -214,6 +222,8 @@ def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: 
     progress.seconds += time.perf_counter() - began
     began = time.perf_counter()
     scores = _validate(s, stopped)
+    if scores and not math.isfinite(scores["loss"]):  # the step's own loss was that of the weights before it
+        raise _diverged(s, "the validation loss", step)
     tested = _test(s, stopped) if scores and step == s.total_steps and s.dataset.test else {}
     if scores is None or tested is None:
         return False
@@ -283,13 +293,16 @@ def _judge(s: Session, images: Images, views: str, stopped: Callable[[], int | N
 
 
 def _check_finite(s: Session) -> None:
-    """TrainingError where a step's loss was NaN or infinite. Waits for the device."""
-    if not (step := int(s.running.bad_step)):
-        return
+    """TrainingError where a step's loss or gradient was NaN or infinite. Waits for the device."""
+    if step := int(s.running.bad_step):
+        raise _diverged(s, "the loss or its gradient", step)
+
+
+def _diverged(s: Session, what: str, step: int) -> TrainingError:
     row = s.progress.row
     last = f"at step {row['step']} train_loss was {row['train_loss']:.3f}" if row else "no row was logged before"
-    raise TrainingError(
-        f"the loss became NaN or infinite at step {step}; {last}, and the last gradient's norm is "
+    return TrainingError(
+        f"{what} became NaN or infinite at step {step}; {last}, and the last gradient's norm is "
         f"{float(s.running.grad_norm):.3g}. "
         f"Try a lower --lr (it was {s.recipe.lr:g}), --clip-norm 1 or --precision fp32"
     )

@@ -84,3 +84,10 @@ def test_running_remembers_the_first_bad_step() -> None:
     for step, loss in enumerate((1.0, math.inf, 1.0, math.nan), start=1):
         running.add(torch.tensor(loss), torch.zeros(1, 2), torch.tensor([0]), torch.tensor(1.0), step)
     assert int(running.bad_step) == 2
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_a_bad_step(norm: float) -> None:
+    running = Running(CPU)
+    running.add(torch.tensor(1.0), torch.zeros(1, 2), torch.tensor([0]), torch.tensor(norm), 1)
+    assert int(running.bad_step) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet import recipes
-from alexnet.run.runfolder import CONFIG, alone_in, begin_in, check_folder, is_unused
+from alexnet.run.runfolder import CONFIG, alone_in, begin_in, check_folder, is_unused, read_config, write_config
 
 
 def test_processes_started_within_do_not_hold_the_lock(tmp_path: Path) -> None:
@@ -38,3 +38,18 @@ def test_a_folder_with_nothing_but_a_lock_is_free(tmp_path: Path) -> None:
     assert is_unused(tmp_path / "none")
     (tmp_path / "run" / CONFIG).touch()
     assert not is_unused(tmp_path / "run")
+
+
+def test_the_config_is_read_as_it_was_written_whatever_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path, config := {"classes": ["Straße", "犬"]})
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
+    assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "\N{SNOWMAN}"])
+def test_a_config_that_is_no_json_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / CONFIG).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json: not valid JSON"):
+        read_config(tmp_path)

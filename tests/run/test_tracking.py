@@ -134,11 +134,20 @@ def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path):
     assert tracking.read_rows(tmp_path) == ROWS
 
 
-@pytest.mark.parametrize("bad", ['{"step": 1', "nonsense", "[1, 2]", "3", ""])
+@pytest.mark.parametrize("bad", ['{"step": 1', "nonsense", "[1, 2]", "3", "", "[" * 100_000])
 def test_a_broken_line_elsewhere_is_named(tmp_path, bad):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a JSON object"):
         tracking.read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("step", ['"100"', "null", "[]"])
+def test_a_step_that_is_no_number_is_named_where_a_run_goes_on(tmp_path, step):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text := f'{{"step": 1}}\n{{"step": {step}}}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: its step is not a number"):
+        tracking.start("none", tmp_path, CONFIG, resume_step=100)
+    assert path.read_text() == text
 
 
 def test_a_folder_without_a_record(tmp_path):
@@ -212,6 +221,17 @@ def test_a_full_disk_is_not_hidden(tmp_path, monkeypatch):
     tracker.finish({})
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_does_not_keep_the_tracker_from_its_end(tmp_path):
+    tracker = tracking.start("none", tmp_path, CONFIG)
+    tracker._stream = open("/dev/full", "w")  # noqa: SIM115, PTH123
+    tracker._tracker = broken = Broken()
+    for call in (lambda: tracker.log(ROWS[0]), lambda: tracker.finish({}, "failed")):
+        with pytest.raises(OSError, match="No space left"):
+            call()
+    assert broken.calls == 1  # the end
+
+
 def test_a_tracker_that_fails_midway_is_told_once(tmp_path):
     said: list[str] = []
     tracker = tracking.start("none", tmp_path, CONFIG, say=said.append)
@@ -260,7 +280,7 @@ def test_an_interrupt_is_not_swallowed(tmp_path):
 
 def test_an_unknown_tracker_is_refused_before_anything_is_lost(tmp_path):
     record("none", tmp_path)
-    with pytest.raises(ValueError, match="'mlflow' is unknown: it is one of wandb, trackio, tensorboard, none"):
+    with pytest.raises(ValueError, match="--tracker mlflow: allowed is one of wandb, trackio, tensorboard, none"):
         tracking.start("mlflow", tmp_path, CONFIG)
     assert lines(tmp_path) == ROWS
 
@@ -270,7 +290,7 @@ def test_a_missing_package_names_what_to_install(tmp_path, monkeypatch, name):
     record("none", tmp_path)
     monkeypatch.setattr(trackers, "find_spec", lambda asked: None)
     install = "wandb" if name == "wandb" else rf"'alexnet-2012\[{name}\]'"
-    with pytest.raises(ValueError, match=f"pip install {install}$"):
+    with pytest.raises(ValueError, match=f"^--tracker {name}: its package is not installed; pip install {install}$"):
         tracking.start(name, tmp_path, CONFIG)
     assert lines(tmp_path) == ROWS
 

@@ -98,6 +98,26 @@ def test_a_bit_that_flipped_is_seen(folder: Path, tmp_path: Path, place: float |
         load_checkpoint(tmp_path / "last.ckpt")
 
 
+NO_MEMORY = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("unable to mmap 4096 bytes from file <last.ckpt>: Cannot allocate memory (12)"),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=str)
+def test_where_memory_runs_out_the_file_is_not_to_blame(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as raised:
+        load_model(folder / "last.ckpt")
+    assert raised.value is error
+
+
 def test_foreign_files_are_named(model: AlexNet_2012, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "foreign.pth")
     with pytest.raises(ValueError, match="not a checkpoint of this project; `alexnet convert`"):
@@ -224,7 +244,9 @@ def test_a_malformed_checkpoint_is_one_clear_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_run_of_another_version_cannot_go_on_and_says_so(tiny_network: None, tmp_path: Path) -> None:
+def test_a_run_of_another_version_cannot_go_on_and_says_so(
+    tiny_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = recipes.quickstart(**SMALL, max_steps=1, data=str(make_images(tmp_path / "images")), device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet.report.plots.curves", lambda folder: None)  # half of its time
@@ -244,6 +266,14 @@ def test_a_run_of_another_version_cannot_go_on_and_says_so(tiny_network: None, t
         with pytest.raises(ValueError, match=message) as error:
             train.run(dataclasses.replace(recipe, max_steps=2), out=tmp_path / "run", resume=True, quiet=True)
         assert "\n" not in str(error.value)
+    torch.save(whole, tmp_path / "run" / "last.ckpt")
+
+    def load(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 144.00 MiB")
+
+    monkeypatch.setattr("accelerate.optimizer.AcceleratedOptimizer.load_state_dict", load)
+    with pytest.raises(torch.OutOfMemoryError):  # the file is good
+        train.run(dataclasses.replace(recipe, max_steps=2), out=tmp_path / "run", resume=True, quiet=True)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Weights from elsewhere: Caffe's files, written here byte by byte and read by OpenCV too, and others' state_dicts."""
 
 import gc
+import re
 import tempfile
 from pathlib import Path
 
@@ -148,6 +149,11 @@ def test_what_a_caffemodel_may_lack(folder):
     refused(caffemodel(pooled), "--variant caffenet: .* in the order of caffe", variant="caffenet")
     one_blob = [("conv1", "Convolution", SMALL[0][2][:1]), *pooled[1:]]
     refused(caffemodel(one_blob), "conv1: 1 blobs; a layer of AlexNet has weights and bias")
+    for shape in ((9,), (3, 3), (2, 3, 3, 3, 1)):
+        odd = [("conv1", "Convolution", [np.zeros(shape), np.zeros(2)]), *pooled[1:]]
+        refused(
+            caffemodel(odd), rf"conv1: weight of shape {re.escape(str(list(shape)))}; a convolution's has four sides"
+        )
     refused(chunk(2, chunk(1, b"V0")), "Caffe's first format, V0")
     (folder / "a.binaryproto").write_bytes(blob(np.zeros((1, 2, 2))))
     refused(caffemodel(pooled), "a.binaryproto: not a mean image of three channels")
@@ -250,6 +256,17 @@ def test_wrong_state_dicts_are_refused_by_name(folder):
     assert "4 convolutions and 3 fully connected layers; AlexNet has 5 and 3" in refusal(folder, shallow)
     assert "holds no state_dict" in refusal(folder, {"epoch": 3})
     assert "holds no state_dict" in refusal(folder, [torch.zeros(3)])
+    for name, kind in ((0, "int"), (None, "NoneType"), ((1, 2), "tuple")):
+        assert f"the name of a tensor in it is of type {kind}, not a text" in refusal(folder, {name: torch.zeros(3)})
+
+
+def test_a_dict_that_holds_itself_is_refused(folder):
+    state = {"epoch": 3}
+    state["model"] = state
+    assert "holds no state_dict" in refusal(folder, state)
+    inner = {"net": state, "model": {"state_dict": state}}
+    state["model"] = inner
+    assert "holds no state_dict" in refusal(folder, inner)
 
 
 class Harmful:

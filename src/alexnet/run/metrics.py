@@ -95,12 +95,16 @@ class Running:
         self.bad_step = torch.zeros((), device=device, dtype=torch.int64)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, grad_norm: Tensor, step: int) -> None:
-        """Count one step: its mean loss, ``logits`` ``[B, classes]``, and the gradient's norm before clipping."""
+        """Count one step: its mean loss, ``logits`` ``[B, classes]``, and the gradient's norm before clipping.
+
+        It has gone wrong where the loss or that norm is NaN or infinite.
+        """
         images = len(labels)
         right = (logits.argmax(1) == labels).sum()
         self.sums += torch.stack([loss.to(self.sums.dtype) * images, right, torch.full_like(right, images)])
         self.grad_norm = grad_norm
-        self.bad_step = torch.where((self.bad_step == 0) & ~torch.isfinite(loss), step, self.bad_step)
+        bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
+        self.bad_step = torch.where((self.bad_step == 0) & bad, step, self.bad_step)
 
     def read(self, across: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """``train_loss`` (nats), ``train_acc`` (percent), ``grad_norm`` of the last step and the number of ``images``.

@@ -42,8 +42,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: not a run folder, it has no {CONFIG}")
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     return config
 

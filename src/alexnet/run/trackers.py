@@ -52,11 +52,11 @@ class Tracker(Protocol):
 
 
 def check_name(name: str) -> None:
+    """ValueError where ``name`` is no tracker, or one whose package, which is not imported here, is not installed."""
     if name not in TRACKERS:
-        raise ValueError(f"tracker {name!r} is unknown: it is one of {', '.join(TRACKERS)}")
-    # Looks for the package without importing it.
+        raise ValueError(f"--tracker {name}: allowed is one of {', '.join(TRACKERS)}")
     if name != "none" and find_spec(name) is None:
-        raise ValueError(f"tracker {name!r} needs a package that is not installed: pip install {_INSTALL[name]}")
+        raise ValueError(f"--tracker {name}: its package is not installed; pip install {_INSTALL[name]}")
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from alexnet.files import write_atomically
 from alexnet.run.trackers import Nothing, Say, State, TensorBoard, Tracker, Trackio, check_name, one_line, start_wandb
 
-__all__ = ["Tracking", "read_rows", "start"]
+__all__ = ["Tracking", "check_name", "read_rows", "start"]
 
 METRICS = "metrics.jsonl"
 
@@ -52,14 +52,20 @@ class Tracking:
                 self._tracker.log(row)
 
     def finish(self, summary: dict[str, float], state: State = "finished") -> None:
-        """Closes the record. ``summary`` holds the final and best figures; a second call does nothing."""
+        """Closes the record. ``summary`` holds the final and best figures; a second call does nothing.
+
+        Raises:
+            OSError: a line that could not be written still cannot be; the tracker is closed all the same.
+        """
         if self._finished:
             return
         self._finished = True
-        self._stream.close()
-        # A tracker that failed before is closed all the same: it keeps what it has.
-        with self._guard():
-            self._tracker.finish(summary, state)
+        try:
+            self._stream.close()  # on a full disk this fails as the last line did, which it writes once more
+        finally:
+            # A tracker that failed before is closed all the same: it keeps what it has.
+            with self._guard():
+                self._tracker.finish(summary, state)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -114,7 +120,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the folder has no ``metrics.jsonl``.
-        ValueError: any other line is not a JSON object; the message has the file and the line's number.
+        ValueError: any other line is not a JSON object, or its ``step`` no number; the message has the file and the
+            line's number.
     """
     return [row for _, row in _read_lines(Path(folder) / METRICS)]
 
@@ -131,10 +138,12 @@ def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError
-        except ValueError:
+        except (ValueError, RecursionError):
             if not ended:
                 break
             raise ValueError(f"{path}, line {number}: not a JSON object: {line[:60]!r}") from None
+        if not isinstance(row.get("step", 0), int | float):
+            raise ValueError(f"{path}, line {number}: its step is not a number: {line[:60]!r}")
         rows.append((line, row))
     return rows
 

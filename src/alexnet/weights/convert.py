@@ -144,6 +144,10 @@ def _from_caffe(source: Path, layers: list[CaffeLayer]) -> list[Layer]:
                 f"{source}: {layer.name}: {len(layer.blobs)} blobs; a layer of AlexNet has weights and bias"
             )
         weight, bias = layer.blobs
+        if layer.type == "Convolution" and weight.ndim != 4:
+            raise ValueError(
+                f"{source}: {layer.name}: weight of shape {list(weight.shape)}; a convolution's has four sides"
+            )
         if layer.type == "InnerProduct":
             while weight.ndim > 2 and len(weight) == 1:
                 weight = weight[0]  # older files have four sides, the first two of 1
@@ -212,14 +216,16 @@ def _tensors(source: Path) -> dict[str, Tensor] | None:
     state = read_pickled(source)
     if isinstance(state, dict) and state.get("format") == FORMAT:
         return None
-    while isinstance(state, dict) and not any(isinstance(value, Tensor) for value in state.values()):
-        inner = [state[key] for key in ("state_dict", "model_state_dict", "model", "net") if key in state]
-        if not inner:
+    for _ in range(4):  # one within another; a dict may also hold itself
+        if not isinstance(state, dict) or any(isinstance(value, Tensor) for value in state.values()):
             break
-        state = inner[0]
+        state = next((state[key] for key in ("state_dict", "model_state_dict", "model", "net") if key in state), None)
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{source}: holds no state_dict")
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if other := next((type(name).__name__ for name in tensors if not isinstance(name, str)), None):
+        raise ValueError(f"{source}: holds no state_dict: the name of a tensor in it is of type {other}, not a text")
+    return tensors
 
 
 def _naturally_sorted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from alexnet.hardware import out_of_memory
+
 __all__ = ["first_line", "read_pickled", "read_safetensors"]
 
 
@@ -24,6 +26,7 @@ def read_pickled(path: Path, *, mmap: bool = False) -> Any:
     Raises:
         FileNotFoundError: no such file.
         ValueError: cut short, changed since it was written, foreign, or a pickle that would run code.
+        MemoryError: memory ran out, or as torch says so: ``hardware.out_of_memory``.
     """
     _must_exist(path)
     try:
@@ -38,6 +41,8 @@ def read_pickled(path: Path, *, mmap: bool = False) -> Any:
         raise ValueError(f"{path}: refused: loading it would run code, or it is not a file of weights") from error
     except Exception as error:  # there is no error that a damaged file cannot lead these readers to
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which torch's reader gives of some cut files
+            raise
+        if out_of_memory(error):  # the file may be whole
             raise
         raise ValueError(f"{path}: cut short, damaged or not a file of weights ({first_line(error)})") from error
 

@@ -120,7 +120,7 @@ def read_examples(folder: Path) -> list[Example]:
     Raises:
         ImageError: one that is missing or damaged.
     """
-    labels = json.loads((folder / "labels.json").read_text())
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     return [Example(open_image(folder / f"{number:02}.png"), label) for number, label in enumerate(labels)]
 
 
