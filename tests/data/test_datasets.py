@@ -26,6 +26,15 @@ def no_network(monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("an address was looked up"))
 
 
+def test_a_home_that_is_not_there_is_refused(no_network):
+    assert refusal("~nobody-of-this-name/images").startswith(
+        "--data ~nobody-of-this-name/images: there is no such user"
+    )
+    assert refusal("cifar10", "~nobody-of-this-name").startswith(
+        "--data-dir ~nobody-of-this-name: there is no such user"
+    )
+
+
 # digits
 
 

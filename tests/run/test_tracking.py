@@ -134,18 +134,19 @@ def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path):
     assert tracking.read_rows(tmp_path) == ROWS
 
 
-@pytest.mark.parametrize("bad", ['{"step": 1', "nonsense", "[1, 2]", "3", "", "[" * 100_000])
+@pytest.mark.parametrize("bad", ['{"step": 1', "nonsense", "[1, 2]", "3", "", "{}", '{"step": 1.5}', "[" * 100_000])
 def test_a_broken_line_elsewhere_is_named(tmp_path, bad):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a JSON object"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a row of alexnet"):
         tracking.read_rows(tmp_path)
 
 
-@pytest.mark.parametrize("step", ['"100"', "null", "[]"])
-def test_a_step_that_is_no_number_is_named_where_a_run_goes_on(tmp_path, step):
+@pytest.mark.parametrize("value", ['"100"', "true", "[]"])
+@pytest.mark.parametrize("name", ["step", "val_acc"])
+def test_a_value_that_is_no_number_is_named_where_a_run_goes_on(tmp_path, name, value):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(text := f'{{"step": 1}}\n{{"step": {step}}}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: its step is not a number"):
+    path.write_text(text := f'{{"step": 1}}\n{{"step": 2, "{name}": {value}}}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a row of alexnet, which has a step and numbers"):
         tracking.start("none", tmp_path, CONFIG, resume_step=100)
     assert path.read_text() == text
 

@@ -171,7 +171,8 @@ def hollow(state):
 
 def state_of(variant, num_classes=10):
     with torch.device("meta"):
-        return hollow(AlexNet_2012(num_classes, variant).state_dict())
+        state = AlexNet_2012(num_classes, variant).state_dict()
+    return hollow(state)
 
 
 def numbered(state):
@@ -258,6 +259,13 @@ def test_wrong_state_dicts_are_refused_by_name(folder):
     assert "holds no state_dict" in refusal(folder, [torch.zeros(3)])
     for name, kind in ((0, "int"), (None, "NoneType"), ((1, 2), "tuple")):
         assert f"the name of a tensor in it is of type {kind}, not a text" in refusal(folder, {name: torch.zeros(3)})
+
+
+def test_tensors_that_are_no_plain_numbers_are_refused_by_name(folder):
+    values = torch.zeros(96, 3, 11, 11)
+    for odd in (values.to_sparse(), values.to(torch.complex64), torch.empty_like(values, device="meta")):
+        message = refusal(folder, {**state_of("classic"), "features.conv1.weight": odd})
+        assert "conv1: weight is sparse, quantized, complex or without values" in message
 
 
 def test_a_dict_that_holds_itself_is_refused(folder):

@@ -44,7 +44,7 @@ def load(spec: str, data_dir: str | Path = "data") -> Dataset:
         ConnectionError: `cifar10` is not on disk and could not be downloaded; one line.
     """
     if spec == "cifar10":
-        dataset = _cifar10(Path(data_dir).expanduser())
+        dataset = _cifar10(_expanded("--data-dir", data_dir))
     elif spec.startswith("hf:"):
         dataset = _hugging_face(spec)
     else:
@@ -60,7 +60,7 @@ def describe(spec: str, data_dir: str | Path = "data") -> dict[str, Any]:
     where, dataset = None, None
     try:
         if spec == "cifar10":
-            data_dir = Path(data_dir).expanduser()
+            data_dir = _expanded("--data-dir", data_dir)
             how = f"not in '{data_dir}': downloaded when it is used (about 150 MB)"
             if found := _cifar10_on_disk(data_dir):
                 dataset, where = found[0], str(found[1])
@@ -79,10 +79,17 @@ def describe(spec: str, data_dir: str | Path = "data") -> dict[str, Any]:
     return {"spec": spec, "found": dataset is not None, "where": where, "how": how}
 
 
+def _expanded(flag: str, path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{flag} {path}: there is no such user, or the user has no home") from None
+
+
 def _without_network(spec: str) -> Dataset:
     if spec == "digits":
         return _digits()
-    folder = Path(spec).expanduser()
+    folder = _expanded("--data", spec)
     if spec and folder.is_dir():
         return load_folder(spec, folder)
     if folder.is_file():

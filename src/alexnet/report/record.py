@@ -225,12 +225,6 @@ def read(folder: Path) -> Record:
         rows = read_rows(folder)
     except FileNotFoundError:
         rows = []
-    for number, row in enumerate(rows, start=1):
-        numbers = all(value is None or _is_number(value) for value in row.values())
-        if not numbers or not isinstance(row.get("step"), int):
-            raise ValueError(
-                f"{folder}/metrics.jsonl, line {number}: not a row of alexnet, which has a step and numbers"
-            )
     return Record(folder, config, rows)
 
 
@@ -280,7 +274,3 @@ def _part(config: dict[str, Any]) -> Part:
 def _count(value: Any) -> int | None:
     """A whole number above 0, or None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -120,8 +120,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the folder has no ``metrics.jsonl``.
-        ValueError: any other line is not a JSON object, or its ``step`` no number; the message has the file and the
-            line's number.
+        ValueError: any other line is not a row; the message has the file and the line's number.
     """
     return [row for _, row in _read_lines(Path(folder) / METRICS)]
 
@@ -136,23 +135,31 @@ def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
             break
         try:
             row = json.loads(line)
-            if not isinstance(row, dict):
+            if not _is_row(row):
                 raise ValueError
         except (ValueError, RecursionError):
             if not ended:
                 break
-            raise ValueError(f"{path}, line {number}: not a JSON object: {line[:60]!r}") from None
-        if not isinstance(row.get("step", 0), int | float):
-            raise ValueError(f"{path}, line {number}: its step is not a number: {line[:60]!r}")
+            told = "not a row of alexnet, which has a step and numbers"
+            raise ValueError(f"{path}, line {number}: {told}: {line[:60]!r}") from None
         rows.append((line, row))
     return rows
+
+
+def _is_row(value: Any) -> bool:
+    """Whether a line's JSON is an object of numbers, null for those not finite, with a whole ``step``."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("step"), int)
+        and all(type(each) in (int, float, type(None)) for each in value.values())
+    )
 
 
 def _cut_back(path: Path, resume_step: int | None) -> int:
     """Drops the rows after ``resume_step`` (all of them where it is None) and returns how many are left."""
     kept: list[str] = []
     if resume_step is not None and path.exists():
-        kept = [line for line, row in _read_lines(path) if row.get("step", 0) <= resume_step]
+        kept = [line for line, row in _read_lines(path) if row["step"] <= resume_step]
     text = "".join(line + "\n" for line in kept)
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
     return len(kept)

@@ -127,6 +127,8 @@ def _fit(source: Path, found: list[Layer], variant: str) -> dict[str, Tensor]:
                 raise ValueError(
                     f"{source}: {name}: {key} of shape {list(value.shape)}; variant {variant} has {list(wanted.shape)}"
                 )
+            if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+                raise ValueError(f"{source}: {name}: {key} is sparse, quantized, complex or without values")
             weights[f"{paths[layer]}.{key}"] = value.float().contiguous()
     return weights
 
