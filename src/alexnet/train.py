@@ -80,16 +80,10 @@ def run(
         profile: so many steps, after two, are timed operation by operation: a table, and a trace in the folder.
 
     Raises:
-<<<<<<< HEAD
-        ValueError: the recipe does not fit the machine, the data or the run to be resumed.
-        TrainingError: the loss became NaN or infinite.
-        OSError: the data cannot be had, the disk is full, or another process of the run has ended.
-=======
         ValueError: the recipe does not fit the machine, the data or the run to be resumed, or its tracker's package is
             not installed.
         TrainingError: a loss or a gradient became NaN or infinite.
-        OSError: the data cannot be had, or the disk is full.
->>>>>>> 8810e3bc0d58c50c84faebdaae62e45b9680423c
+        OSError: the data cannot be had, the disk is full, or another process of the run has ended.
     """
     if data is not None:
         recipe = dataclasses.replace(recipe, data=data)
@@ -221,7 +215,7 @@ def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: 
     _check_finite(s)  # waits for the device: the time of all steps is spent then
     progress.seconds += time.perf_counter() - began
     began = time.perf_counter()
-    scores = _validate(s, stopped)
+    scores = _judge(s, s.dataset.val, "center", stopped)
     if scores and not math.isfinite(scores["loss"]):  # the step's own loss was that of the weights before it
         raise _diverged(s, "the validation loss", step)
     tested = _test(s, stopped) if scores and step == s.total_steps and s.dataset.test else {}
@@ -265,11 +259,6 @@ def _result(s: Session, stopped_by: int | None) -> Result:
     best = {"val_acc": s.progress.best_acc, "step": s.progress.best_step} if s.progress.best_step else {}
     final = s.progress.row if s.progress.row.get("step") == s.progress.step else {}
     return Result(s.folder, final, best, stopped_by)
-
-
-def _validate(s: Session, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
-    """One pass over the validation images; None if a signal cut it short."""
-    return _judge(s, s.dataset.val, "center", stopped)
 
 
 def _test(s: Session, stopped: Callable[[], int | None]) -> dict[str, float] | None:

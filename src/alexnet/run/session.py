@@ -215,13 +215,9 @@ class Session:
             self._restore_own(state["running"], state["random"])
         except KeyError as error:
             raise ValueError(f"--resume: {path} lacks {error.args[0]}") from error
-<<<<<<< HEAD
         except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-=======
-        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             if hardware.out_of_memory(error):
                 raise
->>>>>>> 8810e3bc0d58c50c84faebdaae62e45b9680423c
             raise ValueError(f"--resume: {path} is of use for its weights alone: {first_line(error)}") from error
 
     def _restore_own(self, running: dict[str, Tensor], random: dict[str, Tensor]) -> None:
