@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from multiprocessing.connection import wait
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,16 +38,28 @@ Batch = tuple[Tensor, Tensor]
 """Images float32 ``[B, 3, size, size]`` and labels int64 ``[B]``, on one device."""
 
 
-class Batches(Protocol):
-    """What the training loop asks of either path."""
+@dataclass(eq=False)
+class Batches(ABC):
+    """The training images in batches, by either path."""
 
-    kind: str
-    steps_per_epoch: int
+    images: Images
+    recipe: Recipe
+    norm: Normalization
+    augmentation: Augmentation
+    size: int
+    device: torch.device
+    share: Share
+    kind: ClassVar[str]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.images) // self.recipe.batch_size)
+
+    @abstractmethod
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's share of the epoch's batches, from batch ``start`` on."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """End what runs beside this process. A program that leaves workers behind never ends."""
 
 
@@ -104,30 +118,20 @@ def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed >> 1))
 
 
-class ResidentBatches:
+@dataclass(eq=False)
+class ResidentBatches(Batches):
     """All images as uint8 on the device; crops made there, a batch at a time."""
 
     kind = "resident"
 
-    def __init__(
-        self,
-        images: Images,
-        recipe: Recipe,
-        norm: Normalization,
-        augmentation: Augmentation,
-        size: int,
-        device: torch.device,
-        share: Share,
-    ) -> None:
-        self.recipe, self.augmentation, self.size, self.device, self.share = recipe, augmentation, size, device, share
-        array = images.array()
+    def __post_init__(self) -> None:
+        array, device = self.images.array(), self.device
         assert array is not None  # open_batches asked
-        self.images, self.labels = torch.from_numpy(array).to(device), torch.from_numpy(images.labels).to(device)
-        side = self.images.shape[1]
-        self.normalize = normalize_small(norm, side, device)
-        self.noise = ColorNoise(augmentation, norm, device)
-        self.matrices = CropMatrices(side, RESIZE, size, min(SMALLEST_CROP, size), device)
-        self.steps_per_epoch = -(-len(self.images) // recipe.batch_size)
+        self.pixels, self.labels = torch.from_numpy(array).to(device), torch.from_numpy(self.images.labels).to(device)
+        side = self.pixels.shape[1]
+        self.normalize = normalize_small(self.norm, side, device)
+        self.noise = ColorNoise(self.augmentation, self.norm, device)
+        self.matrices = CropMatrices(side, RESIZE, self.size, min(SMALLEST_CROP, self.size), device)
 
     def _boxes(self, epoch: int) -> Boxes:
         random, flip = _generator(self.recipe.seed, epoch, stream=1), self.augmentation.flip
@@ -144,13 +148,10 @@ class ResidentBatches:
         for first in range(start * size, count, size):
             mine = self.share.of(first, min(first + size, count))
             index = order[mine]
-            images = self.normalize(self.images[index])
+            images = self.normalize(self.pixels[index])
             if len(draws):
                 images = self.noise(images, draws[mine], -1)
             yield self.matrices.apply(images, boxes[mine]), self.labels[index]
-
-    def close(self) -> None:
-        pass
 
 
 def _noise_draws(count: int, recipe: Recipe, epoch: int) -> Tensor:
@@ -159,37 +160,29 @@ def _noise_draws(count: int, recipe: Recipe, epoch: int) -> Tensor:
     return torch.randn(count if noisy else 0, 3, generator=_generator(recipe.seed, epoch, stream=3))
 
 
-class WorkerBatches:
+@dataclass(eq=False)
+class WorkerBatches(Batches):
     """torchvision's transforms, image by image in worker processes: the reference, and the path for large images."""
 
     kind = "workers"
 
-    def __init__(
-        self,
-        images: Images,
-        recipe: Recipe,
-        norm: Normalization,
-        augmentation: Augmentation,
-        size: int,
-        device: torch.device,
-        share: Share,
-    ) -> None:
-        self.recipe, self.device, self.share, self.count = recipe, device, share, len(images)
-        self.normalize, self.noise = Normalize(norm, size, device), ColorNoise(augmentation, norm, device)
-        self.steps_per_epoch = -(-self.count // recipe.batch_size)
-        self.sampler = _EpochSampler(self.count, recipe.batch_size, recipe.seed, share)
+    def __post_init__(self) -> None:
+        self.normalize = Normalize(self.norm, self.size, self.device)
+        self.noise = ColorNoise(self.augmentation, self.norm, self.device)
+        self.sampler = _EpochSampler(len(self.images), self.recipe.batch_size, self.recipe.seed, self.share)
         self.loader = DataLoader(
-            _Transformed(images, TrainTransform(size, norm, augmentation)),
+            _Transformed(self.images, TrainTransform(self.size, self.norm, self.augmentation)),
             batch_sampler=self.sampler,
             num_workers=WORKERS,
             persistent_workers=True,
-            pin_memory=device.type == "cuda",
+            pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # without one of its own it draws from the state that drives dropout
         )
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
-        draws, size = _noise_draws(self.count, self.recipe, epoch), self.recipe.batch_size
+        count, size = len(self.images), self.recipe.batch_size
+        draws = _noise_draws(count, self.recipe, epoch)
         try:
             with _signals_held():  # what the iterator starts, inherits this
                 batches = iter(self.loader)
@@ -198,12 +191,17 @@ class WorkerBatches:
                 if images.dtype == torch.uint8:  # a quarter of the bytes on their way here
                     images = self.normalize(images)
                 if len(draws):
-                    mine = self.share.of(place * size, min((place + 1) * size, self.count))
+                    mine = self.share.of(place * size, min((place + 1) * size, count))
                     images = self.noise(images, draws[mine].to(self.device), 1)
                 yield images, labels.to(self.device, non_blocking=True)
         except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
             last = str(error).strip().splitlines()[-1]
             raise ImageError(last.removeprefix(f"{ImageError.__module__}.{ImageError.__name__}: ")) from None
+        except (OSError, EOFError) as error:  # also of a socket whose worker was killed
+            workers = self.loader._iterator._workers  # type: ignore[union-attr]
+            if not wait([worker.sentinel for worker in workers], timeout=1):
+                raise
+            raise RuntimeError("DataLoader worker ended") from error  # as torch says it
 
     def close(self) -> None:
         # torch has no public way to end persistent workers while an exception's trace may still refer to them
@@ -213,10 +211,7 @@ class WorkerBatches:
 
 @contextlib.contextmanager
 def workers_alive() -> Iterator[None]:
-    """Turn what a killed data worker looks like from here into a ChildProcessError, an OSError, of one line.
-
-    torch raises it when the signal of the worker's end comes, wherever the loop is then.
-    """
+    """Turn what a killed data worker looks like, wherever the loop is then, into a ChildProcessError of one line."""
     try:
         yield
     except RuntimeError as error:
@@ -258,9 +253,6 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         for first in range(self.start * self.batch_size, self.count, self.batch_size):
             mine = self.share.of(first, min(first + self.batch_size, self.count))
             yield list(zip(order[mine].tolist(), crops[mine].tolist(), strict=True))
-
-    def __len__(self) -> int:
-        return -(-self.count // self.batch_size) - self.start
 
 
 class _Transformed(torch.utils.data.Dataset[tuple[Tensor, int]]):
