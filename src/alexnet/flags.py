@@ -122,8 +122,7 @@ def _add(
 ) -> None:
     """A flag with a value of type ``hint``: a Literal or a tuple of strings, str, int, float, or one of these or None.
 
-    The range of a recipe's fields is left to the recipe; that of other numbers is ``least`` or more, or ``least`` to
-    ``most``.
+    The range of a recipe's fields is left to the recipe; that of other numbers is ``least`` to ``most``.
     """
     choices = hint if isinstance(hint, tuple) else choices_of(hint)
     kinds = () if choices else get_args(hint) or (hint,)

@@ -125,9 +125,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 CLASSIC = VARIANTS["classic"]
 ABLATIONS: Mapping[str, Variant] = {
-    "pool-2x2": replace(
-        CLASSIC, name="pool-2x2", source="classic without overlap: the paper, 3.4", pool=2, image_sizes=(224,)
-    ),
+    "pool-2x2": replace(CLASSIC, name="pool-2x2", source="no overlap: the paper, 3.4", pool=2, image_sizes=(224,)),
     "no-dropout": replace(CLASSIC, name="no-dropout", source="classic without dropout: the paper, 4.2", dropout=0.0),
     "no-conv3": replace(CLASSIC, name="no-conv3", source="classic less a layer: the paper, 7", without=("conv3",)),
     "no-conv4": replace(CLASSIC, name="no-conv4", source="classic less a layer: the paper, 7", without=("conv4",)),
