@@ -22,7 +22,9 @@ from PIL import Image
 
 from alexnet import __version__, flags
 from alexnet.cli import main
+from alexnet.commands import using
 from alexnet.recipes import GROUPS, RECIPES, choices_of, classic, field_metadata, field_types
+from alexnet.run.runfolder import read_config
 from alexnet.train import Result
 from forked import Command
 
@@ -452,6 +454,34 @@ def test_resume_with_a_broken_config_is_one_line(text: str, capsys: pytest.Captu
 
 
 # --- evaluate and predict
+
+
+def test_the_images_that_a_run_held_out_judge_it_and_its_test_images_are_opened_in_so_many_words(
+    colours: Path, tiny_network: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["train", "--data", str(colours), "--holdout", "6", "--images", "9", "--batch-size", "8"]
+    assert main([*command, "--max-steps", "1", "--tracker", "none", "--quiet", "--out", str(out)]) == 0
+    capsys.readouterr()
+
+    def judged(*flags: str) -> tuple[str, int, str]:
+        assert main(["evaluate", str(out), "--json", *flags]) == 0
+        said = capsys.readouterr()
+        found = json.loads(said.out)
+        return found["split"], found["count"], said.err
+
+    split, count, said = judged()
+    assert (split, count) == ("holdout", 6)
+    assert "images" not in said
+    split, count, said = judged("--split", "test")
+    assert (split, count) == ("test", 9)
+    assert "opening the test images, which this run kept closed" in said
+    split, count, said = judged("--data", str(colours))
+    assert (split, count) == ("val", 9)
+    assert "all of its images to judge by, where this run held some out" in said
+    args = flags.parse(["evaluate", str(out)])
+    dataset, _ = using._data_of(args, read_config(out)["recipe"])
+    assert len(dataset.train) == 9
 
 
 def test_evaluate_agrees_with_training(
