@@ -35,8 +35,12 @@ def train(args: argparse.Namespace) -> Answer:
         result = train.run(recipe, out=folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
     except train.TrainingError as error:
         raise FailedError(str(error)) from error
-    best = result.best if result.best.get("step") else {}  # before the first validation there is none
-    document = {"folder": str(folder), "final": result.final, "best": best, "stopped_by": result.stopped_by}
+    document = {
+        "folder": str(folder),
+        "final": result.final,
+        "best": result.best,  # empty before the first validation
+        "stopped_by": result.stopped_by,
+    }
     if result.stopped_by:
         steps = ["--max-steps", str(changes["max_steps"])] if changes.get("max_steps") else []
         again = _to_go_on(shlex.join(["train", "--resume", "--out", str(folder), *steps]))
