@@ -19,7 +19,7 @@ import tiny
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["alexnet.train", "torch._dynamo", "torch.distributed", "matplotlib.backends.backend_agg"]
+    ["alexnet.train", "torch._dynamo", "torch.distributed", "matplotlib.backends.backend_agg", "matplotlib.figure"]
 )
 
 
