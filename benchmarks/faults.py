@@ -31,6 +31,7 @@ def at_call(chunk: int) -> dict[str, Any]:
 # name: what does a chunk, how many trials one has, how many there are to be
 PARTS: dict[str, tuple[Callable[[int], dict[str, Any]], int, int]] = {
     "kills at random": (kills.at_random, kills.CHUNK, 1000),
+    "kills of the whole network": (kills.of_the_whole_network, kills.WHOLE_CHUNK, 20),
     "kills and errors at each call": (at_call, 1, len(CALLS)),
     "cut checkpoints": (checkpoints.cut, checkpoints.CUTS, checkpoints.CUTS),
     "flipped bits": (checkpoints.flipped, checkpoints.CHUNK, 10_000),

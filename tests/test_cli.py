@@ -517,6 +517,15 @@ def test_evaluate_prints_tables(
     assert picture.is_file()
 
 
+def test_a_picture_with_odd_metadata_is_answered_without_a_warning(
+    trained: SimpleNamespace, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    cut = b"Exif\0\0MM\0*\0\0\0\x08\0\0"
+    Image.new("RGB", (40, 30)).save(tmp_path / "cut.jpg", exif=cut)
+    assert main(["predict", str(trained.out), str(tmp_path / "cut.jpg")]) == 0
+    assert not [str(each.message) for each in recwarn if "EXIF" in str(each.message)]
+
+
 def test_predict_answers_all_and_reports_the_bad_one(
     trained: SimpleNamespace, colours: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

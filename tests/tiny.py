@@ -2,8 +2,8 @@
 
 python tests/tiny.py train quickstart --out runs/x      # the command `alexnet`, with the small network
 
-``NO_DROPOUT=1`` leaves dropout out; ``FAIL_AT_STEP=N`` makes that step fail as a bug would; ``FILE_SIZE_LIMIT=N`` makes
-writes beyond N bytes fail, as on a full disk.
+``WHOLE_NETWORK=1`` leaves the network as it is; ``NO_DROPOUT=1`` leaves dropout out; ``FAIL_AT_STEP=N`` makes that step
+fail as a bug would; ``FILE_SIZE_LIMIT=N`` makes writes beyond N bytes fail, as on a full disk.
 """
 
 import dataclasses
@@ -40,7 +40,8 @@ def fail_at(step: int) -> None:
 
 def command(arguments: Sequence[str] | None = None) -> int:
     """The command `alexnet` with the small network, for the rest of this process. Gives its exit code."""
-    VARIANTS.update(tiny_variants())  # type: ignore[attr-defined]
+    if not os.environ.get("WHOLE_NETWORK"):
+        VARIANTS.update(tiny_variants())  # type: ignore[attr-defined]
     if os.environ.get("NO_DROPOUT"):
         nn.Dropout.forward = lambda self, x: x  # type: ignore[method-assign]
     if os.environ.get("FAIL_AT_STEP"):

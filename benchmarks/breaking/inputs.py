@@ -233,6 +233,8 @@ def answered(argv: list[str]) -> tuple[int | None, str]:
     wanted = len(lines) == 1 or (lines and argv[0] == "predict")  # which tells of each image that it could not read
     if code in (1, 2) and (not wanted or "Traceback" in said.getvalue()):
         return code, f"exit code {code}: {said.getvalue()[-300:]}"
+    if "Warning: " in said.getvalue():  # of a library, with a path and a line of code
+        return code, said.getvalue()[-300:]
     return code, "" if code in (0, 1, 2) else f"exit code {code}"
 
 

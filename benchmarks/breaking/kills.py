@@ -9,23 +9,32 @@ import time
 from collections import Counter
 from typing import Any
 
-from breaking.runs import KINDS, Trial, scratch
+from breaking.runs import KINDS, WHOLE, Trial, scratch
 
-CHUNK = 50
+CHUNK, WHOLE_CHUNK = 50, 10
 ERRORS = ("ENOSPC", "EIO", "EROFS")
 
 
 def at_random(chunk: int) -> dict[str, Any]:
     """``CHUNK`` kills of runs that are killed one to four times each and then end."""
+    kind = list(KINDS)[chunk % len(KINDS)]
+    return {"what": kind} | _at_random(chunk, kind, CHUNK)
+
+
+def of_the_whole_network(chunk: int) -> dict[str, Any]:
+    """The same with every map of the network, so with checkpoints of 460 MB."""
+    return _at_random(chunk, WHOLE, WHOLE_CHUNK)
+
+
+def _at_random(chunk: int, kind: str, count: int) -> dict[str, Any]:
     draw, kills, runs, wrong = random.Random(chunk), 0, 0, []
     with scratch() as folder:
-        kind = list(KINDS)[chunk % len(KINDS)]
         trial = Trial(folder, kind)
         began = time.monotonic()
         trial.start().end()
         seconds = time.monotonic() - began
         shutil.rmtree(trial.out)
-        while kills < CHUNK:
+        while kills < count:
             for _ in range(draw.randint(1, 4)):
                 process = trial.start()
                 time.sleep(draw.uniform(0, seconds))
@@ -35,7 +44,7 @@ def at_random(chunk: int) -> dict[str, Any]:
             runs += 1
             if said := trial.finish():
                 wrong.append(said)
-    return {"what": kind, "trials": kills, "runs": runs, "wrong": wrong}
+    return {"trials": kills, "runs": runs, "wrong": wrong}
 
 
 def killed_at_each_call(kind: str) -> dict[str, Any]:

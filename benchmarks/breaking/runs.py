@@ -35,6 +35,7 @@ def flags(changes: dict[str, object]) -> list[str]:
 
 
 KINDS = {"classic's parts": [], "every part of a recipe": flags(MANY)}
+WHOLE = "the whole network"  # classic's parts again, and every map
 
 
 class Trial:
@@ -42,16 +43,17 @@ class Trial:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.images, self.whole, self.out = folder / "images", folder / f"whole {kind}", folder / "run"
-        self.flags = [*SMALL, *KINDS[kind], "--data", str(self.images)]
+        self.flags = [*SMALL, *KINDS.get(kind, []), "--data", str(self.images)]
+        self.environment = {"WHOLE_NETWORK": "1"} if kind == WHOLE else {}
         if not self.images.exists():
             make_images(self.images)
         if not self.whole.exists():
-            code, said = Command([*self.flags, "--out", str(self.whole)], folder / "output").end()
+            code, said = Command([*self.flags, "--out", str(self.whole)], folder / "output", **self.environment).end()
             assert code == 0, said
 
     def start(self) -> Command:
         """Begin, or go on where a run was begun: the same command with --resume."""
-        return Command([*self.flags, "--resume", "--out", str(self.out)], self.output())
+        return Command([*self.flags, "--resume", "--out", str(self.out)], self.output(), **self.environment)
 
     def output(self) -> Path:
         path = self.out.with_name("output")

@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 from alexnet.commands.answer import Answer, FailedError
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata; what cannot be read is told in one line
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except UsageError as error:

@@ -27,9 +27,11 @@ def test_an_answer_of_another_kind_is_wrong(
 @pytest.mark.slow
 def test_a_little_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kills, "CHUNK", 3)
+    monkeypatch.setattr(kills, "WHOLE_CHUNK", 3)
     monkeypatch.setattr(checkpoints, "CHUNK", 30)
     monkeypatch.setattr(checkpoints, "CUTS", 30)
-    for found in (kills.at_random(1), checkpoints.flipped(0), checkpoints.cut(0), inputs.bad_inputs(0, 34)):
+    whole = kills.of_the_whole_network(0)
+    for found in (kills.at_random(1), whole, checkpoints.flipped(0), checkpoints.cut(0), inputs.bad_inputs(0, 34)):
         assert found["trials"] >= 3
         assert found["wrong"] == []
 
