@@ -40,7 +40,7 @@ def page(runs: Runs) -> str:
             *lines,
             "",
             f"`make faults` on {machine['cpu']}, {machine['cores']} cores, torch {versions['torch']}; "
-            f"commit {commits}, {runs[-1]['date']}.",
+            f"commit {commits}, the last on {max(run['date'] for run in runs)}.",
         ]
     )
 

@@ -112,6 +112,18 @@ def test_resuming_after_max_steps_is_exact(run: Run, whole: Path, tmp_path: Path
     assert_same_run(tmp_path / "run", whole)
 
 
+def test_a_clock_that_is_set_back_changes_nothing(
+    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(-1, -1)
+    monkeypatch.setattr("time.time", lambda: 1e9 + 3600 * next(hours))
+    monkeypatch.setattr("time.time_ns", lambda: 10**18 + 3600 * 10**9 * next(hours))
+    run(tmp_path / "run", max_steps=4, save_every=0.0)
+    run(tmp_path / "run", max_steps=6, save_every=0.0, resume=True)
+    assert_same_run(tmp_path / "run", whole)
+    assert all(row[name] >= 0 for row in read_rows(tmp_path / "run") for name in TIMES & row.keys())
+
+
 def test_resuming_with_workers_is_exact(run: Run, tmp_path: Path) -> None:
     run(tmp_path / "whole", max_steps=4, loader="workers")
     run(tmp_path / "parts", max_steps=2, loader="workers")

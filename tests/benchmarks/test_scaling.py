@@ -8,6 +8,7 @@ import torch
 
 import imagenet_scale
 import scaling
+import two_processes
 from alexnet.model import AlexNet_2012
 
 ROOT = Path(__file__).parents[2]
@@ -33,3 +34,11 @@ def test_the_page_has_the_tables() -> None:
     assert scaling.table(steps["card"], each=True) in page
     record = json.loads((ROOT / "results" / "imagenet-scale-cpu.json").read_text(encoding="utf-8"))
     assert imagenet_scale.table(record["runs"]) in page
+
+
+@pytest.mark.slow
+def test_two_processes_are_timed_by_turns() -> None:
+    found = two_processes.measure(images=2, steps=3)
+    assert all(0 < least <= middle <= most for least, middle, most in (found[turn] for turn in ("alone", "sum", "ddp")))
+    alone, summed = found["alone"][1], found["sum"][1]
+    assert found["reckoned"] == pytest.approx([max(alone, summed), alone + summed])
