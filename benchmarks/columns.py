@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from alexnet import hardware, recipes
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.parallel import columns
-from alexnet.run.schedule import sgd
+from alexnet.run.schedule import clip_gradient, sgd
 from record import origin
 
 CLASSES = 1000
@@ -52,10 +52,7 @@ def train(rank: int, world: int, batch: int, steps: int, folder: str) -> None:
     for _ in range(steps):
         images = 60 * torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
         cross_entropy(net(images), torch.arange(batch) % CLASSES).backward()
-        if isinstance(net, columns.Column):
-            columns.clip_grad_norm_(net, 1.0)
-        else:
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        clip_gradient(net, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         sent.append(pair.sent)

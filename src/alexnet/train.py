@@ -37,7 +37,7 @@ from alexnet.run.display import Display, profiled
 from alexnet.run.doctor import warn_of_plateau
 from alexnet.run.metrics import Metrics, measure, with_views
 from alexnet.run.processes import others_present, signals
-from alexnet.run.schedule import learning_rate, set_rates
+from alexnet.run.schedule import clip_gradient, learning_rate, set_rates
 from alexnet.run.session import Session, open_session
 
 __all__ = ["Result", "TrainingError", "run", "train_step"]
@@ -195,7 +195,7 @@ def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
     logits = s.model(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     s.accelerator.backward(loss * s.weight_of(len(labels)))
-    grad_norm = s.clip_gradient(recipe.clip_norm or math.inf)
+    grad_norm = clip_gradient(s.net, recipe.clip_norm or math.inf)
     s.optimizer.step()
     s.optimizer.zero_grad()
     progress.step += 1

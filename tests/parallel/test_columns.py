@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from alexnet import recipes
 from alexnet.model import VARIANTS, AlexNet_2012
 from alexnet.parallel import columns
-from alexnet.run.schedule import sgd
+from alexnet.run.schedule import clip_gradient, sgd
 from forked import SERVER
 from tiny import tiny_variants
 
 STEPS, BATCH, CLASSES = 10, 2, 7  # of an odd number of classes the first process has one more
+LR = 1e-3  # with 0.01 a difference of 1e-6 grows tenfold in each step of the whole network
 
 
 def make(variant: str) -> AlexNet_2012:
@@ -27,9 +28,11 @@ def make(variant: str) -> AlexNet_2012:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def ten_steps(net: AlexNet_2012, clip: Callable[[float], Tensor], whole: Callable[[Any], Any]) -> dict[str, Any]:
+def ten_steps(
+    net: AlexNet_2012, clip: Callable[[AlexNet_2012, float], Tensor], whole: Callable[[Any], Any]
+) -> dict[str, Any]:
     """What ten steps of SGD with dropout come to; ``whole`` gives the whole network's state from this process's."""
-    optimizer = sgd(net, recipes.paper(decay_biases=False), torch.device("cpu"))
+    optimizer = sgd(net, recipes.paper(lr=LR, decay_biases=False), torch.device("cpu"))
     data = torch.Generator().manual_seed(1)
     torch.manual_seed(2)  # dropout's
     found: dict[str, Any] = {"losses": [], "norms": []}
@@ -41,7 +44,7 @@ def ten_steps(net: AlexNet_2012, clip: Callable[[float], Tensor], whole: Callabl
         if step == 0:
             found["logits"] = logits.detach().clone()
             found["gradient"] = whole({name: p.grad.clone() for name, p in net.named_parameters()})
-        found["norms"].append(clip(1.0).item())
+        found["norms"].append(clip(net, 1.0).item())
         optimizer.step()
         optimizer.zero_grad()
         found["losses"].append(loss.item())
@@ -54,7 +57,7 @@ def ten_steps(net: AlexNet_2012, clip: Callable[[float], Tensor], whole: Callabl
 
 def in_one(variant: str) -> dict[str, Any]:
     net = make(variant)
-    return ten_steps(net, lambda norm: torch.nn.utils.clip_grad_norm_(net.parameters(), norm), lambda state: state)
+    return ten_steps(net, clip_gradient, lambda state: state)
 
 
 def in_two(rank: int, folder: str, variants: list[str], widths: str) -> None:
@@ -72,8 +75,8 @@ def in_two(rank: int, folder: str, variants: list[str], widths: str) -> None:
 def column_of(variant: str, pair: columns.Pair) -> dict[str, Any]:
     column, sent = columns.split(make(variant), pair), []
 
-    def clip(norm: float) -> Tensor:
-        found = columns.clip_grad_norm_(column, norm)
+    def clip(net: AlexNet_2012, max_norm: float) -> Tensor:
+        found = clip_gradient(net, max_norm)
         sent.append(pair.sent)
         return found
 

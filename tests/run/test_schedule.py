@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from alexnet import recipes
 from alexnet.model import AlexNet_2012
-from alexnet.run.schedule import cosine, learning_rate, set_rates, sgd
+from alexnet.run.schedule import clip_gradient, cosine, learning_rate, set_rates, sgd
 
 CPU = torch.device("cpu")
 
@@ -121,10 +122,22 @@ def test_a_layer_without_a_rate_stands_still(tiny_network: None) -> None:
     for epoch in (0, 71, 72, 90):
         set_rates(optimizer, recipe, 10 * epoch, 10, 0)
         net(torch.randn(2, 3, 224, 224)).square().mean().backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        clip_gradient(net, 1.0)
         optimizer.step()
         parameters = (*net.features.conv1.parameters(), *net.features.conv2.parameters())
         weights.append([parameter.detach().clone() for parameter in parameters])
     for index in range(4):
         moved = [not torch.equal(one[index], other[index]) for one, other in itertools.pairwise(weights)]
         assert moved == ([True, False, False] if index < 2 else [True] * 3)
+
+
+@pytest.mark.parametrize("max_norm", [1.0, 1e9])
+def test_the_gradients_norm_is_exact_for_the_whole_network(max_norm: float) -> None:
+    torch.manual_seed(0)
+    net = AlexNet_2012(10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    first = net.classifier.fc6.weight.grad[0].clone()  # type: ignore[union-attr,index]
+    exact = math.sqrt(sum(p.grad.double().square().sum().item() for p in net.parameters()))  # type: ignore[union-attr]
+    assert clip_gradient(net, max_norm).item() == pytest.approx(exact, rel=1e-6)
+    torch.testing.assert_close(net.classifier.fc6.weight.grad[0], first * min(1, max_norm / exact))  # type: ignore[union-attr,index]

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from alexnet.lrn import ResponseNorm
 from alexnet.model import AlexNet_2012, DropoutOf2012, Variant
 
-__all__ = ["Column", "Pair", "bytes_a_step", "check", "clip_grad_norm_", "gather", "halve", "split"]
+__all__ = ["Column", "Pair", "bytes_a_step", "check", "gather", "halve", "joint_norm", "split"]
 
 MEET_BEFORE = ("conv3", "fc6", "fc7", "fc8")
 
@@ -120,13 +120,10 @@ def _mapped(tree: Any, work: Callable[[Tensor], Tensor]) -> Any:
 
 
 @torch.no_grad()
-def clip_grad_norm_(net: Column, max_norm: float) -> Tensor:
-    """Scale the gradients of both columns down to ``max_norm`` where their joint norm, which is returned, is longer."""
-    parameters = list(net.parameters())
-    squared = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None).square()
-    norm = (squared + net.pair.swap(squared)).sqrt()
-    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
+def joint_norm(norm: Tensor, pair: Pair) -> Tensor:
+    """The norm of both columns' gradients, from that of this one's."""
+    squared = norm.square()
+    return (squared + pair.swap(squared)).sqrt()
 
 
 class Column(AlexNet_2012):

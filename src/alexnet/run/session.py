@@ -131,12 +131,6 @@ class Session:
         batch: int = min(size, len(self.dataset.train) - place * size)
         return own * self.share.world / batch
 
-    def clip_gradient(self, max_norm: float) -> Tensor:
-        """Scale the whole network's gradient down to ``max_norm`` where it is longer. Gives its norm before."""
-        if isinstance(self.net, columns.Column):
-            return columns.clip_grad_norm_(self.net, max_norm)
-        return self.accelerator.clip_grad_norm_(self.net.parameters(), max_norm)  # type: ignore[no-any-return]
-
     def _whole(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state of the whole network or optimiser, which all processes ask for together, from this process's."""
         return columns.gather(state, self.net.pair) if isinstance(self.net, columns.Column) else state
