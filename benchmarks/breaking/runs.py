@@ -43,7 +43,7 @@ class Trial:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.images, self.whole, self.out = folder / "images", folder / f"whole {kind}", folder / "run"
-        self.flags = [*SMALL, *KINDS.get(kind, []), "--data", str(self.images)]
+        self.flags = [*SMALL, *([] if kind == WHOLE else KINDS[kind]), "--data", str(self.images)]
         self.environment = {"WHOLE_NETWORK": "1"} if kind == WHOLE else {}
         if not self.images.exists():
             make_images(self.images)
