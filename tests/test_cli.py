@@ -480,7 +480,7 @@ def test_the_images_that_a_run_held_out_judge_it_and_its_test_images_are_opened_
     assert (split, count) == ("val", 9)
     assert "all of its images to judge by, where this run held some out" in said
     args = flags.parse(["evaluate", str(out)])
-    dataset, _ = using._data_of(args, read_config(out)["recipe"])
+    dataset = using._data_of(args, read_config(out)["recipe"])
     assert len(dataset.train) == 9
 
 

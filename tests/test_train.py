@@ -382,6 +382,22 @@ def test_the_test_images_are_opened_once_at_the_end(
     assert found["top1"] == pytest.approx(rows[-1]["test_acc"])
 
 
+def test_data_with_val_and_test_keep_to_them(
+    run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    for name in ("dark", "light"):
+        (tmp_path / "data" / "test" / name).mkdir(parents=True)
+        shutil.copy(images / "val" / name / "1.png", tmp_path / "data" / "test" / name)
+    recipe = recipes.quickstart(**SMALL | {"data": str(tmp_path / "data"), "epochs": 1, "holdout": 5})
+    train.run(recipe, out=tmp_path / "run")
+    assert "20 training and 6 validation images; 2 test images, opened at the end" in capsys.readouterr().err
+    rows = read_rows(tmp_path / "run")
+    assert [row["step"] for row in rows if "test_acc" in row] == [rows[-1]["step"]]
+    data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert (data["train"], data["val"], data["val_split"], data["test"]) == (20, 6, "val", 2)
+
+
 def test_every_part_of_a_recipe_is_resumed_exactly(run: Run, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(whole, epochs=3, **MANY)

@@ -56,7 +56,8 @@ class Recipe:
     images: int | None = _data(None, "Learn from so many of the training images, of each class its share; none: all.")
     holdout: int = _data(
         0,
-        "Training images kept apart to validate on; the test set is then opened once, at the end. 0: validate on that.",
+        "Training images kept apart to validate on; the test set is then opened once, at the end. 0: validate on that. "
+        "Data that bring both val and test keep to those.",
     )
     input_scale: Literal["raw", "mean-image", "imagenet"] = _data(
         "raw",

@@ -137,6 +137,19 @@ def test_hub_data_set(hub, split, called):
     assert source.val.name(2) == f"someone/pets {split} row 2"
 
 
+def test_hub_data_set_with_three_splits(hub):
+    from datasets import Value
+
+    hub(train={"count": 30}, validation={"count": 6}, test={"count": 3})
+    source = load("hf:someone/pets")
+    assert (source.val_split, len(source.val), len(source.test)) == ("val", 6, 3)
+    assert source.test.name(2) == "someone/pets test row 2"
+    hub(train={"count": 30}, validation={"count": 6}, test={"count": 3, "label": "label", "kind": Value("string")})
+    assert "someone/pets test: the column 'label' must hold integers, but it holds string" in refusal("hf:someone/pets")
+    hub(train={"count": 30}, validation={"count": 6}, test={"count": 3, "label": "id", "kind": Value("int64")})
+    assert load("hf:someone/pets").test is None
+
+
 def test_hub_data_set_with_plain_numbers(hub):
     from datasets import Value
 

@@ -11,7 +11,7 @@ import pytest
 import tiny_cifar10
 from PIL import Image
 
-from alexnet.data.datasets import load
+from alexnet.data.datasets import describe, load
 from alexnet.data.images import ImageError
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -70,10 +70,24 @@ def test_parquet(tmp_path, inner, val_name, split):
     assert source.val.name(1).endswith(f"{val_name}-00000-of-00001.parquet row 1 (1.png)")
 
 
-def test_validation_is_preferred_to_test(tmp_path):
+def test_validation_is_preferred_to_test_which_is_kept_for_the_end(tmp_path):
     parquet_folder(tmp_path, val_name="test")
     parquet_folder(tmp_path, val_name="validation", val=(0, 1, 1, 1))
-    assert (load(str(tmp_path)).val_split, len(load(str(tmp_path)).val)) == ("val", 4)
+    source = load(str(tmp_path))
+    assert (source.val_split, len(source.val), source.test.labels.tolist()) == ("val", 4, [1, 0])
+    assert source.test.name(0).endswith("test-00000-of-00001.parquet row 0 (0.png)")
+    assert describe(str(tmp_path))["how"].endswith("2 classes, 3 training images, 4 in val, 2 in test")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [0, 2])
+    assert "label 2 of test does not occur in train" in refusal(tmp_path)
+    (tmp_path / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
+    assert f"{tmp_path / 'test-00000-of-00001.parquet'}: not a whole Parquet file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"labels": (-1, -1)}, {"labels": (None, None)}, {"label": "answer"}])
+def test_a_test_split_without_labels_is_not_read(tmp_path, options):
+    parquet_folder(tmp_path, val_name="validation")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", **{"labels": (0, 1)} | options)
+    assert load(str(tmp_path)).test is None
 
 
 @pytest.mark.parametrize("label", ["label", "labels", "fine_label"])
@@ -221,6 +235,22 @@ def test_images(tmp_path, val_name, suffix):
     assert source.train.name(4) == str(tmp_path / "pets" / "train" / "dog" / f"1{suffix}")
     assert np.abs(np.subtract(source.train.image(4).getpixel((1, 1)), (1, 1, 9))).max() <= 3
     assert source.train.array().shape == (6, 4, 4, 3)
+
+
+def test_a_test_folder_beside_val_is_kept_for_the_end(tmp_path):
+    image_folder(tmp_path)
+    for name in ("photos", ".cache"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+    assert load(str(tmp_path)).test is None  # no folder of it is a class
+    (tmp_path / "test" / "dog").mkdir()
+    text = "train/ and test/ must have the same classes: 'cat' only in train/, 'photos' only in test/"
+    assert text in refusal(tmp_path)
+    (tmp_path / "test" / "photos").rename(tmp_path / "test" / "cat")
+    for name in ("cat", "dog"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "test" / name / "x.png")
+    source = load(str(tmp_path))
+    assert (source.val_split, len(source.val), source.test.labels.tolist()) == ("val", 6, [0, 1])
+    assert source.test.name(1) == str(tmp_path / "test" / "dog" / "x.png")
 
 
 def test_what_is_not_an_image_is_ignored(tmp_path):

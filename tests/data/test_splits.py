@@ -72,6 +72,7 @@ def test_a_holdout_has_its_share_of_each_class_and_leaves_the_test_set_alone():
     assert np.bincount(found.train.labels).tolist() == [45, 27, 18]
     assert found.test is test
     assert (found.val_split, source.test) == ("holdout", None)
+    assert found.with_holdout(5) is found  # it has images to validate on, and others to be judged by
     names = [{images.name(i) for i in range(len(images))} for images in (found.train, found.val)]
     assert (len(names[0]), len(names[1])) == (90, 10)
     assert not names[0] & names[1]

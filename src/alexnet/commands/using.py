@@ -28,8 +28,8 @@ def evaluate(args: argparse.Namespace) -> Answer:
     path = Path(args.model)
     model = checkpoint.load_model(path)
     run, recipe = _run_of(path)
-    dataset, holdout = _data_of(args, recipe)
-    if holdout and args.split == "test":
+    dataset = _data_of(args, recipe)
+    if not args.data and dataset.test and args.split == "test":
         print("opening the test images, which this run kept closed: choose nothing by them", file=sys.stderr)
     elif args.data and recipe.get("holdout"):
         print("--data: all of its images to judge by, where this run held some out of its own", file=sys.stderr)
@@ -75,7 +75,7 @@ def explain(args: argparse.Namespace) -> Answer:
     dataset, without = None, "no data set was named"
     if args.data != "none" and (args.data or recipe or not args.images):
         try:
-            dataset, _ = _data_of(args, recipe)
+            dataset = _data_of(args, recipe)
         except (ValueError, OSError) as error:  # the run may have been brought here without its data
             if args.data or not args.images:
                 raise
@@ -157,8 +157,8 @@ def _run_of(path: Path) -> tuple[Path | None, dict[str, Any]]:
     return (folder, config.get("recipe") or {}) if isinstance(config, dict) else (None, {})
 
 
-def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Dataset, int]:
-    """The data set named on the command line, or else the run's own, and how many images that run held out of it."""
+def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Dataset:
+    """The data set named on the command line, or else the run's own, with the images held out that it held out."""
     from alexnet.data import datasets
 
     path, spec = Path(args.model), args.data or recipe.get("data")
@@ -167,10 +167,10 @@ def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Datas
         raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
     dataset = datasets.load(spec, args.data_dir or recipe.get("data_dir") or "data")
     if args.data:
-        return dataset, 0
-    if holdout := recipe.get("holdout", 0):
-        dataset = dataset.with_holdout(holdout)
-    return (dataset.with_fewer(recipe["images"]) if recipe.get("images") else dataset), holdout
+        return dataset
+    if recipe.get("holdout"):
+        dataset = dataset.with_holdout(recipe["holdout"])
+    return dataset.with_fewer(recipe["images"]) if recipe.get("images") else dataset
 
 
 def _data_at_hand(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Dataset | None, str]:
@@ -185,4 +185,4 @@ def _data_at_hand(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[
         found = datasets.describe(spec, args.data_dir or recipe.get("data_dir") or "data")
         if not found["found"]:
             return None, f"{spec}: {found['how']}; to use it: --data {spec}"
-    return _data_of(args, recipe)[0], ""
+    return _data_of(args, recipe), ""

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.folders import VAL_SPLITS, Table, from_tables, load_folder, read_table, require_datasets, some
+from alexnet.data import folders
 from alexnet.data.images import ImageError
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.data.stores import Pixels
@@ -73,6 +73,7 @@ def describe(spec: str, data_dir: str | Path = "data") -> dict[str, Any]:
         if dataset:
             _checked(dataset)
             counts = f"{len(dataset.train):,} training images, {len(dataset.val):,} in {dataset.val_split}"
+            counts += f", {len(dataset.test):,} in test" if dataset.test else ""
             how = f"{dataset.name}: {len(dataset.classes)} classes, {counts}"
     except (ValueError, OSError) as error:
         dataset, where, how = None, None, str(error)
@@ -91,7 +92,7 @@ def _without_network(spec: str) -> Dataset:
         return _digits()
     folder = _expanded("--data", spec)
     if spec and folder.is_dir():
-        return load_folder(spec, folder)
+        return folders.load_folder(spec, folder)
     if folder.is_file():
         raise ValueError(f"--data {spec}: a file; allowed are {ALLOWED}")
     hint = meant(spec.lower(), ("cifar10", "digits"))
@@ -101,6 +102,8 @@ def _without_network(spec: str) -> Dataset:
 def _checked(dataset: Dataset) -> Dataset:
     """`dataset`, if one can train on it."""
     splits = {"train": dataset.train, dataset.val_split: dataset.val}
+    if dataset.test is not None:
+        splits["test"] = dataset.test
     for split, images in splits.items():
         if not len(images):
             raise ValueError(f"{dataset.name}: the split {split} is empty")
@@ -114,7 +117,7 @@ def _checked(dataset: Dataset) -> Dataset:
             raise ValueError(f"{images.name(first)}: label {images.labels[first]} is not in 0..{count - 1}")
     empty = np.flatnonzero(np.bincount(dataset.train.labels, minlength=count) == 0)
     if len(empty):
-        raise ValueError(f"{dataset.name}: no training image of {some([dataset.classes[i] for i in empty])}")
+        raise ValueError(f"{dataset.name}: no training image of {folders.some([dataset.classes[i] for i in empty])}")
     return dataset
 
 
@@ -146,7 +149,7 @@ def _cifar10_on_disk(data_dir: Path) -> tuple[Dataset, Path] | None:
         return _cifar10_batches(folder), folder
     copy = data_dir / HUB_FOLDER
     if all((copy / name).is_file() for name in HUB_FILES):
-        return replace(load_folder("cifar10", copy), name="CIFAR-10"), copy
+        return replace(folders.load_folder("cifar10", copy), name="CIFAR-10"), copy
     return None
 
 
@@ -256,7 +259,7 @@ def _digits() -> Dataset:
 def _require_name(spec: str) -> None:
     if spec == "hf:":
         raise ValueError("--data hf: needs a name, such as hf:uoft-cs/cifar10")
-    require_datasets(spec)
+    folders.require_datasets(spec)
 
 
 def _hugging_face(spec: str) -> Dataset:
@@ -271,15 +274,24 @@ def _hugging_face(spec: str) -> Dataset:
         kind = ConnectionError if isinstance(error, ConnectionError | TimeoutError) else ValueError
         raise kind(f"--data {spec}: {' '.join(str(error).split()) or type(error).__name__}") from error
     if "train" not in splits:
-        raise ValueError(f"--data {spec}: no train split; there are {some(list(splits))}")
-    split = next((known for known in VAL_SPLITS if known in splits), None)
+        raise ValueError(f"--data {spec}: no train split; there are {folders.some(list(splits))}")
+    split = next((known for known in folders.VAL_SPLITS if known in splits), None)
     # where the library puts the files that it does not put into its tables: a data set may name others, too
     caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
-    folders = tuple(map(os.path.realpath, [name, *caches] if Path(name).is_dir() else caches))
+    places = tuple(map(os.path.realpath, [name, *caches] if Path(name).is_dir() else caches))
 
-    def table(split: str) -> Table:
+    def rows(split: str) -> tuple[str, Any, dict[str, Any]]:
         data = splits[split]
-        rows = data.with_format("arrow")[:]  # memory-mapped
-        return read_table([(f"{name} {split}", rows)], data.features.to_dict(), folders, data)
+        return f"{name} {split}", data.with_format("arrow")[:], data.features.to_dict()  # memory-mapped
 
-    return from_tables(spec, name, table("train"), table(split) if split else None, VAL_SPLITS.get(split or "", "val"))
+    def table(split: str) -> folders.Table:
+        title, arrow, features = rows(split)
+        return folders.read_table([(title, arrow)], features, places, splits[split])
+
+    test = None
+    if split != "test" and "test" in splits:
+        title, arrow, features = rows("test")
+        if folders.labelled(title, arrow.schema, features, arrow.column):
+            test = table("test")
+    val, val_split = (table(split), folders.VAL_SPLITS[split]) if split else (None, "val")
+    return folders.from_tables(spec, name, table("train"), val, val_split, test)

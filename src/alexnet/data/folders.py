@@ -1,10 +1,11 @@
 """Data sets in folders: the Parquet layout of the Hugging Face hub, or one folder of image files per class."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from alexnet.data.stores import Encoded, Files, Paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # What counts as an image in a class folder. HEIC cannot be read, but to leave it out silently would be worse.
 _IMAGE_FILE = re.compile(r"[^.].*\.(jpe?g|jpe|jfif|png|bmp|gif|webp|tiff?|p[bgp]m|jp2|avif|hei[cf])", re.IGNORECASE)
@@ -54,15 +56,19 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
     split = next((name for name in VAL_SPLITS if (folder / name).is_dir()), None)
     if split is None:
         raise ValueError(f"--data {spec}: train/ is there, but neither val/ nor test/")
-    classes, val_classes = _class_folders(folder / "train"), _class_folders(folder / split)
-    if classes != val_classes:
-        only = {"train": sorted(set(classes) - set(val_classes)), split: sorted(set(val_classes) - set(classes))}
-        parts = [f"{some(names)} only in {where}/" for where, names in only.items() if names]
-        raise ValueError(f"--data {spec}: train/ and {split}/ must have the same classes: {', '.join(parts)}")
+    classes, judges = _class_folders(folder / "train"), [split]
+    if split != "test" and (folder / "test").is_dir() and set(classes) & set(_class_folders(folder / "test")):
+        judges.append("test")  # one without folders of these classes has no labels
+    for name in judges:
+        if classes != (found := _class_folders(folder / name)):
+            only = {"train": sorted(set(classes) - set(found)), name: sorted(set(found) - set(classes))}
+            parts = [f"{some(names)} only in {where}/" for where, names in only.items() if names]
+            raise ValueError(f"--data {spec}: train/ and {name}/ must have the same classes: {', '.join(parts)}")
     if not classes:
         raise ValueError(f"--data {spec}: train/ holds no class folders")
-    train, val = (_class_files(folder / name, classes) for name in ("train", split))
-    return Dataset(spec, _display_name(folder), tuple(classes), train, val, VAL_SPLITS[split])
+    train, val, *test = (_class_files(folder / name, classes) for name in ("train", *judges))
+    opened_last = test[0] if test else None
+    return Dataset(spec, _display_name(folder), tuple(classes), train, val, VAL_SPLITS[split], test=opened_last)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -173,16 +179,32 @@ def _columns(title: str, schema: "pa.Schema", features: Mapping[str, Any]) -> tu
     return images[0], labels[0]
 
 
-def from_tables(spec: str, name: str, train: Table, val: Table | None, val_split: str) -> Dataset:
-    """A data set from its splits. Without `val`, a tenth of the training images is held out, and `val_split` says so.
+def labelled(title: str, schema: "pa.Schema", features: Mapping[str, Any], column: Callable[[str], Any]) -> bool:
+    """Whether a test split can be judged by: of many the labels were kept back, which the hub writes as -1."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    Raises:
-        ValueError: the two splits do not have the same classes.
+    try:
+        _, label = _columns(title, schema, features)
+    except ValueError:
+        return False
+    integers = pa.types.is_integer(schema.field(label).type)  # what else there is, is refused when it is read
+    return not integers or pc.any(pc.greater_equal(column(label), 0)).as_py() is True
+
+
+def from_tables(
+    spec: str, name: str, train: Table, val: Table | None, val_split: str, test: Table | None = None
+) -> Dataset:
+    """A data set from its splits. ValueError where they do not have the same classes.
+
+    Without `val`, a tenth of the training images is held out, and `val_split` says so.
     """
-    names = train.names or (val and val.names)
-    if val and train.names and val.names and train.names != val.names:
-        difference = some(sorted(set(train.names) ^ set(val.names))) or "their order"
-        raise ValueError(f"{name}: train and {val_split} must have the same classes; they differ in {difference}")
+    judges = {split: table for split, table in ((val_split, val), ("test", test)) if table}
+    names = next((table.names for table in (train, *judges.values()) if table.names), None)
+    for split, table in judges.items():
+        if train.names and table.names and train.names != table.names:
+            difference = some(sorted(set(train.names) ^ set(table.names))) or "their order"
+            raise ValueError(f"{name}: train and {split} must have the same classes; they differ in {difference}")
     numbers = np.arange(len(names)) if names else np.unique(train.labels)
 
     def images(table: Table, split: str) -> Images:
@@ -200,23 +222,38 @@ def from_tables(spec: str, name: str, train: Table, val: Table | None, val_split
     else:
         training, held = hold_out(training, 10)
         val_split = f"val (a tenth of train, seed {HELD_OUT_SEED})"
-    return Dataset(spec, name, names or tuple(map(str, numbers)), training, held, val_split)
+    opened_last = images(test, "test") if test else None
+    return Dataset(spec, name, names or tuple(map(str, numbers)), training, held, val_split, test=opened_last)
 
 
 def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
     split = next((name for name in VAL_SPLITS if any(files.glob(f"{name}-*.parquet"))), None)
     if split is None:
-        raise ValueError(
-            f"--data {spec}: train-*.parquet is there, but neither validation-*.parquet nor test-*.parquet"
-        )
-    train, val = (_read_parquet(spec, sorted(files.glob(f"{name}-*.parquet"))) for name in ("train", split))
-    return from_tables(spec, _display_name(folder), train, val, VAL_SPLITS[split])
+        raise ValueError(f"--data {spec}: train-*.parquet is there, neither validation-*.parquet nor test-*.parquet")
+    names = ["train", split]
+    if split != "test" and (test_files := sorted(files.glob("test-*.parquet"))):
+        with _opened(test_files[0]) as file:
+            schema, title = file.schema_arrow, str(test_files[0])
+            if labelled(title, schema, _features(schema), lambda label: file.read(columns=[label]).column(0)):
+                names.append("test")
+    train, val, *test = (_read_parquet(spec, sorted(files.glob(f"{name}-*.parquet"))) for name in names)
+    return from_tables(spec, _display_name(folder), train, val, VAL_SPLITS[split], next(iter(test), None))
 
 
-def _read_parquet(spec: str, paths: list[Path]) -> Table:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator["pq.ParquetFile"]:
+    """A Parquet file. ValueError, which names it, where it turns out not to be a whole one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
+
+
+def _read_parquet(spec: str, paths: list[Path]) -> Table:
     stated = re.search(r"-of-(\d+)$", paths[0].stem)
     if stated and int(stated[1]) != len(paths):
         raise ValueError(f"{paths[0]}: the split has {int(stated[1])} files, {len(paths)} of them are here")
@@ -225,16 +262,13 @@ def _read_parquet(spec: str, paths: list[Path]) -> Table:
     rows: list[int] = []
     features: dict[str, Any] = {}
     for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                schema = file.schema_arrow
-                features = features or _features(schema.metadata or {})
-                columns = list(_columns(str(path), schema, features))
-                rows.append(file.metadata.num_rows)
-                if not large:
-                    parts.append((str(path), file.read(columns=columns)))
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
+        with _opened(path) as file:
+            schema = file.schema_arrow
+            features = features or _features(schema)
+            columns = list(_columns(str(path), schema, features))
+            rows.append(file.metadata.num_rows)
+            if not large:
+                parts.append((str(path), file.read(columns=columns)))
     mapped = _mapped(spec, paths, columns) if large else None
     if mapped is not None:
         table, starts = mapped.with_format("arrow")[:], np.cumsum([0, *rows[:-1]]).tolist()
@@ -257,9 +291,9 @@ def _mapped(spec: str, paths: list[Path], columns: list[str]) -> Any:
         raise ValueError(f"--data {spec}: its Parquet files cannot be read ({why})") from error
 
 
-def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+def _features(schema: "pa.Schema") -> dict[str, Any]:
     """What the datasets library wrote about the columns: {"img": {"_type": "Image"}, ...}; {} if it wrote nothing."""
     try:
-        return dict(json.loads(metadata[b"huggingface"])["info"]["features"])
+        return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
     except (KeyError, TypeError, ValueError):
         return {}

@@ -142,7 +142,7 @@ class Dataset:
     val: Images
     val_split: str  # "test" or "val"; where it was cut from the training images, how
     flip: bool = True  # whether a mirrored image is still of its class; a mirrored digit is not
-    test: Images | None = None  # where `val` was held out of the training images: what a run opens once, at its end
+    test: Images | None = None  # what a run opens once, at its end: where `val` is not what it is judged by
 
     def judged_by(self, split: str) -> tuple[str, Images]:
         """The images of ``--split`` ``val`` or ``test``, and what they are called. ValueError where there are none."""
@@ -163,7 +163,12 @@ class Dataset:
         return replace(self, train=self.train.subset(np.flatnonzero(taken)))
 
     def with_holdout(self, count: int) -> "Dataset":
-        """This data set with about `count` training images to validate on, of each class its share, always the same."""
+        """This data set with about `count` training images to validate on, of each class its share, always the same.
+
+        One that has images to validate on and others to be judged by needs none held out: it is given as it is.
+        """
+        if self.test is not None:
+            return self
         if not 0 < count < len(self.train):
             allowed = f"0 to {len(self.train) - 1}, for {self.name} has {len(self.train):,} training images"
             raise ValueError(f"--holdout {count}: allowed is {allowed}")

@@ -191,8 +191,10 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 def headline(s: Session, config: dict[str, Any]) -> str:
     """What is about to run, in two lines."""
     images = f"{len(s.dataset.train):,} training and {len(s.dataset.val):,} validation images"
+    if s.dataset.val_split == "holdout":
+        images += " held out of the training set"
     if s.dataset.test:
-        images += f" held out of the training set; {len(s.dataset.test):,} test images, opened at the end"
+        images += f"; {len(s.dataset.test):,} test images, opened at the end"
     how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
     if s.recipe.compile and not s.compiled:
         how += ", not compiled: no C++ compiler found"

@@ -57,7 +57,7 @@ def evaluate(
     Args:
         views: ``center``, one view an image as in training; ``flip``, it and its mirror; or ``ten-crop``. Mirrors are
             left out for data whose mirrored images are of no class, such as digits.
-        split: ``val``, or ``test`` where a part of the training images was held out to validate on.
+        split: ``val``, or ``test`` where the data have both, or training images were held out to validate on.
         device, precision: as a recipe has them.
         watch: is given the batches and their number, and hands them through; for a progress bar.
 
