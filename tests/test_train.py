@@ -186,7 +186,7 @@ def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(
     assert "convolution" in said
     assert json.loads((tmp_path / "profiled" / "trace.json").read_text())["traceEvents"]
     assert_same_run(tmp_path / "profiled", tmp_path / "plain")
-    for steps, says in ((3, "1 steps, operation by operation"), (2, "nothing to show"), (1, "nothing to show")):
+    for steps, says in ((3, "1 step, operation by operation"), (2, "nothing to show"), (1, "nothing to show")):
         train.run(dataclasses.replace(recipe, max_steps=steps), out=tmp_path / str(steps), profile=2)
         assert says in capsys.readouterr().err
     assert not (tmp_path / "2" / "trace.json").exists()

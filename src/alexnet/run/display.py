@@ -56,6 +56,8 @@ class Display:
 
     def row(self, row: Mapping[str, float]) -> None:
         """Print a logged row on a line of its own."""
+        if row["step"] == self.started_at:  # a resumed run begins with a row that it owes: that is not a step's time
+            self.started = time.monotonic()
         parts = [f"step {row['step']:.0f}", f"epoch {row['epoch']:.2f}"]
         for name, unit in (
             ("train_loss", ""),
@@ -119,7 +121,7 @@ def profiled(
         profile.export_chrome_trace(str(folder / TRACE))
         order = f"self_{'cuda' if device.type == 'cuda' else 'cpu'}_time_total"
         table = profile.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=40)
-        say(f"{seen} steps, operation by operation; the whole trace: {folder / TRACE}\n{table}")
+        say(f"{seen} step{'s' * (seen > 1)}, operation by operation; the whole trace: {folder / TRACE}\n{table}")
 
     plan = profiler.schedule(wait=0, warmup=WARM_UP, active=steps, repeat=1)
     with profiler.profile(schedule=plan, on_trace_ready=tell) as profile:

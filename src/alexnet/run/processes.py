@@ -38,9 +38,7 @@ class Accord:
         return together.tolist()  # type: ignore[no-any-return]
 
     def gather(self, own: Tensor) -> Tensor:
-        """``own``, on the CPU, of every process, which call this together: ``[processes, *]``, in their order."""
-        if self.group is None:
-            return own[None]
+        """``own``, on the CPU, of each of several processes, which call this together: ``[processes, *]``, by rank."""
         each = [torch.empty_like(own) for _ in range(self.group.size())]
         dist.all_gather(each, own, group=self.group)
         return torch.stack(each)
