@@ -40,6 +40,7 @@ from tables import (
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: made by benchmarks/report.py -->", "<!-- end of results -->"
+CURVES = ("<!-- curves: made by benchmarks/report.py -->", "<!-- end of curves -->")
 
 
 def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -88,7 +89,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"## Speed: {machine(record)}, {rates['matrix_tflops_bf16']} TFLOP/s\n\n"
             f"`{record['command']}`, {record['date']}, commit {record['commit']}. "
             f"Measured in the same run: {rates['matrix_tflops_bf16']} TFLOP/s in one large bf16 product, "
-            f"{rates['copy_gb_per_s']} GB/s in a copy. Medians, and in brackets the least and the most. "
+            f"{rates['copy_gb_per_s']} GB/s in a copy. The images are noise of CIFAR-10's shape. Medians, and in brackets "
+            "the least and the most. "
             f"{record['notes']}. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(head, compare_rows(record))
         )
@@ -150,6 +152,27 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts)
 
 
+def shown(accuracy: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The run whose six charts README shows: seed 0 of classic, once it is whole."""
+    of_classic = (each for each in accuracy if each["recipe"]["name"] == "classic" and each["recipe"]["seed"] == 0)
+    return next(filter(is_whole, of_classic), None)
+
+
+def readme_curves(accuracy: Sequence[dict[str, Any]]) -> str:
+    """The curves in README, with what they are of."""
+    six = "![Six charts of a training run: losses and accuracies over steps](docs/curves.png)"
+    if not (record := shown(accuracy)):
+        return f"{six}\n\nWhat every run leaves in its folder; here seven epochs of digits."
+    recipe, data = record["recipe"], record["data"]["name"]
+    names = sorted({each["recipe"]["name"] for each in accuracy if is_whole(each)})
+    return (
+        f"{six}\n\nWhat every run leaves in its folder; here `{recipe['name']}` on {data}, {recipe['epochs']} epochs, seed "
+        f"{recipe['seed']}.\n\n![Training loss and validation accuracy of whole runs over epochs]"
+        f"(docs/thirteen-epochs.png)\n\nWhole runs, a line a seed: {', '.join(f'`{name}`' for name in names)}. Where "
+        "validation images were held out, their accuracy is not that of the test images."
+    )
+
+
 def speed_table(found: Sequence[dict[str, Any]]) -> str:
     """The measures that open the README, a column a record: the usual way, this project, and the gain."""
     rates = [(record | record["hardware"])["matrix_tflops_bf16"] for record in found]
@@ -174,9 +197,10 @@ def pages(root: Path) -> dict[Path, str]:
     """Each page that this script keeps, as it should be."""
     found = records(root / "results")
     readme = root / "README.md"
+    text = between(readme.read_text(), readme_table(found), BEGIN, END)
     return {
         root / "RESULTS.md": results_page(found),
-        readme: between(readme.read_text(), readme_table(found), BEGIN, END),
+        readme: between(text, readme_curves(found["accuracy"]), *CURVES),
     }
 
 
@@ -185,12 +209,9 @@ def draw(found: dict[str, list[dict[str, Any]]], docs: Path) -> None:
     for record in found["learning"]:
         if len(record["runs"]) >= 10:  # all of them, of a record that grows
             draw_learning(record, docs / "why-2.303.png")
-    whole = [record for record in found["accuracy"] if is_whole(record)]
-    for record in whole:
-        if record["recipe"]["name"] == "classic" and record["recipe"]["seed"] == 0:
-            draw_run(record, docs / "curves.png")
-    if whole:
-        draw_whole_runs(whole, docs / "thirteen-epochs.png")
+    if record := shown(found["accuracy"]):
+        draw_run(record, docs / "curves.png")
+        draw_whole_runs([each for each in found["accuracy"] if is_whole(each)], docs / "thirteen-epochs.png")
 
 
 def main() -> None:

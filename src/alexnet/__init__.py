@@ -1,5 +1,6 @@
 """AlexNet as of 2012: the network, its training on CIFAR-10, its fidelity and its speed.
 
+>>> import torch
 >>> from alexnet import AlexNet_2012
 >>> AlexNet_2012(num_classes=10)(torch.randn(1, 3, 224, 224)).shape
 torch.Size([1, 10])

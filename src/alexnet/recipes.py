@@ -79,7 +79,11 @@ class Recipe:
         "classic", "paper", "source", "caffe", "caffenet", "pool-2x2", "no-dropout", "no-conv3", "no-conv4"
     ] = _network("classic", "Which AlexNet of 2012; the last four are classic less one thing.")
     widths: Literal["full", "quarter"] = _network("full", "quarter: a fourth of maps and hidden units, for a laptop.")
-    init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network("paper", "How weights start.")
+    init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network(
+        "paper",
+        "How weights start: N(0, 0.01) as in the paper, with its biases of 1 or zero-bias; as in the released code (source), "
+        "Caffe's AlexNet or CaffeNet; or He's, for standardised input.",
+    )
 
     epochs: int = _training(13, "Passes over the training images.")
     max_steps: int | None = _training(None, "Stop after this many steps; the rate keeps the schedule of --epochs.")
@@ -219,9 +223,9 @@ def imagenet(**changes: Any) -> Recipe:
     """The paper's own job: ImageNet's 1,000 classes in 90 epochs, trained as ``paper`` does.
 
     alexnet train imagenet --data FOLDER --out runs/imagenet, with FOLDER/train/CLASS/*.JPEG and FOLDER/val/CLASS/*.JPEG
-    (or the hub's Parquet layout), then alexnet evaluate runs/imagenet --data FOLDER --views ten-crop: top-1 and top-5
-    error of the validation images, which training opens once. The paper has 40.7% and 18.2%, the released code's notes
-    .40664 and .18210. 50,000 training images are held out to lower the rate by.
+    (or the hub's Parquet layout), then alexnet evaluate runs/imagenet --data FOLDER --views ten-crop: of the validation
+    images, which training opens once, the percent right, top-1 and top-5. The paper has errors of 40.7% and 18.2%, the
+    released code's notes .40664 and .18210. 50,000 training images are held out to lower the rate by.
 
     Not run yet. Computed, not measured: 4.14 GFLOP an image, 458 PFLOP in all. At 40% of an H100's 989 TFLOP/s that is
     19 minutes, so decoding decides: 111 million photographs at 440 a second and core are 18 hours of the loader's four.

@@ -58,5 +58,11 @@ def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: No
     page = report.results_page(found)
     assert "0.667 of 1" in page
     assert f"| 0 | {100 * record['confusion'][0][0] / sum(record['confusion'][0]):.1f} | **" in page
+    assert report.readme_curves(found["accuracy"]).endswith("here seven epochs of digits.")  # no run of classic
+    for each in found["accuracy"]:
+        each["recipe"]["name"] = "classic"
+    assert report.shown(found["accuracy"])["file"] == path.name
+    assert "here `classic` on digits, 1 epochs, seed 0." in report.readme_curves(found["accuracy"])
     report.draw(found, tmp_path)
-    assert (tmp_path / "thirteen-epochs.png").stat().st_size > 1000
+    for name in ("curves.png", "thirteen-epochs.png"):
+        assert (tmp_path / name).stat().st_size > 1000
