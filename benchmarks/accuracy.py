@@ -70,9 +70,7 @@ def judge(folder: Path, recipe: recipes.Recipe) -> dict[str, Any]:
     weights = hashlib.sha256()
     for tensor in model.state_dict().values():
         weights.update(tensor.numpy().tobytes())
-    dataset = datasets.load(recipe.data, recipe.data_dir)
-    if recipe.holdout:
-        dataset = dataset.with_holdout(recipe.holdout)
+    dataset = datasets.load(recipe.data, recipe.data_dir).as_in(recipe.holdout, flip=recipe.flip)
     opened = "test_acc" in read_rows(folder)[-1]
     where = {"device": recipe.device, "precision": recipe.precision}
     found = evaluate(model, dataset, *((recipe.test_views, "test") if opened else ("center", "val")), **where)

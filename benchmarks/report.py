@@ -40,6 +40,7 @@ from tables import (
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: made by benchmarks/report.py -->", "<!-- end of results -->"
+WHOLE = "thirteen-epochs.png"
 CURVES = ("<!-- curves: made by benchmarks/report.py -->", "<!-- end of curves -->")
 
 
@@ -89,8 +90,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"## Speed: {machine(record)}, {rates['matrix_tflops_bf16']} TFLOP/s\n\n"
             f"`{record['command']}`, {record['date']}, commit {record['commit']}. "
             f"Measured in the same run: {rates['matrix_tflops_bf16']} TFLOP/s in one large bf16 product, "
-            f"{rates['copy_gb_per_s']} GB/s in a copy. The images are noise of CIFAR-10's shape. Medians, and in brackets "
-            "the least and the most. "
+            f"{rates['copy_gb_per_s']} GB/s in a copy. The images are noise of CIFAR-10's shape. Medians, and in "
+            "brackets the least and the most. "
             f"{record['notes']}. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(head, compare_rows(record))
         )
@@ -166,9 +167,9 @@ def readme_curves(accuracy: Sequence[dict[str, Any]]) -> str:
     recipe, data = record["recipe"], record["data"]["name"]
     names = sorted({each["recipe"]["name"] for each in accuracy if is_whole(each)})
     return (
-        f"{six}\n\nWhat every run leaves in its folder; here `{recipe['name']}` on {data}, {recipe['epochs']} epochs, seed "
-        f"{recipe['seed']}.\n\n![Training loss and validation accuracy of whole runs over epochs]"
-        f"(docs/thirteen-epochs.png)\n\nWhole runs, a line a seed: {', '.join(f'`{name}`' for name in names)}. Where "
+        f"{six}\n\nWhat every run leaves in its folder; here `{recipe['name']}` on {data}, {recipe['epochs']} epochs, "
+        f"seed {recipe['seed']}.\n\n![Training loss and validation accuracy of whole runs over epochs]"
+        f"(docs/{WHOLE})\n\nWhole runs, a line a seed: {', '.join(f'`{name}`' for name in names)}. Where "
         "validation images were held out, their accuracy is not that of the test images."
     )
 
@@ -211,7 +212,7 @@ def draw(found: dict[str, list[dict[str, Any]]], docs: Path) -> None:
             draw_learning(record, docs / "why-2.303.png")
     if record := shown(found["accuracy"]):
         draw_run(record, docs / "curves.png")
-        draw_whole_runs([each for each in found["accuracy"] if is_whole(each)], docs / "thirteen-epochs.png")
+        draw_whole_runs([each for each in found["accuracy"] if is_whole(each)], docs / WHOLE)
 
 
 def main() -> None:

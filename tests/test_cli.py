@@ -157,7 +157,7 @@ def test_train_help_has_every_field_with_its_words_and_defaults(
     assert places == sorted(places)
     others = "; ".join(f"{name} {make().epochs}" for name, make in RECIPES.items() if make().epochs != 13)
     assert f"over the training images. (default 13; {others})" in text
-    assert "Mirror half of the training images; never done to digits. (default yes)" in text
+    assert "take mirrors for views; never done to digits. (default yes)" in text
     recipes = text.split(" recipes: ")[1]
     assert all(f"{recipe} " in recipes for recipe in RECIPES)
 
@@ -186,8 +186,7 @@ def test_every_field_is_a_flag(name: str) -> None:
         words = [f"{flag}={value}"]
     if name in ("momentum", "label_smoothing", "ema", "color_noise_until"):
         value, words = 0.5, [flag, "0.5"]
-    needed = {"holdout": 10} if name == "test_views" else {}
-    recipe = flags.recipe_from("classic", {name: getattr(flags.parse(["train", *words]), name)} | needed)
+    recipe = flags.recipe_from("classic", {name: getattr(flags.parse(["train", *words]), name)})
     assert getattr(recipe, name) == value
     assert type(getattr(recipe, name)) is (float if float in (hint,) else type(value))
 
@@ -203,6 +202,10 @@ def test_every_field_is_a_flag(name: str) -> None:
         ("train digits", r"recipe digits: images are named with --data digits; recipes are .*"),
         ("train --epoch 3", r"--epoch: no such flag \(did you mean --epochs\?\); .*"),
         ("train --epochs ten", r"--epochs ten: allowed is a whole number"),
+        ("train paper runs/x --images 5", r"unrecognized arguments: runs/x; see .*"),
+        ("train --resume --out runs/none", r"--resume: runs/none holds no run to go on with; name a recipe .*"),
+        ("evaluate runs/x --out x.pdf", r"--out x.pdf: allowed is a file whose name ends in \.png"),
+        ("evaluate runs/x --out none/x.png", r"--out none/x.png: its folder does not exist"),
         ("train --epochs 0", r"--epochs 0: allowed is 1 or more"),
         ("train --epochs", r"--epochs: .*argument.*"),
         ("train --max-steps 1.5", r"--max-steps 1\.5: allowed is a whole number or none"),
@@ -496,6 +499,19 @@ def test_evaluate_agrees_with_training(
     assert [sum(row) for row in found["confusion"]] == [3, 3, 3]
     with Image.open(trained.out / "confusion.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_a_picture_that_cannot_be_written_costs_no_result(
+    trained: SimpleNamespace, colours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system", "confusion.png")
+
+    monkeypatch.setattr("alexnet.report.plots.confusion", refuse)
+    assert main(["evaluate", str(trained.out), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["count"] == 9
+    assert "without a picture: [Errno 30] Read-only file system: 'confusion.png'" in said.err
 
 
 def test_evaluate_prints_tables(

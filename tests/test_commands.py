@@ -21,7 +21,7 @@ from alexnet.cli import main
 from caffe_files import caffe_layers, caffemodel, fresh
 from test_pages import commands
 
-LEFT_OUT = re.compile(r"alexnet (demo runs/first$|reproduce \w)|--parallel")
+LEFT_OUT = re.compile(r"alexnet (demo runs/\w+$|reproduce \w)|--parallel")
 
 
 def make_cifar10(folder: Path) -> None:
@@ -64,6 +64,7 @@ def shortened(words: list[str]) -> list[str]:
 def test_commands_run(tiny_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     bring_files(tmp_path)
+    assert main(shortened(["alexnet", "train", "quickstart"])[1:]) == 0  # as `make quickstart` does
     run, failed = 0, []
     for command in commands():
         words = shlex.split(command, comments=True)

@@ -136,6 +136,13 @@ def test_what_is_no_number_stays_none(way):
     assert local_response_norm(x, **PAPER).isnan().flatten().tolist() == [False] * 3 + [True] + [False] * 3
 
 
+def test_one_channel_cut_out_of_several():
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)[:, :1].requires_grad_()
+    (found,) = torch.autograd.grad(local_response_norm(x).sum(), x)
+    (wanted,) = torch.autograd.grad(torch.nn.functional.local_response_norm(x, 5, 1e-4, 0.75, 2.0).sum(), x)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_more_window_than_channels():
     check(torch.randn(3, 2, 4), size=8, alpha=0.5, beta=0.75, k=1.0)
     check(torch.randn(3, 1, 4), size=7, alpha=0.5, beta=0.75, k=1.0)

@@ -100,7 +100,6 @@ def test_every_field_has_help() -> None:
         ({"nesterov": True, "momentum": 0.0}, "--nesterov True: allowed is no, at --momentum 0"),
         ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),
         ({"ema": 1.0}, "--ema 1.0"),
-        ({"test_views": "flip"}, "--test-views flip: allowed is center, unless there is a --holdout"),
         ({"flip": 1}, "--flip 1: allowed is bool"),
         ({"init": "hee"}, r"--init hee: allowed is one of .*did you mean he\?"),
         ({"tracker": "wnb"}, r"--tracker wnb: allowed is one of wandb, .*did you mean wandb\?"),

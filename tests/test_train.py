@@ -26,6 +26,7 @@ from alexnet import native, recipes, train
 from alexnet.data import datasets
 from alexnet.lrn import written_in
 from alexnet.run import doctor, trackers
+from alexnet.run.processes import Accord
 from alexnet.run.progress import Progress
 from alexnet.run.runfolder import alone_in, begin_in
 from alexnet.run.session import Session
@@ -396,6 +397,38 @@ def test_data_with_val_and_test_keep_to_them(
     assert [row["step"] for row in rows if "test_acc" in row] == [rows[-1]["step"]]
     data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert (data["train"], data["val"], data["val_split"], data["test"]) == (20, 6, "val", 2)
+    run(tmp_path / "views", data=str(tmp_path / "data"), epochs=1, test_views="ten-crop")
+    assert "test_acc" in read_rows(tmp_path / "views")[-1]
+    with pytest.raises(ValueError, match="--test-views flip: allowed is center, unless there is a --holdout"):
+        run(tmp_path / "none", test_views="flip")
+
+
+def test_of_a_run_without_mirrors_no_mirrored_view_is_taken(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = train.with_views
+    monkeypatch.setattr(train, "with_views", lambda *given: (seen.append(given[-1]), real(*given))[1])
+    for flip in (True, False):
+        run(tmp_path / str(flip), epochs=1, flip=flip, holdout=4, test_views="flip")
+        assert set(seen) == {flip}
+        seen.clear()
+
+
+def test_a_signal_to_another_process_ends_this_one_as_stopped(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def now(self: Accord, *wishes: float) -> list[float]:  # another process has got SIGTERM after the second step
+        asked.append(wishes)
+        return [15.0, *wishes[1:]] if len(wishes) == 1 else [float(len(asked) > 4), *wishes[1:]]
+
+    monkeypatch.setattr(Accord, "now", now)
+    monkeypatch.setattr(train, "_log_row", lambda *_: True)
+    result = run(tmp_path / "run")
+    assert result.stopped_by == signal.SIGTERM
+    assert load_checkpoint(tmp_path / "run" / "last.ckpt")["progress"]["step"] < 12
 
 
 def test_every_part_of_a_recipe_is_resumed_exactly(run: Run, tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cache_folder", "finite", "git_commit", "write_atomically"]
+__all__ = ["cache_folder", "check_out", "finite", "git_commit", "write_atomically"]
+
+
+def check_out(path: Path, *endings: str) -> None:
+    """ValueError where ``--out`` is no place for a file, or for one of this kind; to be asked before the work."""
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"--out {path}: allowed is a file whose name ends in {' or '.join(endings)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--out {path}: {'a folder; name a file' if path.is_dir() else 'its folder does not exist'}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -19,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     beside = path.with_name(path.name + ".tmp")
     try:
         write(beside)
-        with beside.open("rb") as file:
+        with beside.open("rb+") as file:  # Windows flushes no file that is open to be read
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:

@@ -72,7 +72,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _check_flags(argv, commands[argv[0]])
     args, more = parser.parse_known_args(argv)
     # Python before 3.13 leaves a list empty where nothing of it stands before the first flag
-    if more and (not hasattr(args, "images") or any(word.startswith("-") for word in more)):
+    if more and (not isinstance(getattr(args, "images", None), list) or any(word.startswith("-") for word in more)):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:
         args.images += more

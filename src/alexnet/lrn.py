@@ -201,11 +201,16 @@ def _in_cpp(name: str, tensors: list[Tensor], size: int, alpha: float, beta: flo
     return True
 
 
-def _as_blocks(x: Tensor) -> tuple[Tensor, bool]:
-    """View ``x`` as contiguous [outer, C, inner]: inner is 1 where channels lie innermost in memory."""
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1], 1), True
-    return x.contiguous().view(x.shape[0], x.shape[1], -1), False
+def _channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_blocks(x: Tensor, channels_last: bool) -> Tensor:
+    """``x`` as contiguous [outer, C, inner]: a view of it, if it lies in memory so. inner is 1 with channels last."""
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1], 1)
+    return x.contiguous().view(x.shape[0], x.shape[1], -1)
 
 
 def _from_blocks(y: Tensor, like: Tensor, channels_last: bool) -> Tensor:
@@ -261,7 +266,7 @@ def _blocks(x: Tensor, size: int) -> tuple[int, _Window]:
 
 
 def _forward_blocks(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    blocks, channels_last = _as_blocks(x)
+    blocks = _as_blocks(x, channels_last := _channels_last(x))
     y = torch.empty_like(blocks)
     if _in_cpp("forward", [blocks, y], size, alpha, beta, k):
         return _from_blocks(y, x, channels_last)
@@ -276,9 +281,8 @@ def _forward_blocks(x: Tensor, size: int, alpha: float, beta: float, k: float) -
 
 
 def _backward_blocks(x: Tensor, grad: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    blocks, channels_last = _as_blocks(x)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    grads, _ = _as_blocks(grad.contiguous(memory_format=memory_format))
+    blocks = _as_blocks(x, channels_last := _channels_last(x))
+    grads = _as_blocks(grad, channels_last)
     dx = torch.empty_like(blocks)
     if _in_cpp("backward", [blocks, grads, dx], size, alpha, beta, k):
         return _from_blocks(dx, x, channels_last)

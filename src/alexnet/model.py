@@ -177,7 +177,7 @@ class AlexNet_2012(nn.Module, PretrainedMixin):
     ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's.
 
     Raises:
-        ValueError: an unknown variant or initialisation, fewer than one class, or an input of another shape or dtype.
+        ValueError: an unknown variant or initialisation, fewer than one class, an input of another shape or integers.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class Recipe:
         "random-resized",
         "Of a training image at 256: random-resized takes 0.8 to 1 of its area and resizes it; random cuts it out.",
     )
-    flip: bool = _data(True, "Mirror half of the training images; never done to digits.")
+    flip: bool = _data(True, "Mirror half of the training images, and take mirrors for views; never done to digits.")
     color_noise: Literal["none", "std", "eigenvalue"] = _data(
         "none",
         "Shift colours along their principal components, by 0.1 · N(0, 1) of each one's std or eigenvalue; std also "
@@ -81,8 +81,8 @@ class Recipe:
     widths: Literal["full", "quarter"] = _network("full", "quarter: a fourth of maps and hidden units, for a laptop.")
     init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network(
         "paper",
-        "How weights start: N(0, 0.01) as in the paper, with its biases of 1 or zero-bias; as in the released code (source), "
-        "Caffe's AlexNet or CaffeNet; or He's, for standardised input.",
+        "How weights start: N(0, 0.01) with the paper's biases of 1 or zero-bias; as in the released code (source), in "
+        "Caffe's AlexNet or CaffeNet; or he, for standardised input.",
     )
 
     epochs: int = _training(13, "Passes over the training images.")
@@ -146,9 +146,6 @@ class Recipe:
         self._check("nesterov", not self.nesterov or self.momentum > 0, "no, at --momentum 0")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._check("clip_norm", 0 <= self.clip_norm < math.inf, "0 or more")
-        self._check(
-            "test_views", self.test_views == "center" or self.holdout > 0, "center, unless there is a --holdout"
-        )
         self._check("compile", not (self.compile and self.parallel == "columns"), "no, at --parallel columns")
         self._check("save_every", 0 <= self.save_every < math.inf, "0 or more minutes")
         self._check("seed", 0 <= self.seed < 2**31, "0 to 2147483647")

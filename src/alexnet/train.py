@@ -96,19 +96,17 @@ def run(
         runfolder.check_folder(folder, recipe, resume=resume)
     if recipe.parallel == "columns":
         columns.check({**VARIANTS, **ABLATIONS}[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
-    dataset = datasets.load(recipe.data, recipe.data_dir)
-    if recipe.holdout:
-        dataset = dataset.with_holdout(recipe.holdout)
-    if recipe.images:
-        dataset = dataset.with_fewer(recipe.images)
+    dataset = datasets.load(recipe.data, recipe.data_dir).as_in(recipe.holdout, recipe.images, flip=recipe.flip)
+    if recipe.test_views != "center" and dataset.test is None:
+        raise ValueError(f"--test-views {recipe.test_views}: allowed is center, unless there is a --holdout")
     with contextlib.closing(open_session(recipe, folder, dataset, device)) as s:
         main = s.accelerator.is_main_process
         place = runfolder.begin_in(folder, recipe, resume=resume) if main else contextlib.nullcontext()
-        with place, contextlib.closing(Display(quiet=quiet or not main)) as display:
+        display = contextlib.closing(Display(quiet=quiet or not main))
+        with others_present(), workers_alive(), place, display as shown:
             if resume and s.has_checkpoint():
                 s.restore()
-            with others_present(), workers_alive():
-                return _run(s, display, resume=resume, profile=profile)
+            return _run(s, shown, resume=resume, profile=profile)
 
 
 def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
@@ -136,8 +134,7 @@ def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
     display.start(s.last_step, s.progress.step)
     try:
         with signals() as stopped, profiled(profile if main else 0, s.folder, s.device, display.line) as after_step:
-            _loop(s, tracker, display, stopped, after_step)
-            result = _result(s, stopped())
+            result = _result(s, _loop(s, tracker, display, stopped, after_step))
     except BaseException:
         tracker.finish({}, "failed")
         raise
@@ -154,7 +151,8 @@ def _loop(
     display: Display,
     stopped: Callable[[], int | None],
     after_step: Callable[[], None],
-) -> None:
+) -> int | None:
+    """Train to the last step, or until a signal comes to any of the processes; gives its number."""
     progress, feed = s.progress, s.batches_from_here()
     saved_at, stop = time.monotonic(), False
     s.model.train()
@@ -183,6 +181,7 @@ def _loop(
             _save(s)
             saved_at = time.monotonic()
     _save(s)
+    return round(s.accord.now(stopped() or 0)[0]) or None
 
 
 def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
@@ -211,9 +210,7 @@ def _row_is_due(s: Session) -> bool:
 def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: Callable[[], int | None]) -> bool:
     """Validate, and log what training and validation came to. False where a signal cut the validation short."""
     recipe, progress, step = s.recipe, s.progress, s.progress.step
-    began = time.perf_counter()
-    _check_finite(s)  # waits for the device: the time of all steps is spent then
-    progress.seconds += time.perf_counter() - began
+    _check_finite(s)
     began = time.perf_counter()
     scores = _judge(s, s.dataset.val, "center", stopped)
     if scores and not math.isfinite(scores["loss"]):  # the step's own loss was that of the weights before it
@@ -282,8 +279,11 @@ def _judge(s: Session, images: Images, views: str, stopped: Callable[[], int | N
 
 
 def _check_finite(s: Session) -> None:
-    """TrainingError where a step's loss or gradient was NaN or infinite. Waits for the device."""
-    if step := int(s.running.bad_step):
+    """TrainingError where a step's loss or gradient was NaN or infinite. Waits for the steps: their time."""
+    began = time.perf_counter()
+    step = int(s.running.bad_step)
+    s.progress.seconds += time.perf_counter() - began
+    if step:
         raise _diverged(s, "the loss or its gradient", step)
 
 

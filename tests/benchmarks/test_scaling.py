@@ -40,7 +40,7 @@ def test_the_page_has_what_two_processes_took() -> None:
     seconds = json.loads((ROOT / "results" / "two-processes-cpu.json").read_text(encoding="utf-8"))["seconds"]
     (alone, summed), (_, ddp, _) = (seconds[turn][1] for turn in ("alone", "sum")), seconds["ddp"]
     page = " ".join((ROOT / "docs" / "scale.md").read_text(encoding="utf-8").split())
-    assert f"each for itself {alone:.2f} s, the sum of the gradients alone {summed:.2f} s" in page
+    assert f"alone each takes {alone:.2f} s a step, summing the gradients takes {summed:.2f} s" in page
     low, high = seconds["reckoned"]
     assert f"a step with DDP {ddp:.2f} s" in page
     assert f"within the reckoned {low:.2f} to {high:.2f} s" in page

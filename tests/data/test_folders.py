@@ -269,6 +269,15 @@ def test_what_is_not_an_image_is_ignored(tmp_path):
     assert train.name(3) == str(cat / "more" / "z.png")
 
 
+def test_links_are_followed_and_odd_names_are_names(tmp_path):
+    image_folder(tmp_path / "pets")
+    for name in ("more", "pets/train/cat"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "a\nb.png")
+    (tmp_path / "pets" / "train" / "cat" / "linked").symlink_to(tmp_path / "more", target_is_directory=True)
+    assert load(str(tmp_path / "pets")).train.labels.tolist() == [0] * 5 + [1] * 3
+
+
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
     spec, real = image_folder(tmp_path), os.scandir
     hidden = tmp_path / "train" / "cat" / "more"

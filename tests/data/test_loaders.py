@@ -128,6 +128,15 @@ def test_a_killed_worker_is_one_line_and_a_bug_is_a_bug() -> None:
         raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\na bug")
 
 
+def test_workers_that_cannot_be_started_are_one_line(digits: datasets.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(loaders.DataLoader, "__iter__", refuse)
+    with pytest.raises(OSError, match="temporarily unavailable"):
+        next(open_(digits, loader="workers").train(0))
+
+
 def test_seeds_and_epochs_differ(digits: datasets.Dataset) -> None:
     orders = {tuple(loaders.epoch_order(100, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9

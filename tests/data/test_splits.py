@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import threading
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet.data import splits, stores
-from alexnet.data.images import ImageError, decoding, open_image
+from alexnet.data import splits
+from alexnet.data.images import ImageError, open_image
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.data.stores import Encoded, Files, Pixels
 
@@ -83,6 +82,22 @@ def test_a_holdout_has_its_share_of_each_class_and_leaves_the_test_set_alone():
             source.with_holdout(count)
 
 
+def test_a_holdout_of_nothing_is_refused():
+    single = Images(np.arange(3), Pixels(np.zeros((3, 2, 2, 3), np.uint8), "train"))
+    with pytest.raises(ValueError, match=r"--holdout 1: name has one training image a class, and keeps it"):
+        Dataset("spec", "name", ("a", "b", "c"), single, single, "test").with_holdout(1)
+
+
+def test_a_data_set_as_a_recipe_has_it():
+    images = Images(np.repeat([0, 1], 50), Pixels(np.zeros((100, 2, 2, 3), np.uint8), "train"))
+    source = Dataset("spec", "name", ("a", "b"), images, images, "test")
+    assert source.as_in(flip=True).flip
+    found = source.as_in(20, 10, flip=False)
+    assert (len(found.train), len(found.val), found.test, found.flip) == (10, 20, images, False)
+    learned, held = ({each.name(i) for i in range(len(each))} for each in (found.train, found.val))
+    assert not learned & held
+
+
 def test_fewer_images_are_of_every_class():
     images = Images(np.repeat([0, 1, 2, 3], [60, 37, 2, 1]), Pixels(np.zeros((100, 2, 2, 3), np.uint8), "train"))
     source = Dataset("spec", "name", tuple("abcd"), images, images, "test")
@@ -94,11 +109,11 @@ def test_array_is_decoded_once(images):
     assert images.array() is images.array()
 
 
-def test_array_keeps_to_its_limit(images):
-    size = PIXELS.nbytes
-    assert images.array(size - 1) is None
-    assert images.array(size).nbytes == size
-    assert images.array(size - 1) is None
+def test_array_keeps_to_its_limit(images, monkeypatch):
+    monkeypatch.setattr(splits, "ARRAY_LIMIT", PIXELS.nbytes - 1)
+    assert images.array() is None
+    monkeypatch.setattr(splits, "ARRAY_LIMIT", PIXELS.nbytes)
+    assert images.array().nbytes == PIXELS.nbytes
 
 
 def test_subset(images):
@@ -145,17 +160,13 @@ def test_names():
     assert Encoded(titled, (0,), ("a.parquet",)).name(0) == "a.parquet row 0 (cat_1.jpg)"
 
 
-@pytest.mark.parametrize("threads_from", [0, 1 << 40])
-def test_images_of_several_sizes_give_no_array(monkeypatch, threads_from):
-    monkeypatch.setattr(splits, "_THREADS_PAY_FROM", threads_from)
+def test_images_of_several_sizes_give_no_array():
     contents = [png(array) for array in PIXELS] * 20
     contents[217] = png(PIXELS[0, :4])
     assert Images(np.zeros(240, np.int64), Encoded(column(contents), (0,), ("a",))).array() is None
 
 
-@pytest.mark.parametrize("threads_from", [0, 1 << 40])
-def test_a_damaged_image_is_named_by_array(monkeypatch, threads_from):
-    monkeypatch.setattr(splits, "_THREADS_PAY_FROM", threads_from)
+def test_a_damaged_image_is_named_by_array():
     contents = [png(array) for array in PIXELS] * 20
     contents[217] = contents[217][:60]
     images = Images(np.zeros(240, np.int64), Encoded(column(contents), (0,), ("a.parquet",)))
@@ -163,16 +174,6 @@ def test_a_damaged_image_is_named_by_array(monkeypatch, threads_from):
         images.array()
     with pytest.raises(ImageError, match=r"^a.parquet row 217: damaged"):
         images.subset([217]).image(0)
-
-
-def test_larger_images_are_decoded_in_threads(monkeypatch):
-    big = np.broadcast_to(PIXELS[0, :1, :1], (160, 160, 3)).copy()
-    contents = [png(big + i) for i in range(4)] * 64
-    seen = set()
-    monkeypatch.setattr(stores, "decoding", lambda *a: (seen.add(threading.get_ident()), decoding(*a))[1])
-    array = Images(np.zeros(256, np.int64), Encoded(column(contents), (0,), ("a",))).array()
-    assert all(np.array_equal(array[i], big + i % 4) for i in range(256))
-    assert len(seen - {threading.get_ident()}) >= 1
 
 
 def test_a_row_without_an_image_is_named():

@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from alexnet.data import datasets
 from alexnet.recipes import classic
 from alexnet.reproduce import catalogue, conduct
 from alexnet.reproduce.conduct import SWEEP_SEED
 from alexnet.reproduce.convnet import small
 from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
 from alexnet.reproduce.measures import OVERFITTING, TEST_ERROR, Measure, epochs_until, training_loss
+from alexnet.reproduce.outcome import Finished
 from alexnet.reproduce.verdicts import Comparison
 from forked import Command
 
@@ -115,6 +118,46 @@ def test_refusals(tmp_path: Path) -> None:
         run(other, tmp_path / "x", seeds=1, resume=True)
     with pytest.raises(ValueError, match="another choice of full"):
         run(tested, tmp_path / "x", seeds=1, resume=True, full=True)
+    for name, more in (("measures", (END, OVERFITTING)), ("rule", (END,))):
+        changed = experiment(RELU, TANH, measures=more)
+        if name == "rule":
+            changed = replace(changed, rule=(replace(changed.rule[0], least=1.0),))
+        with pytest.raises(ValueError, match=f"another choice of {name}"):
+            run(changed, tmp_path / "x", seeds=1, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "last.ckpt").touch()
+    with pytest.raises(ValueError, match=r"--resume: .* holds no experiment"):
+        run(tested, tmp_path / "other", seeds=1, resume=True)
+    misspelt = experiment(RELU, Arm("x", replace(TINY, network="19pc")))
+    with pytest.raises(ValueError, match=r"19pc.*did you mean 19pct"):
+        run(misspelt, tmp_path / "new", seeds=1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_plan_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    tested = experiment(RELU, TANH)
+    run(tested, tmp_path / "x", seeds=1)
+    plan = json.loads((tmp_path / "x" / "plan.json").read_text())
+    for name in ("views", "measures", "rule"):
+        del plan[name]
+    (tmp_path / "x" / "plan.json").write_text(json.dumps(plan))
+    assert run(tested, tmp_path / "x", seeds=2, resume=True)["arms"][0]["seeds"] == [0, 1]
+
+
+def test_a_lost_run_has_no_values_and_is_no_trace(tmp_path: Path) -> None:
+    lost = Arm("lost", replace(TINY, rate=1e30))
+    record = run(experiment(RELU, lost, measures=(TEST_ERROR, OVERFITTING)), tmp_path / "x", seeds=3)
+    assert record["arms"][1]["values"] == record["arms"][1]["also"][OVERFITTING.name] == [None] * 3
+    assert record["verdict"] == "too few runs"
+    json.loads((tmp_path / "x" / "record.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_overfitting_is_judged_by_the_images_learned_from(tmp_path: Path) -> None:
+    dataset = datasets.load("digits")
+    settings = classic(holdout=200, images=100)
+    seen = Finished(tmp_path, settings, RELU, dataset, torch.device("cpu"))._trained_on()
+    learned = dataset.with_holdout(200).with_fewer(100).train
+    assert [seen.name(i) for i in range(len(seen))] == [learned.name(i) for i in range(len(learned))]
 
 
 def test_a_sweep_goes_beyond_its_rates_where_the_best_is_the_last(
@@ -284,6 +327,14 @@ def test_the_experiment_in_contributing_works(tmp_path: Path) -> None:
     tiny = {"images": 64, "stages": (Stage(1),)}
     record = run(replace(mine, arms=tuple(replace(arm, short=tiny) for arm in mine.arms)), tmp_path / "x", seeds=1)
     assert record["experiment"] == mine.name
+
+
+def test_a_file_may_hold_a_dataclass(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?EXPERIMENT = .*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    own = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass X:\n    y: int\n"
+    (tmp_path / "mine.py").write_text(own + code)
+    assert catalogue.find(str(tmp_path / "mine.py")).file == "mine.py"
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,27 @@ def test_what_was_not_reached_counts_as_the_limit_and_is_told() -> None:
     assert "neither in 60" in neither.sentence
 
 
-def test_a_missing_value_without_a_limit_is_a_mistake_in_the_rule() -> None:
-    values = errors(1, 2, 3)
-    values["without"]["error"] = [None, 21.0, 22.0]
-    with pytest.raises(AssertionError, match="no limit"):
-        compare(ERROR, values)
+def test_a_seed_that_says_nothing_is_left_out() -> None:
+    few = compare(SPEED, epochs([None, None, 14.0], [None, None, 14.6]))
+    assert (few.word, few.mean) == ("too few runs", None)
+    assert few.sentence == "tanh / relu, epochs: 1 of 3 seeds have values, and 3 are the fewest to judge by"
+    four = compare(SPEED, epochs([None, 6, 6.1, 6], [None, 30, 31, 30]))
+    assert four == compare(SPEED, epochs([6, 6.1, 6], [30, 31, 30]))
+    assert "at most 0.5" in compare(SPEED, epochs([None, 60, 60], [30, 30, 31])).sentence
+    assert "roughly" in compare(SPEED, epochs([None, 6, 6], [30, None, 30])).sentence
+
+
+def test_a_value_lost_without_a_limit_is_left_out() -> None:
+    values = errors(1, 2, 3, 4)
+    values["without"]["error"][0] = None
+    assert compare(ERROR, values) == compare(ERROR, errors(2, 3, 4))
+    values["without"]["error"][1] = None
+    assert compare(ERROR, values).word == "too few runs"
+
+
+def test_no_ratio_is_taken_of_nothing() -> None:
+    found = compare(SPEED, epochs([0.0, 1, 1], [2, 2, 2]))
+    assert (found.word, found.sentence) == ("too few runs", "tanh / relu, epochs: no ratio can be taken of 0")
 
 
 def test_several_comparisons() -> None:

@@ -24,6 +24,17 @@ def test_a_signal_passed_on_is_the_same_wish_and_a_later_one_interrupts(monkeypa
             assert interrupt.value.args == (number,)
 
 
+def test_of_two_blocks_both_have_what_either_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    with processes.signals() as outer:
+        with processes.signals() as inner:
+            assert inner() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        with processes.signals() as late:
+            assert late() == outer() == signal.SIGTERM
+    with processes.signals() as fresh:
+        assert fresh() is None
+
+
 def test_a_lost_process_is_one_line_and_a_bug_is_a_bug() -> None:
     lost = RuntimeError("[../gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer")
     with pytest.raises(ConnectionError, match="another process of this run has ended"), processes.others_present():

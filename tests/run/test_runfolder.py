@@ -22,6 +22,11 @@ def test_processes_started_within_do_not_hold_the_lock(tmp_path: Path) -> None:
         worker.join()
 
 
+def test_a_name_that_is_no_valid_text_is_read_as_it_was(tmp_path: Path) -> None:
+    write_config(tmp_path, {"classes": ["caf\udce9", "thé"]})
+    assert read_config(tmp_path)["classes"] == ["caf\udce9", "thé"]
+
+
 def test_of_two_runs_that_begin_together_one_gets_the_folder(tmp_path: Path) -> None:
     out, recipe = tmp_path / "run", recipes.quickstart()
     check_folder(out, recipe, resume=False)

@@ -161,6 +161,11 @@ def test_load_model_takes_what_save_pretrained_wrote(saved: Path, tmp_path: Path
     assert load_model(tmp_path / "again").card == CARD
 
 
+def test_weights_of_half_precision_are_loaded_as_float32(saved: Path, tmp_path: Path) -> None:
+    load_model(saved).half().save_pretrained(tmp_path)
+    assert {p.dtype for p in load_model(tmp_path).parameters()} == {torch.float32}
+
+
 def test_a_saved_folder_without_its_card_is_refused(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
 

@@ -27,6 +27,8 @@ def train(args: argparse.Namespace) -> Answer:
     folder = Path(args.out or f"runs/{args.recipe or 'classic'}")
     if args.resume and (folder / "config.json").is_file():
         recipe = _stored_recipe(folder, args.recipe, changes)
+    elif args.resume and not args.recipe:
+        raise UsageError(f"--resume: {folder} holds no run to go on with; name a recipe to begin one there")
     else:
         recipe = recipe_from(args.recipe or "classic", changes)
     from alexnet import train

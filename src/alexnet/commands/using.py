@@ -20,12 +20,15 @@ __all__ = ["convert", "demo", "evaluate", "explain", "export", "predict"]
 
 def evaluate(args: argparse.Namespace) -> Answer:
     from alexnet import hardware
+    from alexnet.files import check_out
     from alexnet.report import plots
     from alexnet.use.evaluate import evaluate, format_evaluation
     from alexnet.weights import checkpoint
 
     hardware.keep_freed_memory()
     path = Path(args.model)
+    if args.out:
+        check_out(Path(args.out), ".png")
     model = checkpoint.load_model(path)
     run, recipe = _run_of(path)
     dataset = _data_of(args, recipe)
@@ -34,11 +37,14 @@ def evaluate(args: argparse.Namespace) -> Answer:
     elif args.data and recipe.get("holdout"):
         print("--data: all of its images to judge by, where this run held some out of its own", file=sys.stderr)
     found = evaluate(model, dataset, args.views, args.split, device=args.device, precision=args.precision, watch=bar)
-    text = format_evaluation(found, args.views)
+    text, without = format_evaluation(found, args.views), ""
     if args.out or run:
         picture = Path(args.out or f"{run}/confusion.png")
-        text += f"\n\nas a picture: {plots.confusion(found['confusion'], dataset.classes, picture)}"
-    return Answer(found, text)
+        try:
+            text += f"\n\nas a picture: {plots.confusion(found['confusion'], dataset.classes, picture)}"
+        except OSError as error:  # what was found is not lost for want of a picture
+            without = f"alexnet: without a picture: {error}"
+    return Answer(found, text, 1 if without and args.out else 0, without)
 
 
 def predict(args: argparse.Namespace) -> Answer:
@@ -72,14 +78,12 @@ def explain(args: argparse.Namespace) -> Answer:
     hardware.keep_freed_memory()
     path = Path(args.model)
     model, (run, recipe) = load_model(path), _run_of(path)
-    dataset, without = None, "no data set was named"
-    if args.data != "none" and (args.data or recipe or not args.images):
-        try:
-            dataset = _data_of(args, recipe)
-        except (ValueError, OSError) as error:  # the run may have been brought here without its data
-            if args.data or not args.images:
-                raise
-            without = str(error)
+    if args.images:  # the run may have been brought here without its data
+        dataset, without = _data_at_hand(args, recipe)
+    elif args.data == "none":
+        dataset, without = None, ""
+    else:
+        dataset, without = _data_of(args, recipe), ""
     place = path.resolve()
     found = explain(
         model,
@@ -166,11 +170,8 @@ def _data_of(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Dataset:
         folder = path if path.is_dir() else path.parent
         raise UsageError(f"--data: needed, for {folder} has no config.json that says what {path.name} was trained on")
     dataset = datasets.load(spec, args.data_dir or recipe.get("data_dir") or "data")
-    if args.data:
-        return dataset
-    if recipe.get("holdout"):
-        dataset = dataset.with_holdout(recipe["holdout"])
-    return dataset.with_fewer(recipe["images"]) if recipe.get("images") else dataset
+    parts = () if args.data else (recipe.get("holdout", 0), recipe.get("images"))
+    return dataset.as_in(*parts, flip=recipe.get("flip", True))
 
 
 def _data_at_hand(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[Dataset | None, str]:
@@ -184,5 +185,6 @@ def _data_at_hand(args: argparse.Namespace, recipe: Mapping[str, Any]) -> tuple[
             return None, "no data set was named"
         found = datasets.describe(spec, args.data_dir or recipe.get("data_dir") or "data")
         if not found["found"]:
-            return None, f"{spec}: {found['how']}; to use it: --data {spec}"
+            how = found["how"]
+            return None, how if how.startswith("--data") else f"{spec}: {how}; to use it: --data {spec}"
     return _data_of(args, recipe), ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 # What counts as an image in a class folder. HEIC cannot be read, but to leave it out silently would be worse.
-_IMAGE_FILE = re.compile(r"[^.].*\.(jpe?g|jpe|jfif|png|bmp|gif|webp|tiff?|p[bgp]m|jp2|avif|hei[cf])", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"[^.].*\.(jpe?g|jpe|jfif|png|bmp|gif|webp|tiff?|p[bgp]m|jp2|avif|hei[cf])", re.I | re.S)
 # Validation before test: what steers a training run should not be what it is judged by in the end.
 VAL_SPLITS = {"validation": "val", "val": "val", "valid": "val", "test": "test"}
 _PARQUET_FOLDERS = ("", "data", "plain_text")
@@ -81,7 +81,7 @@ def _class_files(folder: Path, classes: list[str]) -> Images:
     def paths() -> Iterator[str]:
         for name in classes:
             found = 0
-            for at, inner, files in os.walk(folder / name, onerror=_raise):
+            for at, inner, files in os.walk(folder / name, onerror=_raise, followlinks=True):
                 inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
                 own = [f"{at}{os.sep}{file}" for file in sorted(files) if _IMAGE_FILE.fullmatch(file)]
                 found += len(own)
@@ -91,7 +91,7 @@ def _class_files(folder: Path, classes: list[str]) -> Images:
             counts.append(found)
 
     store = Files(Paths(paths()), str(folder))
-    return Images(np.repeat(np.arange(len(classes)), counts), store)
+    return Images(np.repeat(np.arange(len(classes), dtype=np.int64), counts), store)
 
 
 def _raise(error: OSError) -> None:

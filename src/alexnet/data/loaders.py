@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -198,8 +198,8 @@ class WorkerBatches(Batches):
             last = str(error).strip().splitlines()[-1]
             raise ImageError(last.removeprefix(f"{ImageError.__module__}.{ImageError.__name__}: ")) from None
         except (OSError, EOFError) as error:  # also of a socket whose worker was killed
-            workers = self.loader._iterator._workers  # type: ignore[union-attr]
-            if not wait([worker.sentinel for worker in workers], timeout=1):
+            iterator: Any = self.loader._iterator  # None where its workers could not be started
+            if iterator is None or not wait([worker.sentinel for worker in iterator._workers], timeout=1):
                 raise
             raise RuntimeError("DataLoader worker ended") from error  # as torch says it
 

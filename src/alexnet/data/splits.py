@@ -1,9 +1,7 @@
 """A data set: two splits of labels and images, and what is asked of them: decoded, a part, held out, which they are."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,11 +12,7 @@ from PIL import Image
 from alexnet.data.stores import Pixels, Store
 
 HELD_OUT_SEED = 0
-ARRAY_LIMIT = 2 << 30  # bytes that `Images.array` may fill unless told otherwise
-# Measured on CIFAR-10's JPEGs: decoding a tiny image is mostly Python, and threads only fight over the interpreter's
-# lock (2.1 s in one thread, 3.6 s in two). Above this many pixels the decoder works long enough without the lock.
-_THREADS_PAY_FROM = 128 * 128
-_ROWS_A_TASK = 64
+ARRAY_LIMIT = 2 << 30  # bytes that `Images.array` may fill
 # `fingerprint` reads the images of a split whole up to this many bytes, and of more this many, at equal distances.
 _READ_WHOLE = 1 << 30
 _READ_OF_MORE = 1000
@@ -68,15 +62,15 @@ class Images:
         chosen = np.arange(len(self))[np.asarray(indices)] if len(indices) else np.zeros(0, np.int64)
         return Images(self.labels[chosen], self.store, chosen if self.rows is None else self.rows[chosen])
 
-    def array(self, limit_bytes: int = ARRAY_LIMIT) -> np.ndarray | None:
-        """All images as one uint8 array [N, H, W, 3], or None if their sizes differ or it would pass `limit_bytes`.
+    def array(self) -> np.ndarray | None:
+        """All images as one uint8 array [N, H, W, 3], or None if their sizes differ or it would pass `ARRAY_LIMIT`.
 
         The array is kept, so a second call costs nothing. Raises `ImageError` on the first damaged image.
         """
         if not len(self):
             return None
         width, height = self.image(0).size
-        if len(self) * height * width * 3 > limit_bytes:
+        if len(self) * height * width * 3 > ARRAY_LIMIT:
             return None
         if "array" not in self._decoded:
             if isinstance(self.store, Pixels):
@@ -86,21 +80,15 @@ class Images:
         return self._decoded["array"]
 
     def _decode(self, height: int, width: int) -> np.ndarray | None:
+        # In one thread: decoding a small image is mostly Python, and threads only fight over the interpreter's lock
+        # (measured on CIFAR-10's JPEGs: 2.1 s in one thread, 3.6 s in two).
         out = np.empty((len(self), height, width, 3), np.uint8)
-
-        def fill(start: int) -> bool:
-            for index in range(start, min(start + _ROWS_A_TASK, len(self))):
-                with self.decoding(index) as image:
-                    if image.size != (width, height):
-                        return False
-                    out[index] = np.asarray(image)
-            return True
-
-        starts = range(0, len(self), _ROWS_A_TASK)
-        if height * width < _THREADS_PAY_FROM:
-            return out if all(map(fill, starts)) else None
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return out if all(pool.map(fill, starts)) else None
+        for index in range(len(self)):
+            with self.decoding(index) as image:
+                if image.size != (width, height):
+                    return None
+                out[index] = np.asarray(image)
+        return out
 
     def fingerprint(self) -> bytes:
         """A digest of the labels and the images, in their order; see `Dataset.fingerprint`."""
@@ -154,6 +142,12 @@ class Dataset:
             )
         return self.val_split, self.val
 
+    def as_in(self, holdout: int = 0, images: int | None = None, *, flip: bool = True) -> "Dataset":
+        """This data set as a recipe with these values has it."""
+        dataset = self.with_holdout(holdout) if holdout else self
+        dataset = dataset.with_fewer(images) if images else dataset
+        return replace(dataset, flip=dataset.flip and flip)
+
     def with_fewer(self, count: int) -> "Dataset":
         """This data set with about `count` of its training images, of each class its share, always the same."""
         if not 0 < count < len(self.train):
@@ -173,6 +167,8 @@ class Dataset:
             allowed = f"0 to {len(self.train) - 1}, for {self.name} has {len(self.train):,} training images"
             raise ValueError(f"--holdout {count}: allowed is {allowed}")
         train, held = hold_out(self.train, len(self.train) / count)
+        if not len(held):
+            raise ValueError(f"--holdout {count}: {self.name} has one training image a class, and keeps it")
         return replace(self, train=train, val=held, val_split="holdout", test=self.val)
 
     def fingerprint(self) -> str:

@@ -155,7 +155,8 @@ def _compare(first: Setting, second: Setting) -> Comparison:
         text = f"No claim on {names}: no run of {' or of '.join(missing)} is at its end."
         return Comparison(first, second, seeds, None, text)
     if len({_images(setting) for setting in (first, second)}) > 1:
-        return Comparison(first, second, seeds, None, f"{names}: not compared, for their data are not the same.")
+        text = f"{names}: not compared, for their data are not, or not known to be, the same."
+        return Comparison(first, second, seeds, None, text)
     if len(seeds) < FEWEST:
         gap = statistics.mean(second.values) - statistics.mean(first.values)
         told = f"its mean is {_points(gap)}, over {_runs(second)} and {_runs(first)}"

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from alexnet.files import finite
-from alexnet.model import VARIANTS
+from alexnet.files import check_out, finite
+from alexnet.model import ABLATIONS, VARIANTS
 from alexnet.report import charts, compare
 from alexnet.report.filters import filter_sheet
 from alexnet.report.findings import findings
@@ -62,20 +62,13 @@ def report(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice")
     if out is not None:
-        _check_place(out)
+        check_out(out, ".html", ".htm")
     records = [read(folder) for folder in folders]
     out = out or default_out(folders)
     html, said = _of_run(records[0]) if len(records) == 1 else _of_several(records)
     write_page(out, html)
     runs = [{"folder": r.folder, "recipe": r.recipe, "seed": r.seed, "final": r.final} for r in records]
     return {"out": out, "runs": runs, "findings": said}
-
-
-def _check_place(out: Path) -> None:
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out}: allowed is a file whose name ends in .html")
-    if out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"--out {out}: {'a folder; name a file' if out.is_dir() else 'its folder does not exist'}")
 
 
 def _of_run(record: Record) -> tuple[str, list[str]]:
@@ -165,7 +158,7 @@ def _figure_rows(record: Record) -> list[dict[str, str]]:
         share = name.endswith("acc")
         number = "no number" if value is None else f"{value:.2f}%" if share else f"{value:.4f}"
         interval = "{:.2f} to {:.2f}".format(*figure.interval) if share and figure and figure.interval else ""
-        on = figure.images if figure else "batches since the row before, with dropout" if name[0] == "t" else ""
+        on = figure.images if figure else "batches since the row before, as they were learned" if name[0] == "t" else ""
         rows.append({"name": name, "value": number, "interval": interval, "on": on})
     return rows
 
@@ -223,7 +216,6 @@ def _facts(record: Record) -> dict[str, str]:
 class _Filters:
     note: str
     sheets: tuple[str, ...] = ()
-    columns: int = 0
 
 
 def _filters(record: Record) -> _Filters:
@@ -238,12 +230,12 @@ def _filters(record: Record) -> _Filters:
     weight, step = state.get("average", state.get("model", {})).get("features.conv1.weight"), state["progress"]["step"]
     if not isinstance(weight, Tensor):
         return _Filters(f"No filters: {LAST} has no conv1.")
-    towers = VARIANTS[state["card"].variant].groups
+    towers = {**VARIANTS, **ABLATIONS}[state["card"].variant].groups
     sheets = tuple(png_uri(filter_sheet(half)) for half in weight.chunk(towers))
     count, _, side, _ = weight.shape
     note = f"The {count} filters of {side}×{side}×3 at step {step:,}, each scaled by itself"
     note += ": the first tower's, then the second's." if towers > 1 else "."
-    return _Filters(note, sheets, min(16, count // towers))
+    return _Filters(note, sheets)
 
 
 def _now() -> str:

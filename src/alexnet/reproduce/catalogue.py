@@ -9,6 +9,7 @@ The 224×224 network has a fourth of its maps then, which is said in each verdic
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +34,10 @@ def find(name: str) -> Experiment:
     path = Path(name)
     if path.suffix != ".py":
         return EXPERIMENTS[known("experiment", name, EXPERIMENTS)]
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"alexnet experiment {path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"experiment {name}: no such file")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where a dataclass looks for its module
     spec.loader.exec_module(module)
     found = getattr(module, "EXPERIMENT", None)
     if not isinstance(found, Experiment):

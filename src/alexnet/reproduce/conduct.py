@@ -23,11 +23,11 @@ from alexnet.data import datasets
 from alexnet.data.splits import Dataset
 from alexnet.files import write_atomically
 from alexnet.recipes import Recipe
-from alexnet.reproduce.convnet import pixels, small
+from alexnet.reproduce.convnet import small
 from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
 from alexnet.reproduce.outcome import Finished
 from alexnet.reproduce.pictures import draw
-from alexnet.reproduce.record import make_plan, make_record, write_record
+from alexnet.reproduce.record import PLAN, make_plan, make_record, write_record
 from alexnet.run.display import duration
 from alexnet.run.processes import signals
 from alexnet.run.runfolder import alone_in, is_unused
@@ -82,10 +82,13 @@ def conduct(
     folder = Path(out or f"runs/reproduce-{experiment.name}")
     if not resume and not is_unused(folder):
         raise ValueError(f"--out {folder}: already exists; name another, or go on with --resume")
+    if resume and not is_unused(folder) and not (folder / PLAN).is_file():
+        raise ValueError(f"--resume: {folder} holds no experiment; name its folder with --out")
     dataset = datasets.load(data, data_dir)
     arms = {arm.name: arm.settings(full=full) for arm in experiment.arms}
-    if any(isinstance(settings, Small) for settings in arms.values()):
-        pixels.check(dataset)
+    for settings in arms.values():
+        if isinstance(settings, Small):
+            small.check(settings, dataset)
     arms = {name: _within(settings, len(dataset.train)) for name, settings in arms.items()}
     place = hardware.pick_device(device)
     with alone_in(folder), signals() as stopped:
@@ -230,4 +233,4 @@ class _Work:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or not math.isfinite(value) else round(value, 4)

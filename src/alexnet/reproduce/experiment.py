@@ -88,7 +88,7 @@ class Outcome(Protocol):
 
     def judge(self, split: Split) -> Mapping[str, float]:
         """``loss`` (nats) and ``top1`` (percent) of its last weights, in the arm's views: on the test images, or on
-        those it was trained on, as they are."""
+        those it was trained on, as they are. NaN where its loss was lost."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -45,6 +46,8 @@ class Finished:
     def judge(self, split: Split) -> Mapping[str, float]:
         if self.blind:
             raise ValueError("a learning rate is chosen on the training rows alone")
+        if self.rows[-1].get("train_loss") is None:  # its weights are no numbers
+            return {"loss": math.nan, "top1": math.nan}
         if split not in self.judged:
             self.judged[split] = self._judge(self.dataset.val if split == "test" else self._trained_on())
         return self.judged[split]
@@ -57,8 +60,11 @@ class Finished:
         return evaluate(model, seen, self.arm.views, device=self.device.type, precision=self.settings.precision)
 
     def _trained_on(self) -> Images:
-        part = self.settings.stages[-1].part if isinstance(self.settings, Small) else 1.0
-        images = small.training_images(self.dataset, self.settings.images, part)
+        settings = self.settings
+        if isinstance(settings, Small):
+            images = small.training_images(self.dataset, settings.images, settings.stages[-1].part)
+        else:
+            images = self.dataset.as_in(settings.holdout, settings.images).train
         return images.subset(range(0, len(images), -(-len(images) // JUDGED)))
 
     @property

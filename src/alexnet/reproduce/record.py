@@ -20,7 +20,7 @@ from alexnet.recipes import Recipe
 from alexnet.reproduce.experiment import Experiment, Small
 from alexnet.reproduce.verdicts import Comparison, judge
 
-__all__ = ["make_plan", "make_record", "write_record"]
+__all__ = ["PLAN", "make_plan", "make_record", "write_record"]
 
 PLAN = "plan.json"
 
@@ -40,7 +40,11 @@ def make_plan(
         "experiment": experiment.name,
         "full": full,
         "arms": told,
+        "views": {arm.name: [arm.of, arm.views] for arm in experiment.arms},
+        "measures": [measure.name for measure in experiment.measures],
+        "rule": [dataclasses.asdict(comparison) for comparison in experiment.rule],
         "device": place.type,
+        "precision": hardware.pick_precision("auto", place),
         "data": {
             "spec": dataset.spec if dataset.spec in ("cifar10", "digits") else "FOLDER",
             "name": dataset.name,
@@ -53,11 +57,10 @@ def make_plan(
     if (folder / PLAN).is_file():
         plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         for name, value in asked.items():
-            if plan.get(name) != value:
+            if plan.get(name, value) != value:  # plans of an older version hold less
                 raise ValueError(f"--resume: {folder} was begun with another choice of {name}; name another folder")
         return plan
     plan = asked | {
-        "precision": hardware.pick_precision("auto", place),
         "hardware": hardware.describe(place),
         "versions": hardware.versions(),
         "commit": git_commit(),

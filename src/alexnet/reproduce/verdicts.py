@@ -12,7 +12,8 @@ says whether there is an effect; ``least``, half of the paper's figure where the
 Several comparisons that agree give their word; otherwise it is ``partly`` where any of them is reproduced or partly,
 and ``too few runs`` where none is.
 
-A value that was not reached counts as ``limit``, where the run was ended, and its ratio is told as "at least".
+A value that was not reached counts as ``limit``, where the run was ended, and the mean is told as "at least" or "at
+most". A seed in which neither arm has a value, or one has none and the rule has no limit, says nothing and is left out.
 """
 
 from __future__ import annotations
@@ -74,14 +75,17 @@ def judge(rule: Sequence[Comparison], values: Values) -> tuple[Word, list[Findin
 def compare(comparison: Comparison, values: Values) -> Finding:
     """One comparison, over the seeds that both arms have."""
     c = comparison
-    pairs = list(zip(values[c.better][c.measure], values[c.worse][c.measure], strict=False))
+    seeds = list(zip(values[c.better][c.measure], values[c.worse][c.measure], strict=False))
+    missing = 1 if c.limit is None else 2  # so many values, and a seed says nothing
+    pairs = [pair for pair in seeds if pair.count(None) < missing]
     arms = f"{c.worse} {'/' if c.ratio else '−'} {c.better}, {c.measure}"
+    if seeds and not pairs and c.limit is not None:
+        return Finding("too few runs", f"{arms}: reached by neither in {c.limit:g}")
     if len(pairs) < FEWEST:
-        return Finding("too few runs", f"{arms}: {len(pairs)} seeds, and {FEWEST} are the fewest to judge by")
-    if all(better is None and worse is None for better, worse in pairs):
-        return Finding(
-            "too few runs", f"{arms}: reached by neither in {c.limit:g}" if c.limit else f"{arms}: no values"
-        )
+        told = f"{len(pairs)} seeds" if len(pairs) == len(seeds) else f"{len(pairs)} of {len(seeds)} seeds have values"
+        return Finding("too few runs", f"{arms}: {told}, and {FEWEST} are the fewest to judge by")
+    if c.ratio and (low := min(value for pair in pairs for value in pair if value is not None)) <= 0:
+        return Finding("too few runs", f"{arms}: no ratio can be taken of {low:g}")
     better, worse = zip(*(_numbers(c, *pair) for pair in pairs), strict=True)
     found = paired_difference(better, worse)
     mean, low, high, least = found.mean, found.low, found.high, math.log(c.least) if c.ratio else c.least
@@ -90,13 +94,13 @@ def compare(comparison: Comparison, values: Values) -> Finding:
     else:
         word = "not reproduced" if high < least else "too few runs"
     shown = [math.exp(value) if c.ratio else value for value in (mean, low, high)]
-    cut = "at least " if any(worse is None for _, worse in pairs) else ""
+    late, later = (any(pair[side] is None for pair in pairs) for side in (0, 1))
+    cut = "roughly " if late and later else "at most " if late else "at least " if later else ""
     return Finding(word, f"{arms}: {cut}{_told(c, *shown)}; the paper: {c.paper}", *shown)
 
 
 def _numbers(c: Comparison, *pair: float | None) -> list[float]:
     """What is subtracted: the better arm's value and the worse one's, or of a ratio their logarithms."""
-    assert None not in pair or isinstance(c.limit, float | int), f"{c.measure} has no value, and the rule no limit"
     found = [float(c.limit if value is None else value) for value in pair]  # type: ignore[arg-type]
     return [math.log(value) if c.ratio else value for value in found]
 

@@ -90,18 +90,18 @@ def verdict(layers: list[Layer], recipe: Recipe) -> tuple[bool, str]:
             f"the logits of different images differ by {last:.2g} before any training (at most {MOST_SIGNAL:g} is "
             f"good): the first steps drive the ReLUs to zero. Likely cause: {remedies(recipe)}"
         )
+    if last < LEAST_SIGNAL:
+        return False, (
+            f"the signal that tells images apart shrinks from {first:.2g} after conv1 to {last:.2g} in the logits "
+            f"(at least {LEAST_SIGNAL:g} is needed). Likely cause: {remedies(recipe)}"
+        )
     share = last / layers[-1].signal_mean
-    if last >= LEAST_SIGNAL and share < LEAST_SHARE:
+    if share < LEAST_SHARE:
         return False, (
             f"the logits of different images differ by {last:.2g}, only {share:.1%} of what all images share (at least "
             f"{LEAST_SHARE:.0%} is needed). Likely cause: {remedies(recipe)}"
         )
-    if last >= LEAST_SIGNAL:
-        return True, f"the logits of different images differ by {last:.2g}: enough for the gradient to tell them apart"
-    return False, (
-        f"the signal that tells images apart shrinks from {first:.2g} after conv1 to {last:.2g} in the logits "
-        f"(at least {LEAST_SIGNAL:g} is needed). Likely cause: {remedies(recipe)}"
-    )
+    return True, f"the logits of different images differ by {last:.2g}: enough for the gradient to tell them apart"
 
 
 def remedies(recipe: Recipe) -> str:

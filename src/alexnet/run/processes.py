@@ -63,9 +63,9 @@ def signals() -> Iterator[Callable[[], int | None]]:
 
     A second one interrupts at once, by KeyboardInterrupt with its number, unless it comes within a second: a job
     scheduler signals every process, and then torchrun passes on what it got. Outside the main thread, where Python
-    hands out no signals, nothing is caught.
+    hands out no signals, nothing is caught. Of two blocks, one in the other, both have what either caught.
     """
-    caught: list[tuple[int, float]] = []
+    caught: list[tuple[int, float]] = getattr(signal.getsignal(signal.SIGINT), "caught", [])
 
     def note(number: int, _frame: object) -> None:
         now = time.monotonic()
@@ -73,6 +73,7 @@ def signals() -> Iterator[Callable[[], int | None]]:
             raise KeyboardInterrupt(number)
         caught.append((number, now))
 
+    note.caught = caught  # type: ignore[attr-defined]
     handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, note) for number in handled}
     try:

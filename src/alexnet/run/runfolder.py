@@ -185,7 +185,8 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Make the run folder, if need be, and write config.json into it."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
+    # half of a surrogate pair, from a name that is no valid text, becomes an escape that JSON reads back
+    write_atomically(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def headline(s: Session, config: dict[str, Any]) -> str:

@@ -153,6 +153,8 @@ class Session:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type == "mps":
+            random["mps"] = torch.mps.get_rng_state()
         state = {
             "model": self._whole(self.net.state_dict()),
             "optimizer": self._whole(self.optimizer.state_dict()),
@@ -232,6 +234,8 @@ class Session:
         torch.set_rng_state(own["cpu"])
         if "cuda" in own and self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda"], self.device)
+        if "mps" in own and self.device.type == "mps":
+            torch.mps.set_rng_state(own["mps"])
 
 
 def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device: torch.device) -> Session:

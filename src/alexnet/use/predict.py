@@ -58,9 +58,7 @@ def predict(
     Raises:
         ValueError: more classes asked for than there are; a device that is not present; a model without its card.
     """
-    card = getattr(model, "card", None)
-    if card is None:
-        raise ValueError("the model does not know its classes and its input; get it from load_model")
+    card = card_of(model)
     if top_k is None:
         top_k = min(5, card.num_classes)
     if not 1 <= top_k <= card.num_classes:

@@ -117,4 +117,4 @@ def load_model(path: str | Path) -> AlexNet_2012:
         model = AlexNet_2012.from_weights(weights, card)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return model.requires_grad_(False)
+    return model.float().requires_grad_(False)

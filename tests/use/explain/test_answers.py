@@ -31,6 +31,17 @@ def test_one_pass_keeps_logits_labels_and_peaks(tiny_network: None) -> None:
         assert torch.allclose(found.peaks[name][[0, 129]], peaks, atol=0.02 * float(peaks.abs().max()))
 
 
+def test_the_images_are_not_rounded_to_the_networks_precision(tiny_network: None) -> None:
+    model = AlexNet_2012(3, init="he").eval().requires_grad_(False)
+    model.card = ModelCard("classic", ("a", "b", "c"), Normalization((0.5,) * 3, (1 / 255,) * 3), "noise")
+    images = Images(np.arange(3), Pixels(np.random.default_rng(1).integers(0, 256, (3, 40, 40, 3), np.uint8), "noise"))
+    seen = []
+    handle = model.register_forward_pre_hook(lambda _model, given: seen.append(given[0].dtype))
+    answers(model, images, precision="bf16")
+    handle.remove()
+    assert seen == [torch.float32]
+
+
 def test_confident_errors_come_with_the_surest_first() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7], [0.01, 0.99]])
     labels = torch.tensor([1, 0, 1, 1, 1])

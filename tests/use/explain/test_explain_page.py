@@ -290,7 +290,7 @@ def test_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--layer", "conv6", "--channel", "1"], "--layer conv6: allowed is one of conv1"),
         (["--layer", "conv3", "--channel", "12"], "--channel 12: allowed is 0 to 11, the channels of conv3"),
         (["--out", str(tmp_path / "no" / "x.html")], "its folder does not exist"),
-        (["--out", str(tmp_path)], "a folder; name a file"),
+        (["--out", str(tmp_path / "x.ckpt")], "allowed is a file whose name ends in .html"),
         (["--data", "none"], "--data: needed where no image is named"),
         (many, "13 images are named, and a page holds up to 12"),
         (["--neighbours", "-1"], "--neighbours -1: allowed is 0 or more"),

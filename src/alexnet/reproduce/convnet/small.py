@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from alexnet import hardware
 from alexnet.data.splits import Dataset, Images, hold_out
 from alexnet.files import git_commit, write_atomically
+from alexnet.reproduce.convnet import pixels
 from alexnet.reproduce.convnet.network import ConvNet
 from alexnet.reproduce.convnet.pixels import BATCH, PixelData
 from alexnet.reproduce.experiment import Small, Stage
@@ -32,7 +33,7 @@ from alexnet.run.metrics import Metrics, Running
 from alexnet.run.runfolder import CONFIG, write_config
 from alexnet.weights.checkpoint import LAST
 
-__all__ = ["judge", "train", "training_images"]
+__all__ = ["check", "judge", "train", "training_images"]
 
 MOMENTUM = 0.9
 SAVE_EVERY = 30.0  # seconds; at an epoch's end
@@ -73,6 +74,13 @@ class _Run:
         self.progress = _Progress(**state["progress"])
 
 
+def check(settings: Small, dataset: Dataset) -> None:
+    """ValueError, before any training, where there is no such network or it cannot take these images."""
+    pixels.check(dataset)
+    with torch.device("meta"):
+        _net(settings, dataset)
+
+
 def train(
     settings: Small,
     seed: int,
@@ -86,7 +94,7 @@ def train(
     """Train, or go on with the run in ``folder``. Returns False where ``stopped`` ended it early.
 
     Args:
-        dataset: of small square images; ``pixels.check`` says whether it is.
+        dataset: of small square images; ``check`` says whether it is.
 
     Raises:
         OSError: the disk is full.
@@ -103,6 +111,7 @@ def train(
         while not run.progress.ended:
             stage = stages[run.progress.epoch]
             if stage.part not in data:
+                display.close()  # the bar of the stage before
                 data = {stage.part: _pixels(run, training_images(dataset, settings.images, stage.part))}
                 display.start(_steps_left(run, stages, len(data[stage.part])), run.progress.step)
             row = _epoch(run, stage.rate, data[stage.part], display, stopped)
@@ -136,10 +145,14 @@ def judge(
     return {"loss": found["loss"], "top1": found["top1"]}
 
 
+def _net(settings: Small, dataset: Dataset) -> ConvNet:
+    return ConvNet(settings.network, len(dataset.classes), settings.crop, settings.neuron, settings.init, settings.bias)
+
+
 def _open(settings: Small, seed: int, dataset: Dataset, folder: Path, device: torch.device) -> _Run:
     hardware.keep_freed_memory()
     torch.manual_seed(seed)
-    net = ConvNet(settings.network, len(dataset.classes), settings.crop, settings.neuron, settings.init, settings.bias)
+    net = _net(settings, dataset)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = net.parameter_groups(settings.rate, settings.decay)
     optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, fused=device.type in ("cpu", "cuda"))

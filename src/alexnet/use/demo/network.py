@@ -187,7 +187,7 @@ class Network:
             self._features = known
         except _StoppedError:
             pass
-        except (OSError, ValueError, RuntimeError) as error:  # a damaged image; memory that is out
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # a damaged image; memory that is out
             self.why_no_index = " ".join(str(error).split())
         self.index_ended = True
 

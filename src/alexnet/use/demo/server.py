@@ -134,7 +134,8 @@ def _listen(host: str, port: int | None) -> socket.socket:
         except OSError as error:
             raise ValueError(f"--host {host}: no such address ({error.strerror})") from error
         taken = socket.socket(family)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name != "nt":  # there it would share the port with another demo
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             taken.bind(address)
             taken.listen(128)

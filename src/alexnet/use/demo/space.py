@@ -5,6 +5,7 @@ This package travels in the folder, so that the Space goes on to work as the run
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shutil
@@ -98,8 +99,9 @@ def write_space(network: Network, folder: Path) -> list[str]:
         + "\n",
         ".gitattributes": "*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
     }
-    if licence := importlib.metadata.distribution("alexnet-2012").read_text("licenses/LICENSE"):
-        files["LICENSE"] = licence
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its source, not installed
+        if licence := importlib.metadata.distribution("alexnet-2012").read_text("licenses/LICENSE"):
+            files["LICENSE"] = licence
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", errors="replace")
     return sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())

@@ -11,6 +11,7 @@ import torch
 
 from alexnet import hardware
 from alexnet.data.splits import Dataset
+from alexnet.files import check_out
 from alexnet.model import AlexNet_2012
 from alexnet.report.filters import filter_sheet
 from alexnet.report.html import png_uri, render, write_page
@@ -122,8 +123,7 @@ def _check(
         raise ValueError(f"--out {out}: {len(files)} images are named, and a page holds up to {MOST}")
     if dataset:
         check_classes(dataset, classes)
-    if out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"--out {out}: {'a folder; name a file' if out.is_dir() else 'its folder does not exist'}")
+    check_out(out, ".html", ".htm")
     if patch is None:
         return
     name, channel = patch
