@@ -51,7 +51,7 @@ class Recipe:
     name: str = "classic"
     """The recipe these values came from."""
 
-    data: str = _data("cifar10", "Images to learn: cifar10, digits, a folder, or hf:NAME.")
+    data: str = _data("cifar10", "The images: cifar10, digits, a folder, or hf:NAME.")
     data_dir: str = _data("data", "Where downloaded data sets are kept.")
     images: int | None = _data(None, "Learn from so many of the training images, of each class its share; none: all.")
     holdout: int = _data(

@@ -35,7 +35,7 @@ class Metrics:
         top = logits.topk(min(5, self.num_classes), dim=1).indices  # [B, 5]
         self.top5 += (top == labels[:, None]).sum()
         pairs = labels * self.num_classes + logits.argmax(1)
-        self.confusion.view(-1).scatter_add_(0, pairs, torch.ones_like(pairs))
+        self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.confusion)
 
     def reduce(self, across: Callable[[Tensor], Tensor]) -> None:
         """Sum over processes; ``across`` sums one tensor."""

@@ -198,7 +198,7 @@ def headline(s: Session, config: dict[str, Any]) -> str:
         images += f"; {len(s.dataset.test):,} test images, opened at the end"
     how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
     if s.recipe.compile and not s.compiled:
-        how += ", not compiled: no C++ compiler found"
+        how += ", not compiled: what torch.compile needs was not found"
     steps = f"steps {s.progress.step} to {s.last_step} of {s.total_steps}"
     return f"{s.recipe.name}: {s.dataset.name}, {images}\n{how}; {steps}; {s.folder}"
 
