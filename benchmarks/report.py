@@ -129,13 +129,17 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
             "below ln 10 − 0.05 = 2.253. "
             f"Record: [{record['file']}](results/{record['file']}).\n\n" + table(head, learning_rows(record))
         )
-    for record in found["trials"]:
-        data = record["runs"][0]["data"]
+    if found["trials"]:
         parts.append(
-            f"## From classic to modern\n\n`{record['command']}` on {data['name']}, {origins(record)}: "
-            f"{data['train']:,} images to train on, {data['val']:,} of the training set held out to judge by, "
-            f"{record['epochs']} epoch{'s' * (record['epochs'] > 1)}, learning rate to 0 within. "
-            "Each line adds to the one before; those that begin with “modern” change it in one thing. "
+            "## From classic to modern\n\nTrials, judged by images of the training set that were held out. Each line "
+            "adds to the one before; those that begin with “modern” change it in one thing."
+        )
+    for record in found["trials"]:
+        data, narrow = record["runs"][0]["data"], record.get("widths") == "quarter"
+        parts.append(
+            f"`{record['command']}` on {data['name']}, {origins(record)}: "
+            f"{data['train']:,} images to train on, {data['val']:,} held out, {record['epochs']} "
+            f"epoch{'s' * (record['epochs'] > 1)}, learning rate to 0 within{', a fourth of the maps' * narrow}. "
             f"{record.get('notes', '')} Record: "
             f"[{record['file']}](results/{record['file']}).\n\n"
             + table(["with", "runs", "val_acc, %", "val_loss"], trial_rows(record))
