@@ -32,8 +32,11 @@ def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Pa
     path = results / f"accuracy-{name}.json"
     if path.exists():
         told = {key: value for key, value in as_recorded(recipe).items() if key not in ("data", "data_dir")}
-        before = json.loads(path.read_text())["recipe"]
-        if changed := [key for key, value in told.items() if before.get(key, value) != value]:
+        before = json.loads(path.read_text())
+        changed = [key for key, value in told.items() if before["recipe"].get(key, value) != value]
+        if before["data"]["fingerprint"] != seen_as(recipe).fingerprint():
+            changed.append("data")
+        if changed:
             raise ValueError(f"{path}: a run with another {', '.join(changed)}; choose another --label")
         return path
     began, resumed = time.time(), (runs / name).is_dir()
@@ -70,11 +73,16 @@ def judge(folder: Path, recipe: recipes.Recipe) -> dict[str, Any]:
     weights = hashlib.sha256()
     for tensor in model.state_dict().values():
         weights.update(tensor.numpy().tobytes())
-    dataset = datasets.load(recipe.data, recipe.data_dir).as_in(recipe.holdout, flip=recipe.flip)
+    dataset = seen_as(recipe)
     opened = "test_acc" in read_rows(folder)[-1]
     where = {"device": recipe.device, "precision": recipe.precision}
     found = evaluate(model, dataset, *((recipe.test_views, "test") if opened else ("center", "val")), **where)
     return {"weights_sha256": weights.hexdigest(), "classes": list(dataset.classes), "confusion": found["confusion"]}
+
+
+def seen_as(recipe: recipes.Recipe) -> datasets.Dataset:
+    """The data set of a recipe, as its run has it."""
+    return datasets.load(recipe.data, recipe.data_dir).as_in(recipe.holdout, recipe.images, flip=recipe.flip)
 
 
 def as_recorded(recipe: recipes.Recipe) -> dict[str, object]:

@@ -71,6 +71,7 @@ def main() -> None:
         mine, theirs = context.Pipe()
         process = context.Process(target=step_seconds, args=(changes, device.type, args.steps, theirs))
         process.start()
+        theirs.close()  # the process has it: if that ends, so does the waiting
         seconds = mine.recv()
         process.join()
         rows.append({"name": name, "seconds": [round(s, 4) for s in seconds]})

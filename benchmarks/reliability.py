@@ -54,9 +54,10 @@ def _told(runs: Runs) -> Iterable[str]:
     if "calls" in runs[0]:
         yield ", ".join(f"{count} {name}" for name, count in runs[0]["calls"].items())
     if "answers" in runs[0]:
-        codes = sum((Counter(codes) for run in runs for codes in run["answers"].values()), Counter[str]())
+        whole = [run for run in runs if "answers" in run]  # of one whose process has ended there is only what was wrong
+        codes = sum((Counter(codes) for run in whole for codes in run["answers"].values()), Counter[str]())
         yield ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items()))
-        yield f"{len(runs[0]['answers'])} kinds; {max(run['megabytes'] for run in runs)} MB at the peak"
+        yield f"{len(runs[0]['answers'])} kinds; {max(run['megabytes'] for run in whole)} MB at the peak"
     if "milliseconds_a_row" in runs[0]:
         (run,) = runs
         yield (

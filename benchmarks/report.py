@@ -13,6 +13,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,7 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         first = runs[0]
         files = ", ".join(f"[{run['file']}](results/{run['file']})" for run in runs)
         notes = f"; {first['notes']}" if "notes" in first else ""
-        parts.append(
-            f"- `{first['command']}` on {machine(first)}, {first['date']}, commit {first['commit']}{notes}: {files}"
-        )
+        parts.append(f"- `{first['command']}` on {machine(first)}, {first['date']}, {commits(runs)}{notes}: {files}")
     judged = [record for record in found["accuracy"] if is_whole(record) and "confusion" in record]
     if judged:
         record = max(judged, key=test_accuracy)
@@ -147,6 +146,16 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def commits(runs: Sequence[dict[str, Any]]) -> str:
+    """The commits of some runs; of a run that was resumed by another one, each with the step it began at."""
+    told = []
+    for run in runs:
+        parts = [part for part in run.get("parts", ()) if part.get("commit")]
+        starts = [f"{b['commit']} from step {b['step']}" for a, b in pairwise(parts) if a["commit"] != b["commit"]]
+        told.append(", ".join([f"commit {run['commit']}", *starts]))
+    return "; ".join(dict.fromkeys(told))
+
+
 def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     """The measured figures that open the README."""
     settings = groups(found["accuracy"])
@@ -195,7 +204,9 @@ def _gain(row: dict[str, Any]) -> str:
     ours, baseline, unit = row["ours"], row["baseline"], row["unit"]
     if unit == "s" and ours >= 3600:
         ours, baseline, unit = ours / 3600, baseline / 3600, "h"
-    return f"{figure(baseline)} → {figure(ours)} {unit}, **{row['ratio']:.1f}×**"
+    ratios = [row["ratio"], *row.get("other_runs", ())]
+    gain = "×** to **".join(dict.fromkeys(f"{ratio:.1f}" for ratio in sorted({min(ratios), max(ratios)})))
+    return f"{figure(baseline)} → {figure(ours)} {unit}, **{gain}×**"
 
 
 def pages(root: Path) -> dict[Path, str]:

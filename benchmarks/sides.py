@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,8 @@ from alexnet.use.predict import predict
 
 BATCH = 128
 LRN_SHAPE = (BATCH, 96, 55, 55)
-WORKERS = {"num_workers": 4, "multiprocessing_context": "fork"}  # as on Linux; a spawned side would spawn its own
+# Of more than the machine has cores torch says that they are too many. Forked, as on Linux: a spawned side would spawn.
+WORKERS = {"num_workers": min(4, os.cpu_count() or 1), "multiprocessing_context": "fork"}
 
 
 def load(spec: str) -> datasets.Dataset:
@@ -121,6 +123,8 @@ class Baseline:
         x = torch.randn(LRN_SHAPE, device=self.device).relu().requires_grad_()
         norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)
         return lrn_milliseconds(x, norm)
+
+    lrn_float32 = lrn
 
     @torch.no_grad()
     def validation(self) -> float:
@@ -211,7 +215,12 @@ class Ours:
         return BATCH * batches / clock(self.device, lambda: take(feed, batches))
 
     def lrn(self) -> float:
-        dtype = torch.bfloat16 if self.s.accelerator.mixed_precision == "bf16" else torch.float32
+        return self._lrn(torch.bfloat16 if self.s.accelerator.mixed_precision == "bf16" else torch.float32)
+
+    def lrn_float32(self) -> float:
+        return self._lrn(torch.float32)
+
+    def _lrn(self, dtype: torch.dtype) -> float:
         x = torch.randn(LRN_SHAPE, device=self.device, dtype=dtype).relu()
         x = x.to(memory_format=torch.channels_last).requires_grad_()
         norm = torch.compile(local_response_norm) if self.s.compiled else local_response_norm
@@ -281,16 +290,17 @@ def lrn_milliseconds(x: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tenso
 
 
 def peak_memory(device: torch.device) -> float:
-    """GiB at the most so far: of the device, or of this process and, now, its workers (shared pages counted once)."""
+    """GiB at the most so far: of the device, or of this process, with what its workers have of their own by now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved() / 2**30
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (own + sum(proportional_set(child.pid or 0) for child in multiprocessing.active_children())) / 2**20
+    return (own + sum(unshared(child.pid or 0) for child in multiprocessing.active_children())) / 2**20
 
 
-def proportional_set(pid: int) -> int:
+def unshared(pid: int) -> int:
+    """KiB that a process shares with no other."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

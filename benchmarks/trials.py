@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet import hardware, recipes, train
-from alexnet.data import loaders
+from alexnet.data import datasets, loaders
 from alexnet.data.resident import Boxes, CropMatrices
 from alexnet.run import schedule
 from alexnet.run.runfolder import read_config
@@ -122,12 +122,17 @@ def measure(name: str, changes: dict[str, Any], common: dict[str, Any]) -> dict[
     epochs = common["epochs"]
     if "warmup" in changes:
         changes = changes | {"warmup": changes["warmup"] * epochs / 13}
-    recipe = recipes.classic(**changes, **common, val_every=10**9, save_every=10**9, tracker="none")
+    often = {"val_every": 10**9, "save_every": 10**9, "tracker": "none", "loader": "resident"}
+    recipe = recipes.classic(**changes, **common, **often)
     replaced = dict(TRIED).get(name, contextlib.nullcontext)
-    with tempfile.TemporaryDirectory() as folder, replaced():
+    unopened = mock.patch.object(train, "_test", return_value={})
+    with tempfile.TemporaryDirectory() as folder, replaced(), unopened:
         began = time.perf_counter()
-        final = train.run(recipe, out=Path(folder) / "run", quiet=True).final
+        result = train.run(recipe, out=Path(folder) / "run", quiet=True)
         data = read_config(Path(folder) / "run")["data"]
+    if result.stopped_by:
+        raise KeyboardInterrupt
+    final = result.final
     keep = ("val_acc", "val_loss", "train_acc", "train_loss", "step")
     spec = {"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}
     return {key: final[key] for key in keep} | {"seconds": time.perf_counter() - began, "data": data | spec}
@@ -146,8 +151,11 @@ def main() -> None:
     names = [name for name, _ in trials()]
     if unknown := set(args.only or ()) - set(names):
         parser.error(f"--only {', '.join(unknown)}: allowed are {', '.join(names)}")
+    dataset = datasets.load(args.data)
     head = {
         "kind": "trials",
+        "data": dataset.name,
+        "fingerprint": dataset.fingerprint(),
         "command": f"python benchmarks/trials.py --data FOLDER --epochs {args.epochs} --holdout {args.holdout}"
         + f" --widths {args.widths}" * (args.widths != "full"),
         "epochs": args.epochs,

@@ -54,6 +54,25 @@ def test_a_square_is_cut_out(batches: loaders.ResidentBatches) -> None:
     assert CropMatrices.apply.__name__ == "apply"
 
 
+def test_a_trial_leaves_the_test_images_closed(tiny_network: None) -> None:
+    common = {"data": "digits", "epochs": 1, "holdout": 100, "seed": 0, "images": 256, "widths": "full"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_judge", watched := Watched(train._judge))
+        found = trials.measure("classic", {"warmup": 1.0}, common)
+    assert found["step"] == 2
+    assert found["data"]["val_split"] == "holdout"
+    assert watched.counts == [found["data"]["val"]]
+
+
+class Watched:
+    def __init__(self, real) -> None:  # type: ignore[no-untyped-def]
+        self.real, self.counts = real, []
+
+    def __call__(self, s, images, *more):  # type: ignore[no-untyped-def]
+        self.counts.append(len(images))
+        return self.real(s, images, *more)
+
+
 def test_dropout_grows(tiny_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = train.train_step
