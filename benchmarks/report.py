@@ -194,7 +194,7 @@ def speed_table(found: Sequence[dict[str, Any]]) -> str:
     by_name = [{row["name"]: row for row in record["rows"]} for record in found]
     rows = [
         [MEASURES[name], *(_gain(each[name]) if name in each else "–" for each in by_name)]
-        for name in ("train_step", "data_path", "lrn", "classic_job")
+        for name in ("train_step", "data_path", "lrn", "classic_job", "classic_job_one_pass")
     ]
     machines = "; ".join(dict.fromkeys(map(machine, found)))
     return f"Speed on {machines}, by what its host gave in a large bf16 product:\n\n" + table(head, rows)

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
 
 from alexnet.model import VARIANTS
 from tiny import tiny_variants
+
+settings.register_profile("whatever runs beside it", deadline=None)
+settings.load_profile("whatever runs beside it")
 
 
 @pytest.fixture(autouse=True, scope="session")

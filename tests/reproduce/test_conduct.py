@@ -302,7 +302,7 @@ def test_killed_at_random_and_resumed_figure_1_gives_the_same_record(how: signal
     whole = run(catalogue.find(str(file)), tmp_path / "whole", seeds=2)
     command = ["reproduce", str(file), "--data", "digits", "--seeds", "2"]
     command += ["--out", str(tmp_path / "cut"), "--device", "cpu", "--quiet"]
-    started, wanted = Command(command, tmp_path / "output"), random.randint(1, 5)
+    started, wanted = Command(command, tmp_path / "output"), random.randint(1, 3)  # of more than six runs
     while started.process.is_alive() and len(list((tmp_path / "cut").rglob("result.json"))) < wanted:
         time.sleep(0.01)
     time.sleep(random.uniform(0, 0.3))
