@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib
 import json
 import os
 import signal
@@ -19,17 +18,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+from alexnet.commands import looking, training, using
 from alexnet.commands.answer import Answer, FailedError
 from alexnet.files import finite
 from alexnet.flags import UsageError, parse
 
 __all__ = ["main"]
-
-_ROOMS = {
-    "training": ("train", "doctor", "reproduce"),
-    "using": ("evaluate", "predict", "explain", "demo", "export", "convert"),
-    "looking": ("summary", "variants", "report"),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[argparse.Namespace], Answer]:
     """The function of a command, from ``alexnet.commands``."""
-    room = next(room for room, names in _ROOMS.items() if name in names)
-    return getattr(importlib.import_module(f"alexnet.commands.{room}"), name)  # type: ignore[no-any-return]
+    room = next(room for room in (training, using, looking) if name in room.__all__)
+    return getattr(room, name)  # type: ignore[no-any-return]
 
 
 def _complain(error: Exception | str, code: int) -> int:

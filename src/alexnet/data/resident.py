@@ -136,8 +136,9 @@ def _apply(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """``V · x · Hᵀ`` of each image: ``[N, rows, columns, 3]`` to ``[N, 3, crop, crop]``, channels last in memory."""
     n, rows, columns, channels = images.shape
     crop = len(vertical[0])
-    x = images.transpose(1, 2).reshape(n, columns, rows * channels)
-    x = torch.bmm(horizontal, x)  # [N, crop, rows · 3]
-    x = x.view(n, crop, rows, channels).transpose(1, 2).reshape(n, rows, crop * channels)
-    x = torch.bmm(vertical, x)  # [N, crop, crop · 3]
+    with torch.autocast(images.device.type, enabled=False):  # which would round the images
+        x = images.transpose(1, 2).reshape(n, columns, rows * channels)
+        x = torch.bmm(horizontal, x)  # [N, crop, rows · 3]
+        x = x.view(n, crop, rows, channels).transpose(1, 2).reshape(n, rows, crop * channels)
+        x = torch.bmm(vertical, x)  # [N, crop, crop · 3]
     return x.view(n, crop, crop, channels).permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from alexnet.data.splits import Dataset
 from alexnet.files import write_atomically
 from alexnet.recipes import Recipe
 from alexnet.reproduce.convnet import small
-from alexnet.reproduce.experiment import Arm, Experiment, Small, Stage
+from alexnet.reproduce.experiment import Arm, Experiment, Measure, Small, Stage
 from alexnet.reproduce.outcome import Finished
 from alexnet.reproduce.pictures import draw
 from alexnet.reproduce.record import PLAN, make_plan, make_record, write_record
@@ -94,7 +94,8 @@ def conduct(
     with alone_in(folder), signals() as stopped:
         plan = make_plan(folder, experiment, arms, dataset, place, full=full)
         runs = seeds or experiment.seeds
-        work = _Work(experiment, arms, dataset, folder, (data, data_dir, device), place, runs, stopped, say, quiet)
+        where = {"data": data, "data_dir": data_dir, "device": device}
+        work = _Work(experiment, arms, dataset, folder, where, place, runs, stopped, say, quiet)
         try:
             work.all()
         except _StoppedError as signal:
@@ -119,8 +120,8 @@ class _Work:
     """The settings of each arm; a sweep puts its rate in."""
     dataset: Dataset
     folder: Path
-    place: tuple[str, str, str]
-    """data, data_dir and device, as a recipe has them."""
+    where: dict[str, Any]
+    """``data``, ``data_dir`` and ``device``, as a recipe has them."""
     device: torch.device
     seeds: int
     stopped: Callable[[], int | None]
@@ -146,29 +147,16 @@ class _Work:
         assert isinstance(settings, Small)
         assert choose is not None
         points: dict[float, dict[str, Any]] = {}
-
-        def best() -> float:
-            def order(rate: float) -> tuple[float, float]:
-                value = points[rate]["values"][choose.name]
-                return (math.inf if value is None else value, points[rate]["training_error"])
-
-            return min(points, key=order)
-
-        def measure(rate: float) -> None:
-            at, leader = replace(settings, rate=rate), points[best()]["values"][choose.name] if points else None
+        to_try, beyond = list(arm.rates), WIDEST
+        while to_try:
+            rate, leader = to_try.pop(0), points[_best(points, choose)]["values"][choose.name] if points else None
+            at = replace(settings, rate=rate)
             if settings.stop_at is not None and leader is not None:  # a race: who is later than the leader has lost
                 at = replace(at, stages=(Stage(min(settings.epochs, math.ceil(leader))),))
             points[rate] = self._result(arm, f"rate-{rate:g}", at, SWEEP_SEED)
-
-        for rate in arm.rates:
-            measure(rate)
-        for _ in range(WIDEST):
-            rates = sorted(points)
-            if len(rates) < 2 or rates[0] < best() < rates[-1]:
-                break
-            step = rates[1] / rates[0]
-            measure(float(f"{rates[-1] * step if best() == rates[-1] else rates[0] / step:.2g}"))
-        self.arms[arm.name] = replace(settings, rate=best())
+            if not to_try and beyond and (further := _beyond(sorted(points), _best(points, choose))):
+                to_try, beyond = [further], beyond - 1
+        self.arms[arm.name] = replace(settings, rate=_best(points, choose))
         self.sweeps[arm.name] = [{"rate": rate, **points[rate]} for rate in sorted(points)]
 
     def _result(self, arm: Arm, name: str, settings: Small | Recipe | None, seed: int) -> dict[str, Any]:
@@ -208,9 +196,7 @@ class _Work:
             done = small.train(settings, seed, self.dataset, run, self.device, stopped=self.stopped, quiet=self.quiet)
             number = None if done else self.stopped()
         else:
-            data, data_dir, device = self.place
-            where: dict[str, Any] = {"data": data, "data_dir": data_dir, "device": device}
-            recipe = replace(settings, seed=seed, tracker="none", **where)
+            recipe = replace(settings, seed=seed, tracker="none", **self.where)
             number = train.run(recipe, out=run, resume=True, quiet=self.quiet).stopped_by  # it catches signals itself
         if number:
             raise _StoppedError(number)
@@ -230,6 +216,24 @@ class _Work:
         own = {other: [seconds for who, seconds in self.spent if who == other] or every for other in left}
         rest = sum(count * sum(own[other]) / len(own[other]) for other, count in left.items())
         return f"{line}, about {duration(rest)} left"
+
+
+def _best(points: Mapping[float, Mapping[str, Any]], choose: Measure) -> float:
+    """The rate with the least of ``choose``; of those that have none, the one with the least training error."""
+
+    def order(rate: float) -> tuple[float, float]:
+        value = points[rate]["values"][choose.name]
+        return (math.inf if value is None else value, points[rate]["training_error"])
+
+    return min(points, key=order)
+
+
+def _beyond(rates: Sequence[float], best: float) -> float | None:
+    """The rate one step beyond ``rates``, in rising and even steps, where the best is at one of their ends."""
+    if len(rates) < 2 or rates[0] < best < rates[-1]:
+        return None
+    step = rates[1] / rates[0]
+    return float(f"{rates[-1] * step if best == rates[-1] else rates[0] / step:.2g}")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -17,8 +17,8 @@ from alexnet import hardware
 from alexnet.data.splits import Dataset
 from alexnet.files import git_commit, write_atomically
 from alexnet.recipes import Recipe
-from alexnet.reproduce.experiment import Experiment, Small
-from alexnet.reproduce.verdicts import Comparison, judge
+from alexnet.reproduce.experiment import Arm, Experiment, Small
+from alexnet.reproduce.verdicts import Comparison, Values, judge
 
 __all__ = ["PLAN", "make_plan", "make_record", "write_record"]
 
@@ -86,35 +86,7 @@ def make_record(
     """
     names = [measure.name for measure in experiment.measures]
     values = {arm: {name: [run["values"][name] for run in runs] for name in names} for arm, runs in results.items()}
-    word, findings = judge([_with_limit(comparison, experiment, arms) for comparison in experiment.rule], values)
-    count = min(len(runs) for runs in results.values())
-    where = f"{plan['data']['name']}, {count} seed{'s' * (count != 1)}"
-    how = "as the paper did it" if plan["full"] else experiment.short
-    reason = f"{'; '.join(finding.sentence for finding in findings)}. {where}; {how}."
-    if plan["data"]["spec"] == "digits":  # 8×8 pixels, ten shapes
-        word, reason = (
-            "too few runs",
-            f"Digits settle nothing of a claim about photographs. By the rule: {word}. {reason}",
-        )
-    told = []
-    for arm in experiment.arms:
-        settings, runs = arms[arm.of or arm.name], results[arm.name]
-        assert settings is not None
-        entry: dict[str, Any] = {
-            "name": arm.name,
-            "settings": _settings(settings) | ({"views": arm.views} if arm.of or arm.views != "center" else {}),
-            "seeds": [run["seed"] for run in runs],
-            "values": (first := values[arm.name][names[0]]),
-            "mean": _mean(first),
-            "std": _std(first),
-            "also": {name: values[arm.name][name] for name in names[1:]},
-            "images_per_sec": round(max(run["images_per_sec"] for run in runs)),
-        }
-        if arm.name in sweeps:
-            entry["sweep"] = [_point(point, experiment) for point in sweeps[arm.name]]
-        if experiment.chart != "values":
-            entry["curves"] = [run["curve"] for run in runs]
-        told.append(entry)
+    seeds = min(len(runs) for runs in results.values())
     every = [run for runs in (*results.values(), *sweeps.values()) for run in runs]
     return {
         "kind": "reproduce",
@@ -123,17 +95,64 @@ def make_record(
         "source": experiment.source,
         "measure": names[0],
         "chart": experiment.chart,
-        "arms": told,
-        "verdict": word,
-        "reason": reason,
-        "findings": [dataclasses.asdict(finding) for finding in findings],
+        "arms": [
+            _arm_entry(experiment, arm, arms, results[arm.name], values[arm.name], sweeps.get(arm.name))
+            for arm in experiment.arms
+        ],
+        **_verdict(experiment, arms, values, seeds, plan),
         "command": f"alexnet reproduce {experiment.file or experiment.name} --data {plan['data']['spec']}"
         + " --full" * plan["full"]
-        + (f" --seeds {count}" if count != experiment.seeds else ""),
+        + (f" --seeds {seeds}" if seeds != experiment.seeds else ""),
         "full": plan["full"],
         **{name: plan[name] for name in ("data", "device", "precision", "hardware", "versions", "commit", "date")},
         "seconds": round(sum(run["seconds"] for run in every), 1),
     }
+
+
+def _verdict(
+    experiment: Experiment,
+    arms: Mapping[str, Small | Recipe | None],
+    values: Values,
+    seeds: int,
+    plan: Mapping[str, Any],
+) -> dict[str, Any]:
+    """``verdict``, one word; ``reason``, one sentence; and the ``findings`` they come from."""
+    word, findings = judge([_with_limit(comparison, experiment, arms) for comparison in experiment.rule], values)
+    where = f"{plan['data']['name']}, {seeds} seed{'s' * (seeds != 1)}"
+    how = "as the paper did it" if plan["full"] else experiment.short
+    reason = f"{'; '.join(finding.sentence for finding in findings)}. {where}; {how}."
+    if plan["data"]["spec"] == "digits":  # 8×8 pixels, ten shapes
+        reason = f"Digits settle nothing of a claim about photographs. By the rule: {word}. {reason}"
+        word = "too few runs"
+    return {"verdict": word, "reason": reason, "findings": [dataclasses.asdict(finding) for finding in findings]}
+
+
+def _arm_entry(
+    experiment: Experiment,
+    arm: Arm,
+    arms: Mapping[str, Small | Recipe | None],
+    runs: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Sequence[float | None]],
+    sweep: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    """An arm: its settings, and the values of its runs, one a seed."""
+    settings, (first, *others) = arms[arm.of or arm.name], values
+    assert settings is not None
+    entry: dict[str, Any] = {
+        "name": arm.name,
+        "settings": _settings(settings) | ({"views": arm.views} if arm.of or arm.views != "center" else {}),
+        "seeds": [run["seed"] for run in runs],
+        "values": values[first],
+        "mean": _mean(values[first]),
+        "std": _std(values[first]),
+        "also": {name: values[name] for name in others},
+        "images_per_sec": round(max(run["images_per_sec"] for run in runs)),
+    }
+    if sweep is not None:
+        entry["sweep"] = [_point(point, experiment) for point in sweep]
+    if experiment.chart != "values":
+        entry["curves"] = [run["curve"] for run in runs]
+    return entry
 
 
 def _with_limit(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from alexnet import hardware
 from alexnet.data.loaders import eval_batch_size
@@ -20,18 +19,6 @@ __all__ = ["card_of", "evaluate", "format_evaluation"]
 
 TERMINAL = 100  # columns
 WIDEST = 20  # classes; a confusion matrix of more does not fit a terminal
-
-
-class _Autocast(nn.Module):
-    """A network in some precision; what makes its batches stays outside, in float32."""
-
-    def __init__(self, net: nn.Module, device: torch.device, precision: str) -> None:
-        super().__init__()
-        self.net, self.device, self.precision = net, device, hardware.pick_precision(precision, device)
-
-    def forward(self, images: Tensor) -> Tensor:
-        with hardware.autocast(self.device, self.precision):
-            return self.net(images)  # type: ignore[no-any-return]
 
 
 def card_of(model: AlexNet_2012) -> ModelCard:
@@ -76,10 +63,10 @@ def evaluate(
     check_classes(dataset, card.classes)
     place = hardware.pick_device(device)
     model.to(place).to(memory_format=torch.channels_last)
-    net = _Autocast(model, place, precision)
-    viewing, batches = with_views(net, model.variant, views, images, card.normalization, place, dataset.flip)
+    viewing, batches = with_views(model, model.variant, views, images, card.normalization, place, dataset.flip)
     metrics = Metrics(len(dataset.classes), place)
-    measure(viewing.eval(), watch(batches, -(-len(images) // eval_batch_size(place))), metrics)
+    with hardware.autocast(place, hardware.pick_precision(precision, place)):
+        measure(viewing.eval(), watch(batches, -(-len(images) // eval_batch_size(place))), metrics)
     found = metrics.result(expected=len(images))
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]

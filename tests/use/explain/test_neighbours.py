@@ -16,12 +16,11 @@ from alexnet.weights.card import ModelCard
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-@pytest.mark.parametrize("block", [7, 64, 1024])
-def test_neighbours_are_scikit_learns(offset: float, block: int) -> None:
+def test_neighbours_are_scikit_learns(offset: float) -> None:
     random = torch.Generator().manual_seed(0)
     candidates = torch.randn(300, 50, generator=random) + offset
     queries = torch.cat([torch.randn(40, 50, generator=random) + offset, candidates[[5, 280]] + 1e-3])
-    distances, places = nearest(queries, candidates, 5, block=block)
+    distances, places = nearest(queries, candidates, 5)
     found = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(candidates.double().numpy())
     expected, order = found.kneighbors(queries.double().numpy())
     assert np.array_equal(places.numpy(), order)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from alexnet.lrn import ResponseNorm
 from alexnet.recipes import known
 
-__all__ = ["NETWORKS", "ConvNet", "LocallyConnected", "Network", "multiply_adds"]
+__all__ = ["NETWORKS", "ConvNet", "LocallyConnected", "Network"]
 
 
 @dataclass(frozen=True)
@@ -255,21 +255,3 @@ def _std_today(module: nn.Conv2d | nn.Linear | LocallyConnected, neuron: str) ->
         fan_in = module.weight[0].numel()
         fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
     return math.sqrt(2 / fan_in) if neuron == "relu" else math.sqrt(2 / (fan_in + fan_out))
-
-
-def multiply_adds(network: ConvNet, side: int) -> int:
-    """Multiplications of a forward pass of one image, response normalisation and pooling left out."""
-    total = 0
-
-    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        each = weight.shape[1] if isinstance(module, LocallyConnected) else weight[0].numel()
-        total += output.numel() * each
-
-    hooks = [module.register_forward_hook(count) for _, module in network.weight_layers()]
-    network(torch.zeros(1, 3, side, side, device=next(network.parameters()).device))
-    for hook in hooks:
-        hook.remove()
-    return total

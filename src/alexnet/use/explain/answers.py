@@ -67,11 +67,12 @@ def answers(
     def keep(name: str) -> Callable[[Tensor], None]:
         return lambda output: peaks[name].append(output.amax((2, 3)).float().cpu())
 
-    kind = hardware.pick_precision(precision, device)
-    with hooked(model, {f"features.{name}": keep(name) for name in peaks}):
+    with (
+        hooked(model, {f"features.{name}": keep(name) for name in peaks}),
+        hardware.autocast(device, hardware.pick_precision(precision, device)),
+    ):
         for x, y in watch(batches, -(-len(images) // eval_batch_size(device))):
-            with hardware.autocast(device, kind):  # around the making of the batches it would round the images too
-                logits.append(model(x).float().cpu())
+            logits.append(model(x).float().cpu())
             labels.append(y.cpu())
     return Answers(torch.cat(logits), torch.cat(labels), {name: torch.cat(found) for name, found in peaks.items()})
 

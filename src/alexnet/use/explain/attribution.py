@@ -88,11 +88,8 @@ def grad_cam(model: AlexNet_2012, images: Tensor, classes: Tensor, layer: str = 
         return kept[0].clone()  # which the ReLU behind may overwrite, not what is kept
 
     with torch.inference_mode(False), torch.enable_grad(), _evaluating(model):
-        handle = model.get_submodule(f"features.{layer}").register_forward_hook(cut)
-        try:
+        with model.get_submodule(f"features.{layer}").register_forward_hook(cut):  # for as long as this
             logits = model(images.clone())
-        finally:
-            handle.remove()
         asked = logits.gather(1, classes.to(logits.device)[:, None]).sum()
         (gradient,) = torch.autograd.grad(asked, kept)
     maps = kept[0].detach()

@@ -21,8 +21,6 @@ from alexnet.use.explain.attribution import hooked
 __all__ = ["Features", "features", "features_of_inputs", "nearest"]
 
 SMALL = 32  # side of the images whose pixels are compared
-BLOCK = 1024  # candidates compared at a time
-SPARE = 8  # kept beyond those asked for, until the distances are exact
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,8 @@ def features_of_inputs(model: AlexNet_2012, images: Tensor, *, precision: str = 
 
 
 @torch.inference_mode()
-def nearest(queries: Tensor, candidates: Tensor, count: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The candidates nearest to each query by Euclidean distance, the nearest first.
-
-    Blocks of candidates by one matrix product each, ‖c‖² − 2 q·c around the candidates' mean; the distances of those
-    that come first are then taken exactly, since the product loses the digits of small ones.
 
     Args:
         queries: float32 ``[Q, D]``; candidates: float32 ``[N, D]``, on one device.
@@ -87,30 +82,7 @@ def nearest(queries: Tensor, candidates: Tensor, count: int, block: int = BLOCK)
     Returns:
         Distances float32 ``[Q, count]`` and places among the candidates int64 ``[Q, count]``.
     """
-    count = min(count, len(candidates))
-    if not len(queries) or not count:
-        return queries.new_zeros(len(queries), count), torch.zeros(len(queries), count, dtype=torch.int64)
-    centre, spare = candidates.mean(0), min(count + SPARE, len(candidates))
-    parts = (queries[first : first + 4 * block] for first in range(0, len(queries), 4 * block))
-    found = [_nearest(part, candidates, centre, count, spare, block) for part in parts]
-    return torch.cat([distances for distances, _ in found]), torch.cat([places for _, places in found])
-
-
-def _nearest(
-    queries: Tensor, candidates: Tensor, centre: Tensor, count: int, spare: int, block: int
-) -> tuple[Tensor, Tensor]:
-    around = queries - centre
-    best = queries.new_empty(len(queries), 0)
-    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for first in range(0, len(candidates), block):
-        part = candidates[first : first + block] - centre
-        scores = torch.addmm((part * part).sum(1), around, part.T, alpha=-2)  # [Q, block]
-        near = scores.topk(min(spare, len(part)), largest=False)
-        best, places = torch.cat([best, near.values], 1), torch.cat([places, near.indices + first], 1)
-        best, kept = best.topk(min(spare, best.shape[1]), largest=False)
-        places = places.gather(1, kept)
-    exact = torch.stack(
-        [torch.linalg.vector_norm(candidates[row] - query, dim=1) for query, row in zip(queries, places, strict=True)]
-    )
-    exact, order = exact.sort(dim=1, stable=True)
-    return exact[:, :count], places.gather(1, order[:, :count])
+    exact = "donot_use_mm_for_euclid_dist"  # a matrix product loses the digits of small distances
+    distances = torch.cdist(queries, candidates, compute_mode=exact)  # [Q, N]
+    found = distances.topk(min(count, len(candidates)), largest=False)
+    return found.values, found.indices
