@@ -85,11 +85,12 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
     for record in found["compare"]:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
         rates = record | record["hardware"]
+        images = "noise of CIFAR-10's shape" if record["data"].startswith("synthetic") else record["data"]
         parts.append(
             f"## Speed: {machine(record)}, {rates['matrix_tflops_bf16']} TFLOP/s\n\n"
             f"`{record['command']}`, {record['date']}, commit {record['commit']}. "
             f"Measured in the same run: {rates['matrix_tflops_bf16']} TFLOP/s in one large bf16 product, "
-            f"{rates['copy_gb_per_s']} GB/s in a copy. The images are noise of CIFAR-10's shape. Medians, and in "
+            f"{rates['copy_gb_per_s']} GB/s in a copy. The images are {images}. Medians, and in "
             "brackets the least and the most. "
             f"{record['notes']}. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(head, compare_rows(record))
