@@ -42,6 +42,7 @@ format: .venv/dev
 
 results: .venv/run  ## RESULTS.md and the other pages' tables from the records in results/
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/ladder.py
 	$(BIN)/python benchmarks/findings.py
 	$(BIN)/python benchmarks/reliability.py
 

@@ -36,7 +36,6 @@ from tables import (
     origins,
     table,
     test_accuracy,
-    trial_rows,
 )  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +59,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         "# Results\n\nEvery number here is computed from a record in [results/](results/) by `make results`. "
         "Accuracies on “CIFAR-10 (JPEG q75 copy)” were measured on a lossy copy of CIFAR-10, train and test; they are "
         "compared with each other alone, not with figures on CIFAR-10. A commit with a + had changes that no commit "
-        "has.",
+        "has. Other records have pages of their own: [what each change from classic to modern gives]"
+        "(docs/from-classic-to-modern.md), [the paper's findings](docs/findings.md), [faults](docs/reliability.md).",
         "## Accuracy\n\nThe last step's figures, nothing picked; mean ± standard deviation over seeds where there are "
         "several runs; of a single one, in brackets, Wilson's 95% interval, which answers for the images that were "
         "drawn and not for another seed. A row of fewer epochs than its schedule's shows the beginning of a run, not "
@@ -128,21 +128,6 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{origins(record)}. {record.get('notes', '')} It has started when the mean of 20 training losses is "
             "below ln 10 − 0.05 = 2.253. "
             f"Record: [{record['file']}](results/{record['file']}).\n\n" + table(head, learning_rows(record))
-        )
-    if found["trials"]:
-        parts.append(
-            "## From classic to modern\n\nTrials, judged by images of the training set that were held out. Each line "
-            "adds to the one before; those that begin with “modern” change it in one thing."
-        )
-    for record in found["trials"]:
-        data, narrow = record["runs"][0]["data"], record.get("widths") == "quarter"
-        parts.append(
-            f"`{record['command']}` on {data['name']}, {origins(record)}: "
-            f"{data['train']:,} images to train on, {data['val']:,} held out, {record['epochs']} "
-            f"epoch{'s' * (record['epochs'] > 1)}, learning rate to 0 within{', a fourth of the maps' * narrow}. "
-            f"{record.get('notes', '')} Record: "
-            f"[{record['file']}](results/{record['file']}).\n\n"
-            + table(["with", "runs", "val_acc, %", "val_loss"], trial_rows(record))
         )
     return "\n\n".join(parts) + "\n"
 

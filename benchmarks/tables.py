@@ -168,15 +168,6 @@ def learning_rows(record: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def trial_rows(record: dict[str, Any]) -> list[list[str]]:
-    names = list(dict.fromkeys(run["name"] for run in record["runs"]))
-    by_name = {name: [run for run in record["runs"] if run["name"] == name] for name in names}
-    return [
-        [name, str(len(runs)), *(spread([run[key] for run in runs], 2) for key in ("val_acc", "val_loss"))]
-        for name, runs in by_name.items()
-    ]
-
-
 def decode_rows(record: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, way in record["ways"].items():

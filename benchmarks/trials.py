@@ -65,12 +65,12 @@ def alternating_mirrors() -> Iterator[None]:
 @contextlib.contextmanager
 def cutout(side: int = 64) -> Iterator[None]:
     """A square of ``side`` pixels of each crop is the mean of ImageNet, which is 0; its centre lies anywhere."""
-    apply = CropMatrices.apply
+    apply, own = CropMatrices.apply, torch.Generator().manual_seed(0)  # dropout keeps its draws
 
     def cut(self: CropMatrices, images: Tensor, boxes: Boxes) -> Tensor:
         crops = apply(self, images, boxes)
         pixels = torch.arange(crops.shape[-1], device=crops.device)
-        centres = torch.randint(crops.shape[-1], (2, len(crops), 1), device=crops.device)
+        centres = torch.randint(crops.shape[-1], (2, len(crops), 1), generator=own).to(crops.device)
         rows, columns = (((pixels - centre + side // 2) // side) == 0 for centre in centres)
         return crops.masked_fill_((rows[:, :, None] & columns[:, None])[:, None], 0.0)
 

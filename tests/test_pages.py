@@ -92,7 +92,7 @@ def test_files_of_the_project_that_its_text_names_are_there() -> None:
             assert (ROOT / name).exists(), f"{page.relative_to(ROOT)} names {name}"
 
 
-@pytest.mark.parametrize("script", ["report", "findings", "reliability"])
+@pytest.mark.parametrize("script", ["report", "ladder", "findings", "reliability"])
 def test_figures_are_those_of_the_records(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [script, "--check"])
     assert not importlib.import_module(script).main(), f"a page differs from the records: {script}.py"

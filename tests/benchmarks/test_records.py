@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import accuracy
+import ladder
 import report
 from alexnet import recipes
 from record import Growing, origin
@@ -66,3 +67,26 @@ def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: No
     report.draw(found, tmp_path)
     for name in ("curves.png", "thirteen-epochs.png"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_a_trial_is_compared_with_the_one_before_it_seed_by_seed() -> None:
+    accuracies = {
+        "classic": (50.0, 60.0),
+        "He initialisation on standardised input": (51.0, 60.5),
+        ladder.RUNGS[-1]: (70.0, 80.0),
+        "modern, lr 0.08": (69.0, 78.0),
+    }
+    runs = [
+        {"name": name, "seed": seed, "val_acc": found, "data": {"name": "x", "train": 40, "val": 100}, **origin(CPU)}
+        for name, both in accuracies.items()
+        for seed, found in enumerate(both)
+    ]
+    record = {"command": "c", "epochs": 2, "file": "f.json", "widths": "quarter", "runs": runs}
+    shorter = record | {"epochs": 1, "runs": runs[:1]}
+    page = ladder.page([record, shorter])
+    assert "| with | 2 epochs of 40 images, a fourth of the maps | 1 epoch of 40 images, a fourth of the maps |" in page
+    assert "| classic | 55.00 ± 7.07 | 50.00 |" in page
+    assert "| He initialisation on standardised input | 55.75 ± 6.72 (+0.75 ± 0.35) | – |" in page
+    assert f"| {ladder.RUNGS[-1]} = modern | 75.00 ± 7.07 | – |" in page  # the line before it did not run
+    assert "| modern, lr 0.08 | 73.50 ± 6.36 (−1.50 ± 0.71) | – |" in page
+    assert "2 seeds; 100 images held out, standard error of an accuracy 5.00 points or less: `c` on x" in page

@@ -46,8 +46,10 @@ def test_mirrors_alternate(batches: loaders.ResidentBatches) -> None:
 
 def test_a_square_is_cut_out(batches: loaders.ResidentBatches) -> None:
     whole, _ = next(batches.train(0))
+    state = torch.get_rng_state()
     with trials.cutout(64):
         cut, _ = next(batches.train(0))
+    assert torch.equal(state, torch.get_rng_state())  # that dropout draws from
     gone = (cut == 0).all(1)
     assert gone.sum((1, 2)).max() == 64 * 64  # less where it reaches over an edge
     assert torch.equal(cut[(~gone)[:, None].expand_as(cut)], whole[(~gone)[:, None].expand_as(whole)])
