@@ -1,7 +1,7 @@
 """From classic to modern, one change after another: what each gives to the accuracy on held-out training images.
 
     python benchmarks/trials.py --data FOLDER [--epochs 13] [--holdout 5000] [--widths full] [--seeds 0]
-                                [--only NAME ...] [--json FILE]
+                                [--only NAME ...] [--views VIEWS ...] [--json FILE]
 
 Each of ``LADDER`` adds to the one before, and the last is the recipe modern; each of ``OTHERS`` changes modern in one
 thing. What no recipe has (``TRIED``) replaces a part of the code while a run lasts: it becomes a field if it gains. The
@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from alexnet import hardware, recipes, train
+from alexnet import hardware, load_model, recipes, train
 from alexnet.data import datasets, loaders
 from alexnet.data.resident import Boxes, CropMatrices
 from alexnet.run import schedule
 from alexnet.run.runfolder import read_config
 from alexnet.run.session import Session
+from alexnet.use.evaluate import evaluate
 from record import Growing, origin
 
 LADDER: list[tuple[str, dict[str, Any]]] = [
@@ -117,8 +118,8 @@ def trials() -> list[tuple[str, dict[str, Any]]]:
     return found + [(name, so_far | changes) for name, changes in OTHERS] + [(name, so_far) for name, _ in TRIED]
 
 
-def measure(name: str, changes: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
-    """Train once; the last validation is the result."""
+def measure(name: str, changes: dict[str, Any], common: dict[str, Any], views: Sequence[str] = ()) -> dict[str, Any]:
+    """Train once; the last validation is the result. ``views``: judge the same images by these, too."""
     epochs = common["epochs"]
     if "warmup" in changes:
         changes = changes | {"warmup": changes["warmup"] * epochs / 13}
@@ -129,13 +130,17 @@ def measure(name: str, changes: dict[str, Any], common: dict[str, Any]) -> dict[
     with tempfile.TemporaryDirectory() as folder, replaced(), unopened:
         began = time.perf_counter()
         result = train.run(recipe, out=Path(folder) / "run", quiet=True)
-        data = read_config(Path(folder) / "run")["data"]
-    if result.stopped_by:
-        raise KeyboardInterrupt
+        seconds = time.perf_counter() - began
+        if result.stopped_by:
+            raise KeyboardInterrupt
+        data = read_config(result.folder)["data"]
+        held = datasets.load(recipe.data).as_in(recipe.holdout, recipe.images, flip=recipe.flip)
+        by_views = {each: evaluate(load_model(result.folder), held, each)["top1"] for each in views}
     final = result.final
     keep = ("val_acc", "val_loss", "train_acc", "train_loss", "step")
     spec = {"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}
-    return {key: final[key] for key in keep} | {"seconds": time.perf_counter() - began, "data": data | spec}
+    told = {"seconds": seconds, "data": data | spec} | ({"views": by_views} if views else {})
+    return {key: final[key] for key in keep} | told
 
 
 def main() -> None:
@@ -146,6 +151,7 @@ def main() -> None:
     parser.add_argument("--widths", default="full", choices=["full", "quarter"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of trials; by default all")
+    parser.add_argument("--views", nargs="+", default=[], choices=recipes.VIEWS, help="judge by these, too, at the end")
     parser.add_argument("--json", type=Path, default=Path("results/trials.json"))
     args = parser.parse_args()
     names = [name for name, _ in trials()]
@@ -170,7 +176,7 @@ def main() -> None:
             if record.has(name=name, seed=seed) or (args.only and name not in args.only):
                 continue
             common = {"data": args.data, "epochs": args.epochs, "holdout": args.holdout, "seed": seed}
-            found = measure(name, changes, common | {"widths": args.widths})
+            found = measure(name, changes, common | {"widths": args.widths}, args.views)
             record.add({"name": name, "seed": seed, "changes": changes, **found, **origin(hardware.pick_device())})
             print(f"{name:60} seed {seed}  val_acc {found['val_acc']:.2f}%  {found['seconds']:.0f} s", flush=True)
 
