@@ -439,7 +439,9 @@ def test_a_refusal_costs_no_download(
 
 def test_resume_goes_on(trained: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     before = trained.document["final"]
+    (trained.out / "curves.png").unlink()  # as if killed just before it was drawn
     found = documented(["train", "--resume", "--out", str(trained.out), "--quiet"], capsys)
+    assert (trained.out / "curves.png").is_file()
     assert found["final"]["step"] == 2  # it was done already: nothing to do, the same result
     assert found["final"]["val_loss"] == before["val_loss"]
 

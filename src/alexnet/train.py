@@ -115,6 +115,8 @@ def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
         raise ValueError(f"--max-steps {recipe.max_steps}: the run in {s.folder} is at step {s.progress.step} already")
     if s.progress.logged == s.last_step:
         display.line(runfolder.nothing_left(s))
+        if main and not (s.folder / plots.CURVES).is_file():  # killed between its last checkpoint and the picture
+            plots.curves(s.folder)
         return _result(s, None)
     config = runfolder.describe_run(s)
     if resume:

@@ -84,6 +84,7 @@ def _stored_recipe(folder: Path, name: str | None, changes: dict[str, Any]) -> R
 
 def _result_text(result: Result, recipe: Recipe) -> str:
     """The figures, each with what it is worth, and what to do next."""
+    from alexnet.report.plots import CURVES
 
     def figures(row: Mapping[str, float], names: Sequence[str]) -> str:
         return "  ".join(f"{n} {row[n]:.2f}%" if n.endswith("acc") else f"{n} {row[n]:.4f}" for n in names if n in row)
@@ -94,7 +95,7 @@ def _result_text(result: Result, recipe: Recipe) -> str:
     if best.get("step"):
         where = f"{best['val_acc']:.2f}% at step {best['step']:,.0f}"
         lines.append(f"highest val_acc on the way: {where}; picked on the validation images, so not a result")
-    picture, place = folder / "curves.png", shlex.quote(str(folder))
+    picture, place = folder / CURVES, shlex.quote(str(folder))
     viewer = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
     if recipe.name == "quickstart":
         example = _example(folder, recipe)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["CSS", "canvas", "chance", "confusion", "curves", "save", "ticks"]
+__all__ = ["CSS", "CURVES", "canvas", "chance", "confusion", "curves", "save", "ticks"]
 
 _INK, _SOFT, _GRID, _EDGE = "#24292f", "#6b7280", "#e7e9ec", "#b9bec6"
 _TRAIN, _VALIDATION, _OTHER = "#2f6690", "#c0562f", "#4b5563"
@@ -72,6 +72,7 @@ _PANELS = (
 _X_LABELS = {"step": "step (batches)", "epoch": "epoch (passes over the training images)"}
 
 _FEW_POINTS = 40  # up to here every point gets a dot: one row would draw no line
+CURVES = "curves.png"
 _MANY_POINTS = 400  # from here the line is thin
 _FEW_EPOCHS = 4  # from here epochs are counted in whole ones
 _CELL_COUNTS = 20  # classes; above it the numbers in the cells would not be readable
@@ -101,7 +102,7 @@ def curves(folder: Path) -> Path:
         _share_scale([axes[0], axes[1]])
         _share_scale([axes[3], axes[4], axes[5]], bottom=0.0)
         figure.suptitle(folder.resolve().name, x=0.012, ha="left", fontsize=13, fontweight="bold")
-        return save(figure, folder / "curves.png")
+        return save(figure, folder / CURVES)
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> Path:
