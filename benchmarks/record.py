@@ -25,7 +25,10 @@ def origin(device: torch.device) -> dict[str, Any]:
 
 
 class Growing:
-    """A record of several runs, written after each, that a second call goes on with. Each run has its own origin."""
+    """A record of several runs, written after each, that a second call goes on with. Each run has its own origin.
+
+    Calls that do different runs can be at work at once: each adds to what the others have written.
+    """
 
     def __init__(self, path: Path, head: dict[str, Any], names: Sequence[str]) -> None:
         """``head`` is what all its runs have in common, ``names`` the keys that tell one run from another.
@@ -46,6 +49,8 @@ class Growing:
 
     def add(self, run: dict[str, Any]) -> None:
         """Add a run and write the record, one run a line."""
+        if self.path.exists():
+            self.record["runs"] = json.loads(self.path.read_text())["runs"]
         self.record["runs"].append(run)
         first = json.dumps(self.names[0])
         text = json.dumps(self.record, ensure_ascii=False).replace(f"{{{first}", f"\n  {{{first}") + "\n"

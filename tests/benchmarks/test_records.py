@@ -19,13 +19,15 @@ CPU = torch.device("cpu")
 def test_a_run_keeps_its_own_origin_and_other_settings_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "trials.json"
     Growing(path, {"epochs": 1}, ("name", "seed")).add({"name": "a", "seed": 0, "commit": "old"})
-    again = Growing(path, {"epochs": 1}, ("name", "seed"))
+    again, at_once = (Growing(path, {"epochs": 1}, ("name", "seed")) for _ in range(2))
+    at_once.add({"name": "c", "seed": 0})
     assert again.has(name="a", seed=0)
     assert not again.has(name="a", seed=1)
     again.add({"name": "b", "seed": 0, **origin(CPU)})
     runs = json.loads(path.read_text())["runs"]
+    assert [run["name"] for run in runs] == ["a", "c", "b"]
     assert runs[0] == {"name": "a", "seed": 0, "commit": "old"}
-    assert {"hardware", "versions", "commit", "date"} < set(runs[1])
+    assert {"hardware", "versions", "commit", "date"} < set(runs[2])
     with pytest.raises(ValueError, match=r"its runs have another epochs; name another file"):
         Growing(path, {"epochs": 2}, ("name", "seed"))
     assert json.loads(path.read_text())["runs"] == runs
