@@ -1,6 +1,6 @@
 """The three pictures of the README that look inside a trained network: docs/inside-*.png.
 
-.venv/bin/python docs/draw_inside.py RUN [--index N]
+.venv/bin/python docs/draw_inside.py RUN [--index N] [--only filters]
 
 The filters of conv1; what one validation image is taken for, and which part of it speaks for that; the page of
 `alexnet demo` with the same image. The page is photographed in Debian's chromium, by Playwright.
@@ -23,6 +23,7 @@ from alexnet.use.explain.pictures import over_picture
 
 HERE = Path(__file__).resolve().parent
 SIDE = 5.6  # inches, of 100 pixels
+PICTURES = ("filters", "image", "demo")
 BARS = ("#2f6690", "#b9bec6")
 
 
@@ -88,13 +89,17 @@ def main() -> None:
     parser.add_argument("run", help="a run's folder, or a file of weights in one")
     parser.add_argument("--data", default="digits", help="what it was trained on (default digits)")
     parser.add_argument("--index", type=int, default=4, help="which of the demo's ten examples is shown (default 4)")
+    parser.add_argument("--only", choices=PICTURES, nargs="+", default=PICTURES, help="draw these; by default all")
     args = parser.parse_args()
     network = Network(load_model(args.run), datasets.load(args.data), device="cpu")
-    filters(network, HERE / "inside-filters.png")
-    image(network, network.examples()[args.index], HERE / "inside-image.png")
-    page(network, args.index, HERE / "inside-demo.png")
-    for name in ("filters", "image", "demo"):
+    for name in args.only:
         path = HERE / f"inside-{name}.png"
+        if name == "filters":
+            filters(network, path)
+        elif name == "image":
+            image(network, network.examples()[args.index], path)
+        else:
+            page(network, args.index, path)
         print(f"{path.name}: {np.prod(Image.open(path).size):,} pixels, {path.stat().st_size / 1000:.0f} kB")
 
 
