@@ -164,10 +164,15 @@ def readme_curves(accuracy: Sequence[dict[str, Any]]) -> str:
     if not (record := shown(accuracy)):
         return f"{six}\n\nWhat every run leaves in its folder; here seven epochs of digits."
     recipe, data = record["recipe"], record["data"]["name"]
-    names = sorted({each["recipe"]["name"] for each in accuracy if is_whole(each)})
-    return (
+    told = (
         f"{six}\n\nWhat every run leaves in its folder; here `{recipe['name']}` on {data}, {recipe['epochs']} epochs, "
-        f"seed {recipe['seed']}.\n\n![Training loss and validation accuracy of whole runs over epochs]"
+        f"seed {recipe['seed']}."
+    )
+    if len(whole := [each for each in accuracy if is_whole(each)]) == 1:
+        return told
+    names = sorted({each["recipe"]["name"] for each in whole})
+    return (
+        f"{told}\n\n![Training loss and validation accuracy of whole runs over epochs]"
         f"(docs/{WHOLE})\n\nWhole runs, a line a seed: {', '.join(f'`{name}`' for name in names)}. Where "
         "validation images were held out, their accuracy is not that of the test images."
     )
@@ -213,7 +218,8 @@ def draw(found: dict[str, list[dict[str, Any]]], docs: Path) -> None:
             draw_learning(record, docs / "why-2.303.png")
     if record := shown(found["accuracy"]):
         draw_run(record, docs / "curves.png")
-        draw_whole_runs([each for each in found["accuracy"] if is_whole(each)], docs / WHOLE)
+        if len(whole := [each for each in found["accuracy"] if is_whole(each)]) > 1:
+            draw_whole_runs(whole, docs / WHOLE)
 
 
 def main() -> None:

@@ -65,10 +65,13 @@ def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: No
     for each in found["accuracy"]:
         each["recipe"]["name"] = "classic"
     assert report.shown(found["accuracy"])["file"] == path.name
-    assert "here `classic` on digits, 1 epochs, seed 0." in report.readme_curves(found["accuracy"])
+    assert report.readme_curves(found["accuracy"]).endswith("here `classic` on digits, 1 epochs, seed 0.")
     report.draw(found, tmp_path)
-    for name in ("curves.png", "thirteen-epochs.png"):
-        assert (tmp_path / name).stat().st_size > 1000
+    assert [file.name for file in tmp_path.glob("*.png")] == ["curves.png"]  # of a single run the other shows no more
+    found["accuracy"].append(record | {"recipe": record["recipe"] | {"name": "modern"}})
+    assert "a line a seed: `classic`, `modern`." in report.readme_curves(found["accuracy"])
+    report.draw(found, tmp_path)
+    assert (tmp_path / "thirteen-epochs.png").stat().st_size > 1000
 
 
 def test_a_trial_is_compared_with_the_one_before_it_seed_by_seed() -> None:
