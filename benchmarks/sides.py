@@ -230,7 +230,7 @@ class Ours:
         metrics = Metrics(10, self.device)
         batches = eval_batches(self.s.dataset.val, self.s.card.normalization, 224, self.device)
         batches = batches if self.quick else itertools.islice(batches, 8)
-        seconds = clock(self.device, lambda: measure(self.s.judged, batches, metrics))
+        seconds = clock(self.device, lambda: measure(self.s.eval_model, batches, metrics))
         return seconds * len(self.s.dataset.val) / int(metrics.confusion.sum())
 
     def inference(self) -> float:

@@ -176,7 +176,7 @@ def _loop(
         # --- show, and save by the clock
         if display.due():
             _check_finite(s)
-            display.show(progress.step, s.read_own_share(), progress.seconds)
+            display.show(progress.step, s.read_local(), progress.seconds)
         save_is_due = time.monotonic() - saved_at >= 60 * s.recipe.save_every
         stop, save = s.accord.each_step(stopped() is not None, save_is_due)
         if save:
@@ -187,7 +187,7 @@ def _loop(
 
 
 def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
-    """One step of SGD on ``images`` ``[B, 3, S, S]`` and ``labels`` ``[B]``, this process's share of the batch.
+    """One step of SGD on ``images`` ``[B, 3, S, S]`` and ``labels`` ``[B]``, this process's shard of the batch.
 
     Gives the mean loss, still on the device: nothing is read back from there.
     """
@@ -195,7 +195,7 @@ def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
     set_rates(s.optimizer, recipe, progress.step, s.batches.steps_per_epoch, progress.drops)
     logits = s.model(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    s.accelerator.backward(loss * s.weight_of(len(labels)))
+    s.accelerator.backward(loss * s.loss_weight(len(labels)))
     grad_norm = clip_gradient(s.net, recipe.clip_norm or math.inf)
     s.optimizer.step()
     s.optimizer.zero_grad()
@@ -214,7 +214,7 @@ def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: 
     recipe, progress, step = s.recipe, s.progress, s.progress.step
     _check_finite(s)
     began = time.perf_counter()
-    scores = _judge(s, s.dataset.val, "center", stopped)
+    scores = _evaluate(s, s.dataset.val, "center", stopped)
     if scores and not math.isfinite(scores["loss"]):  # the step's own loss was that of the weights before it
         raise _diverged(s, "the validation loss", step)
     tested = _test(s, stopped) if scores and step == s.total_steps and s.dataset.test else {}
@@ -224,7 +224,7 @@ def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: 
     row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
     full = step % recipe.val_every == 0 or step == s.last_step
     if full:
-        row |= s.running.read(s.sum_up)
+        row |= s.running.read(s.all_reduce)
         seen = row.pop("images")
         row |= {"val_loss": scores["loss"], "val_acc": scores["top1"]}
         row["lr"] = learning_rate(recipe, step - 1, s.batches.steps_per_epoch, progress.drops)
@@ -263,20 +263,20 @@ def _result(s: Session, stopped_by: int | None) -> Result:
 def _test(s: Session, stopped: Callable[[], int | None]) -> dict[str, float] | None:
     """The test images, opened for the first time, in the recipe's views; None if a signal cut it short."""
     assert s.dataset.test is not None
-    found = _judge(s, s.dataset.test, s.recipe.test_views, stopped)
+    found = _evaluate(s, s.dataset.test, s.recipe.test_views, stopped)
     return found and {"test_loss": found["loss"], "test_acc": found["top1"]}
 
 
-def _judge(s: Session, images: Images, views: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
+def _evaluate(s: Session, images: Images, views: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
     """The network on all processes' shares of ``images``; None where one of them has been told to stop."""
     metrics = Metrics(s.card.num_classes, s.device)
     norm, flip = s.card.normalization, s.dataset.flip
-    model, batches = with_views(s.judged, s.net.variant, views, s.share_of(images), norm, s.device, flip)
-    turns = -(-len(images) // (s.share.world * eval_batch_size(s.device)))  # of the largest share
+    model, batches = with_views(s.eval_model, s.net.variant, views, s.shard_of(images), norm, s.device, flip)
+    turns = -(-len(images) // (s.shard.world * eval_batch_size(s.device)))  # of the largest shard
     padded = itertools.islice(itertools.chain(batches, itertools.repeat(None)), turns)
     if not measure(model, padded, metrics, lambda: s.accord.now(stopped() is not None)[0] > 0):
         return None
-    metrics.reduce(s.sum_up)
+    metrics.reduce(s.all_reduce)
     return metrics.result(expected=len(images))
 
 

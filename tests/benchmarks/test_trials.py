@@ -59,7 +59,7 @@ def test_a_square_is_cut_out(batches: loaders.ResidentBatches) -> None:
 def test_a_trial_leaves_the_test_images_closed(tiny_network: None) -> None:
     common = {"data": "digits", "epochs": 1, "holdout": 100, "seed": 0, "images": 256, "widths": "full"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_judge", watched := Watched(train._judge))
+        patch.setattr(train, "_evaluate", watched := Watched(train._evaluate))
         found = trials.measure("classic", {"warmup": 1.0}, common, ["center"])
     assert found["step"] == 2
     assert found["views"] == {"center": pytest.approx(found["val_acc"])}

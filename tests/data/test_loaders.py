@@ -22,10 +22,10 @@ def digits() -> datasets.Dataset:
     return datasets.load("digits")
 
 
-def open_(dataset: datasets.Dataset, share: loaders.Share = loaders.Share(), **changes: object) -> loaders.Batches:  # noqa: B008
+def open_(dataset: datasets.Dataset, shard: loaders.Shard = loaders.Shard(), **changes: object) -> loaders.Batches:  # noqa: B008
     recipe = recipes.quickstart(**changes)
     norm = normalization(recipe.input_scale, dataset.train)
-    return loaders.open_batches(dataset, recipe, norm, 224, CPU, share)
+    return loaders.open_batches(dataset, recipe, norm, 224, CPU, shard)
 
 
 def test_raw_is_pixels_minus_the_mean(digits: datasets.Dataset) -> None:
@@ -105,7 +105,7 @@ def test_an_epoch_is_every_image_once(digits: datasets.Dataset, loader: str) -> 
 
 def test_processes_share_each_batch(digits: datasets.Dataset) -> None:
     whole = next(open_(digits).train(0))
-    parts = [next(open_(digits, loaders.Share(rank, 2)).train(0)) for rank in (0, 1)]
+    parts = [next(open_(digits, loaders.Shard(rank, 2)).train(0)) for rank in (0, 1)]
     for rank, (images, labels) in enumerate(parts):
         assert torch.equal(images, whole[0][rank::2])
         assert torch.equal(labels, whole[1][rank::2])
@@ -150,7 +150,7 @@ def test_refusals(digits: datasets.Dataset) -> None:
     with pytest.raises(ValueError, match=r"--batch-size 5000: digits has only 1438"):
         open_(digits, batch_size=5000)
     with pytest.raises(ValueError, match="last batch has 30 images for 31 processes"):
-        open_(digits, loaders.Share(0, 31))
+        open_(digits, loaders.Shard(0, 31))
     large = Images(np.arange(4) % 2, Pixels(np.zeros((4, 200, 200, 3), dtype=np.uint8), "large"))
     photos = datasets.Dataset("photos", "photos", ("a", "b"), large, large, "val")
     with pytest.raises(ValueError, match=r"--loader resident: the images of photos are 200×200"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alexnet import recipes
-from alexnet.data.loaders import Share
+from alexnet.data.loaders import Shard
 from alexnet.run import session
 from alexnet.run.metrics import Running
 from alexnet.run.progress import Progress
@@ -58,7 +58,7 @@ def test_each_process_takes_up_its_own_and_of_another_number_the_first_takes_all
 
     def restored(rank: int, world: int, sums: torch.Tensor, states: torch.Tensor) -> tuple[list[float], int]:
         parts = SimpleNamespace(
-            recipe=recipes.classic(seed=3), progress=Progress(step=90), share=Share(rank, world),
+            recipe=recipes.classic(seed=3), progress=Progress(step=90), shard=Shard(rank, world),
             device=torch.device("cpu"), running=Running(torch.device("cpu")),
         )  # fmt: skip
         saved = {"sums": sums, "grad_norm": torch.tensor(1.0)}
@@ -77,10 +77,10 @@ def test_each_process_takes_up_its_own_and_of_another_number_the_first_takes_all
 
 
 def test_what_is_shown_is_of_all_shares() -> None:
-    parts = SimpleNamespace(share=Share(0, 3), running=Running(torch.device("cpu")))
+    parts = SimpleNamespace(shard=Shard(0, 3), running=Running(torch.device("cpu")))
     logits, labels = torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])
     parts.running.add(torch.tensor(0.7), logits, labels, torch.tensor(5.0), step=1)
-    found = session.Session.read_own_share(parts)  # type: ignore[arg-type]
+    found = session.Session.read_local(parts)  # type: ignore[arg-type]
     assert found == {"train_loss": pytest.approx(0.7), "train_acc": 50, "grad_norm": 5, "images": 6}
 
 

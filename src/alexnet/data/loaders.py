@@ -29,7 +29,7 @@ from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
 from alexnet.data.transforms import SCALE, Augmentation, ColorNoise, EvalTransform, TrainTransform
 from alexnet.recipes import Recipe
 
-__all__ = ["Batches", "Share", "eval_batch_size", "eval_batches", "open_batches", "workers_alive"]
+__all__ = ["Batches", "Shard", "eval_batch_size", "eval_batches", "open_batches", "workers_alive"]
 
 SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
 WORKERS = min(4, os.cpu_count() or 1)
@@ -48,7 +48,7 @@ class Batches(ABC):
     augmentation: Augmentation
     size: int
     device: torch.device
-    share: Share
+    shard: Shard
     kind: ClassVar[str]
 
     @property
@@ -57,14 +57,14 @@ class Batches(ABC):
 
     @abstractmethod
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's share of the epoch's batches, from batch ``start`` on."""
+        """This process's shard of the epoch's batches, from batch ``start`` on."""
 
     def close(self) -> None:  # noqa: B027
         """End what runs beside this process. A program that leaves workers behind never ends."""
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The part of each batch that this process takes."""
 
     rank: int = 0
@@ -76,7 +76,7 @@ class Share:
 
 
 def open_batches(
-    dataset: Dataset, recipe: Recipe, norm: Normalization, size: int, device: torch.device, share: Share = Share()
+    dataset: Dataset, recipe: Recipe, norm: Normalization, size: int, device: torch.device, shard: Shard = Shard()
 ) -> Batches:
     """The resident path where ``recipe.loader`` allows it and the data fit it, the worker path otherwise."""
     if recipe.batch_size > len(dataset.train):
@@ -84,9 +84,9 @@ def open_batches(
             f"--batch-size {recipe.batch_size}: {dataset.name} has only {len(dataset.train)} training images"
         )
     last = len(dataset.train) % recipe.batch_size or recipe.batch_size
-    if last < share.world:
+    if last < shard.world:
         raise ValueError(
-            f"--batch-size {recipe.batch_size}: an epoch's last batch has {last} images for {share.world} processes"
+            f"--batch-size {recipe.batch_size}: an epoch's last batch has {last} images for {shard.world} processes"
         )
     why_not = not_resident(dataset)
     if recipe.loader == "resident" and why_not:
@@ -94,7 +94,7 @@ def open_batches(
     noise, divisor = color_noise(recipe.color_noise, dataset.train), 1.1 if recipe.color_noise == "std" else 1.0
     augmentation = Augmentation(recipe.flip and dataset.flip, recipe.crop, noise, divisor)
     kind = WorkerBatches if recipe.loader == "workers" or why_not else ResidentBatches
-    return kind(dataset.train, recipe, norm, augmentation, size, device, share)
+    return kind(dataset.train, recipe, norm, augmentation, size, device, shard)
 
 
 def not_resident(dataset: Dataset) -> str:
@@ -146,7 +146,7 @@ class ResidentBatches(Batches):
         boxes = self._boxes(epoch).to(self.device)
         draws = _noise_draws(count, self.recipe, epoch).to(self.device)
         for first in range(start * size, count, size):
-            mine = self.share.of(first, min(first + size, count))
+            mine = self.shard.of(first, min(first + size, count))
             index = order[mine]
             images = self.normalize(self.pixels[index])
             if len(draws):
@@ -169,7 +169,7 @@ class WorkerBatches(Batches):
     def __post_init__(self) -> None:
         self.normalize = Normalize(self.norm, self.size, self.device)
         self.noise = ColorNoise(self.augmentation, self.norm, self.device)
-        self.sampler = _EpochSampler(len(self.images), self.recipe.batch_size, self.recipe.seed, self.share)
+        self.sampler = _EpochSampler(len(self.images), self.recipe.batch_size, self.recipe.seed, self.shard)
         self.loader = DataLoader(
             _Transformed(self.images, TrainTransform(self.size, self.norm, self.augmentation)),
             batch_sampler=self.sampler,
@@ -191,7 +191,7 @@ class WorkerBatches(Batches):
                 if images.dtype == torch.uint8:  # a quarter of the bytes on their way here
                     images = self.normalize(images)
                 if len(draws):
-                    mine = self.share.of(place * size, min((place + 1) * size, count))
+                    mine = self.shard.of(place * size, min((place + 1) * size, count))
                     images = self.noise(images, draws[mine].to(self.device), 1)
                 yield images, labels.to(self.device, non_blocking=True)
         except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
@@ -243,15 +243,15 @@ def _signals_held() -> Iterator[None]:
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (image, seed of its crop); the loop sets the epoch and the batch to start from."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, share: Share) -> None:
-        self.count, self.batch_size, self.seed, self.share = count, batch_size, seed, share
+    def __init__(self, count: int, batch_size: int, seed: int, shard: Shard) -> None:
+        self.count, self.batch_size, self.seed, self.shard = count, batch_size, seed, shard
         self.epoch = self.start = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = epoch_order(self.count, self.seed, self.epoch)
         crops = torch.randint(2**62, (self.count,), generator=_generator(self.seed, self.epoch, stream=2))
         for first in range(self.start * self.batch_size, self.count, self.batch_size):
-            mine = self.share.of(first, min(first + self.batch_size, self.count))
+            mine = self.shard.of(first, min(first + self.batch_size, self.count))
             yield list(zip(order[mine].tolist(), crops[mine].tolist(), strict=True))
 
 

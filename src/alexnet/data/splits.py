@@ -132,7 +132,7 @@ class Dataset:
     flip: bool = True  # whether a mirrored image is still of its class; a mirrored digit is not
     test: Images | None = None  # what a run opens once, at its end: where `val` is not what it is judged by
 
-    def judged_by(self, split: str) -> tuple[str, Images]:
+    def eval_images(self, split: str) -> tuple[str, Images]:
         """The images of ``--split`` ``val`` or ``test``, and what they are called. ValueError where there are none."""
         if split == "test" and self.test is not None:
             return "test", self.test

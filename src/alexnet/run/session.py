@@ -43,14 +43,14 @@ class Session:
     batches: loaders.Batches
     accelerator: Accelerator
     accord: Accord
-    share: loaders.Share
+    shard: loaders.Shard
     """Of each batch and of the images to judge by; both of two columns take them all."""
     net: AlexNet_2012
     """The network itself; ``model`` is the same as Accelerate prepared it: autocast, several processes."""
     model: nn.Module
     average: AlexNet_2012 | None
     """The moving average of the weights, where the recipe has one."""
-    judged: nn.Module
+    eval_model: nn.Module
     """What validation uses, prepared like ``model``: the average, else ``model`` itself."""
     optimizer: Any
     compiled: bool
@@ -58,8 +58,8 @@ class Session:
     progress: Progress
     unsaved_best: dict[str, Tensor] | None = None
     """Copy of the weights with the best validation so far, until they are on disk."""
-    shares: dict[int, Images] = field(default_factory=dict)
-    """What ``share_of`` gave, by the ``id`` of what it was asked for."""
+    shards: dict[int, Images] = field(default_factory=dict)
+    """What ``shard_of`` gave, by the ``id`` of what it was asked for."""
 
     @property
     def device(self) -> torch.device:
@@ -93,21 +93,21 @@ class Session:
             yield from self.batches.train(epoch, place)
             epoch, place = epoch + 1, 0
 
-    def share_of(self, images: Images) -> Images:
+    def shard_of(self, images: Images) -> Images:
         """The images that this process judges by, of ``images``; the same each time, so that they are decoded once."""
-        return self.shares.setdefault(id(images), images.subset(range(self.share.rank, len(images), self.share.world)))
+        return self.shards.setdefault(id(images), images.subset(range(self.shard.rank, len(images), self.shard.world)))
 
-    def sum_up(self, own: Tensor) -> Tensor:
-        """The sum of what the processes counted, each in its share."""
-        return own if self.share.world == 1 else self.accelerator.reduce(own)  # type: ignore[no-any-return]
+    def all_reduce(self, own: Tensor) -> Tensor:
+        """The sum of what the processes counted, each in its shard."""
+        return own if self.shard.world == 1 else self.accelerator.reduce(own)  # type: ignore[no-any-return]
 
-    def read_own_share(self) -> dict[str, float]:
-        """The running figures as if the other shares were like this one: nobody is asked. Waits for the device."""
-        return self.running.read(lambda own: own * self.share.world)
+    def read_local(self) -> dict[str, float]:
+        """The running figures as if the other shards were like this one: nobody is asked. Waits for the device."""
+        return self.running.read(lambda own: own * self.shard.world)
 
-    def of_each(self, own: Tensor) -> Tensor:
-        """``own`` of each share, by rank, on the CPU: ``[world, *]``; two columns, which have the same, once."""
-        return own.cpu()[None] if self.share.world == 1 else self.accord.gather(own.cpu())
+    def all_gather(self, own: Tensor) -> Tensor:
+        """``own`` of each process, by rank, on the CPU: ``[world, *]``; two columns, which have the same, once."""
+        return own.cpu()[None] if self.shard.world == 1 else self.accord.gather(own.cpu())
 
     def close(self) -> None:
         """End the processes that load images. To be called however the run ends."""
@@ -125,11 +125,11 @@ class Session:
         weight = 1 - min(self.recipe.ema, step / (9 + step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), weight)
 
-    def weight_of(self, own: int) -> float:
+    def loss_weight(self, own: int) -> float:
         """What the mean loss over ``own`` images counts for, so that the mean over processes is the batch's."""
         place, size = self.progress.step % self.batches.steps_per_epoch, self.recipe.batch_size
         batch: int = min(size, len(self.dataset.train) - place * size)
-        return own * self.share.world / batch
+        return own * self.shard.world / batch
 
     def _whole(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state of the whole network or optimiser, which all processes ask for together, from this process's."""
@@ -158,8 +158,8 @@ class Session:
         state = {
             "model": self._whole(self.net.state_dict()),
             "optimizer": self._whole(self.optimizer.state_dict()),
-            "running": self.running.state_dict(self.of_each),
-            "random": {name: self.of_each(own) for name, own in random.items()},
+            "running": self.running.state_dict(self.all_gather),
+            "random": {name: self.all_gather(own) for name, own in random.items()},
         }
         if self.average is not None:
             state["average"] = self._whole(self.average.state_dict())
@@ -221,7 +221,7 @@ class Session:
 
         Older checkpoints hold one of each, without the first dimension: the sums of all, and the first one's state.
         """
-        rank, world = self.share.rank, self.share.world
+        rank, world = self.shard.rank, self.shard.world
         sums = running["sums"].view(-1, 3)
         random = {name: each.view(-1, each.shape[-1]) for name, each in random.items()}
         if len(sums) != world:
@@ -252,8 +252,8 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     norm = normalization(recipe.input_scale, dataset.train)
     as_columns = recipe.parallel == "columns"
-    share = loaders.Share() if as_columns else loaders.Share(accelerator.process_index, accelerator.num_processes)
-    batches = loaders.open_batches(dataset, recipe, norm, net.variant.image_sizes[0], device, share)
+    shard = loaders.Shard() if as_columns else loaders.Shard(accelerator.process_index, accelerator.num_processes)
+    batches = loaders.open_batches(dataset, recipe, norm, net.variant.image_sizes[0], device, shard)
     if as_columns:
         net = columns.split(net, columns.Pair(accelerator.process_index))
     compiled = device.type == "cuda" and not as_columns if recipe.compile is None else recipe.compile
@@ -264,8 +264,8 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         average.compile(dynamic=False)
     model = accelerator.prepare_model(net, evaluation_mode=as_columns)  # two columns have no gradient in common
     optimizer = accelerator.prepare_optimizer(sgd(net, recipe, device))
-    judged = model if average is None else accelerator.prepare_model(average, evaluation_mode=True)
-    torch.manual_seed(recipe.seed + share.rank)  # dropout differs between processes
+    eval_model = model if average is None else accelerator.prepare_model(average, evaluation_mode=True)
+    torch.manual_seed(recipe.seed + shard.rank)  # dropout differs between processes
     return Session(
         recipe=recipe,
         folder=folder,
@@ -274,11 +274,11 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
         batches=batches,
         accelerator=accelerator,
         accord=Accord(accelerator.num_processes),
-        share=share,
+        shard=shard,
         net=net,
         model=model,
         average=average,
-        judged=judged,
+        eval_model=eval_model,
         optimizer=optimizer,
         compiled=compiled,
         running=Running(device),

@@ -59,7 +59,7 @@ def evaluate(
     if views not in VIEWS:
         raise ValueError(f"--views {views}: allowed is one of {', '.join(VIEWS)}")
     card = card_of(model)
-    name, images = dataset.judged_by(split)
+    name, images = dataset.eval_images(split)
     check_classes(dataset, card.classes)
     place = hardware.pick_device(device)
     model.to(place).to(memory_format=torch.channels_last)
