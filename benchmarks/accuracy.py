@@ -1,6 +1,6 @@
 """Train recipes over seeds and keep one record a run.
 
-    python benchmarks/accuracy.py classic reference --seeds 0 1 2 --data FOLDER [--max-steps N] [flags of the recipe]
+    python benchmarks/accuracy.py classic reference --seeds 0 1 2 --data FOLDER [--max-steps N] [--val-every N]
 
 A record is results/accuracy-RECIPE-LABEL-sSEED.json: the recipe, every logged row, the last row as the result, the
 hardware and the versions. Nothing is picked: the result is the last step's, whatever came before. A run whose record
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--val-every", type=int, help="steps between two rows; by default the recipe's")
     parser.add_argument("--plain", action="store_true", help="float32, not compiled")
     parser.add_argument("--loader", default="auto", choices=["auto", "resident", "workers"])
     parser.add_argument("--label", default="", help="distinguishes records of one recipe, such as gpu or cpu-1-epoch")
@@ -104,6 +105,8 @@ def main() -> None:
     parser.add_argument("--tracker", default="none", choices=["wandb", "trackio", "tensorboard", "none"])
     args = parser.parse_args()
     changes = {"data": args.data, "max_steps": args.max_steps, "tracker": args.tracker, "loader": args.loader}
+    if args.val_every:
+        changes["val_every"] = args.val_every
     if args.plain:
         changes |= {"precision": "fp32", "compile": False}
     loader = args.loader if args.loader != "auto" else ""
