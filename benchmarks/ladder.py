@@ -29,7 +29,7 @@ RUNGS = [name for name, _ in trials.LADDER]
 def page(records: Sequence[dict[str, Any]]) -> str:
     """The generated part: a line a trial, a column a record, and below where each column comes from."""
     tried = [name for name, _ in trials.trials() if any(_accuracies(record, name) for record in records)]
-    rows = [[name + " = modern" * (name == RUNGS[-1]), *(_cell(each, name) for each in records)] for name in tried]
+    rows = [[_told(name), *(_cell(each, name) for each in records)] for name in tried]
     return "\n\n".join([table(["with", *map(_length, records)], rows), *map(_source, records), *_by_views(records)])
 
 
@@ -38,14 +38,20 @@ def _by_views(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     runs = [(_length(record), run) for record in records for run in record["runs"] if "views" in run]
     if not runs:
         return
+    names = [name for name, _ in trials.trials()]
+    runs.sort(key=lambda each: names.index(each[1]["name"]))
     views = sorted({view for _, run in runs for view in run["views"]}, key=recipes.VIEWS.index)
     head = ["trial", "of", "center", *(f"`--views {view}`" for view in views)]
     rows = []
     for length, run in runs:
         found = [run["val_acc"], *(run["views"].get(view) for view in views)]
-        rows.append([run["name"], length, *("–" if share is None else f"{share:.2f}" for share in found)])
+        rows.append([_told(run["name"]), length, *("–" if share is None else f"{share:.2f}" for share in found)])
     yield "The same networks, by the mean of their answers to several views of an image:"
     yield table(head, rows)
+
+
+def _told(name: str) -> str:
+    return name.removeprefix("modern, ") + " = `modern`" if name == RUNGS[-1] else name
 
 
 def before(name: str) -> str | None:

@@ -36,12 +36,12 @@ class Growing:
         ValueError where the file at ``path`` holds runs of another head.
         """
         self.path, self.names = path, names
-        self.record = head | {"runs": []}
+        self.record: dict[str, Any] = head | {"runs": []}
         if path.exists():
             before = json.loads(path.read_text())
             if different := [key for key in head if before.get(key) != head[key]]:
                 raise ValueError(f"--json {path}: its runs have another {', '.join(different)}; name another file")
-            self.record["runs"] = before["runs"]
+            self.record = before
 
     def has(self, **names: Any) -> bool:
         """Whether a run with these names is there."""
@@ -50,7 +50,7 @@ class Growing:
     def add(self, run: dict[str, Any]) -> None:
         """Add a run and write the record, one run a line."""
         if self.path.exists():
-            self.record["runs"] = json.loads(self.path.read_text())["runs"]
+            self.record = json.loads(self.path.read_text())
         self.record["runs"].append(run)
         first = json.dumps(self.names[0])
         text = json.dumps(self.record, ensure_ascii=False).replace(f"{{{first}", f"\n  {{{first}") + "\n"

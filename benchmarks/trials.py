@@ -39,11 +39,12 @@ LADDER: list[tuple[str, dict[str, Any]]] = [
     ("batches of 64", {"batch_size": 64}),
     ("Nesterov's momentum, warm-up over one epoch of 13, lr 0.04", {"nesterov": True, "warmup": 1.0, "lr": 0.04}),
     ("label smoothing 0.1, moving average of the weights 0.999", {"label_smoothing": 0.1, "ema": 0.999}),
+    ("modern, lr 0.08", {"lr": 0.08}),
 ]
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("modern, lr 0.02", {"lr": 0.02}),
     ("modern, lr 0.02, batches of 128", {"lr": 0.02, "batch_size": 128}),
-    ("modern, lr 0.08", {"lr": 0.08}),
+    ("modern, lr 0.16", {"lr": 0.16}),
     ("modern, clipped at norm 4", {"clip_norm": 4.0}),
     ("modern, not clipped", {"clip_norm": 0.0}),
     ("modern, resized crops", {"crop": "random-resized"}),
@@ -139,7 +140,7 @@ def measure(name: str, changes: dict[str, Any], common: dict[str, Any], views: S
         held = datasets.load(recipe.data).as_in(recipe.holdout, recipe.images, flip=recipe.flip)
         by_views = {each: evaluate(load_model(result.folder), held, each)["top1"] for each in views}
     final = result.final
-    keep = ("val_acc", "val_loss", "train_acc", "train_loss", "step")
+    keep = ("val_acc", "val_loss", "train_acc", "train_loss", "grad_norm", "step")
     spec = {"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}
     told = {"seconds": seconds, "data": data | spec} | ({"views": by_views} if views else {})
     return {key: final[key] for key in keep} | told
@@ -165,7 +166,8 @@ def main() -> None:
         "data": dataset.name,
         "fingerprint": dataset.fingerprint(),
         "command": f"python benchmarks/trials.py --data FOLDER --epochs {args.epochs} --holdout {args.holdout}"
-        + f" --widths {args.widths}" * (args.widths != "full"),
+        + f" --widths {args.widths}" * (args.widths != "full")
+        + f" --views {' '.join(args.views)}" * bool(args.views),
         "epochs": args.epochs,
         "holdout": args.holdout,
     } | ({"widths": args.widths} if args.widths != "full" else {})

@@ -257,7 +257,7 @@ def modern(**changes: Any) -> Recipe:
     alexnet train modern. Model selection on 5,000 training images held out; the test images are opened once.
     """
     base = Recipe(
-        name="modern", input_scale="imagenet", init="he", crop="random", batch_size=64, lr=0.04, warmup=1.0,
+        name="modern", input_scale="imagenet", init="he", crop="random", batch_size=64, lr=0.08, warmup=1.0,
         nesterov=True, label_smoothing=0.1, ema=0.999, holdout=5000, test_views="flip",
     )  # fmt: skip
     return _make(base, changes)
