@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--tracker", default="none", choices=["wandb", "trackio", "tensorboard", "none"])
     args = parser.parse_args()
     changes = {"data": args.data, "max_steps": args.max_steps, "tracker": args.tracker, "loader": args.loader}
-    if args.val_every:
+    if args.val_every is not None:
         changes["val_every"] = args.val_every
     if args.plain:
         changes |= {"precision": "fp32", "compile": False}

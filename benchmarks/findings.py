@@ -19,7 +19,7 @@ from alexnet.reproduce.catalogue import EXPERIMENTS
 from alexnet.reproduce.experiment import Experiment
 from alexnet.reproduce.pictures import draw
 from alexnet.reproduce.told import spread
-from record import between
+from record import between, keep_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- findings: made by benchmarks/findings.py -->", "<!-- end of findings -->"
@@ -101,13 +101,9 @@ def main() -> int:
     found = records()
     parts = {ROOT / "docs" / "findings.md": page(found), ROOT / "README.md": readme_lines(found)}
     pages = {path: between(path.read_text(), part, BEGIN, END) for path, part in parts.items()}
-    wrong = [path for path, text in pages.items() if path.read_text() != text]
+    status = keep_pages(pages, check=args.check)
     if args.check:
-        for path in wrong:
-            print(f"{path.name}: differs from the records; run `make results`", file=sys.stderr)
-        return 1 if wrong else 0
-    for path, text in pages.items():
-        path.write_text(text)
+        return status
     folder = ROOT / "docs" / "findings"
     for name, record in found.items():
         folder.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import trials
 from alexnet import recipes
-from record import between
+from record import between, keep_pages
 from tables import origins, spread, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,14 +101,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    old = PAGE.read_text()
-    new = between(old, page(list(records(ROOT / "results"))), BEGIN, END)
-    if args.check:
-        if old != new:
-            print(f"{PAGE.name}: differs from the records; run `make results`", file=sys.stderr)
-        return int(old != new)
-    PAGE.write_text(new)
-    return 0
+    text = between(PAGE.read_text(), page(list(records(ROOT / "results"))), BEGIN, END)
+    return keep_pages({PAGE: text}, check=args.check)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,3 +62,14 @@ def between(text: str, part: str, begin: str, end: str) -> str:
     """``text``, a page, with ``part`` between its markers."""
     before, rest = text.split(begin)
     return f"{before}{begin}\n\n{part.strip()}\n\n{end}{rest.split(end)[1]}"
+
+
+def keep_pages(pages: dict[Path, str], *, check: bool) -> int:
+    """Write the pages that are not as they should be; with ``check`` name them in a line each. An exit status."""
+    wrong = [path for path, text in pages.items() if path.read_text() != text]
+    for path in wrong:
+        if check:
+            print(f"{path.name}: differs from the records; run `make results`", file=sys.stderr)
+        else:
+            path.write_text(pages[path])
+    return int(check and bool(wrong))

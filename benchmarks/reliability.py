@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from record import between
+from record import between, keep_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RECORD = ROOT / "docs" / "reliability.md", ROOT / "results" / "faults-cpu.json"
@@ -70,14 +70,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    before = PAGE.read_text()
-    after = between(before, page(json.loads(RECORD.read_text())["runs"]), BEGIN, END)
-    if args.check:
-        if before != after:
-            print(f"{PAGE.name}: differs from the record; run `make results`", file=sys.stderr)
-        return int(before != after)
-    PAGE.write_text(after)
-    return 0
+    text = between(PAGE.read_text(), page(json.loads(RECORD.read_text())["runs"]), BEGIN, END)
+    return keep_pages({PAGE: text}, check=args.check)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pictures import draw_learning, draw_run, draw_whole_runs
-from record import between
+from record import between, keep_pages
 from tables import (
     ACCURACY_HEAD,
     MEASURES,
@@ -222,18 +222,14 @@ def draw(found: dict[str, list[dict[str, Any]]], docs: Path) -> None:
             draw_whole_runs(whole, docs / WHOLE)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
     args = parser.parse_args()
     if not args.check:
         draw(records(ROOT / "results"), ROOT / "docs")
-    for path, text in pages(ROOT).items():
-        if args.check and (not path.exists() or path.read_text() != text):
-            sys.exit(f"{path.name} differs from the records; run `make results`")
-        if not args.check:
-            path.write_text(text)
+    return keep_pages(pages(ROOT), check=args.check)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

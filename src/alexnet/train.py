@@ -268,7 +268,7 @@ def _test(s: Session, stopped: Callable[[], int | None]) -> dict[str, float] | N
 
 
 def _evaluate(s: Session, images: Images, views: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
-    """The network on all processes' shares of ``images``; None where one of them has been told to stop."""
+    """The network on all processes' shards of ``images``; None where one of them has been told to stop."""
     metrics = Metrics(s.card.num_classes, s.device)
     norm, flip = s.card.normalization, s.dataset.flip
     model, batches = with_views(s.eval_model, s.net.variant, views, s.shard_of(images), norm, s.device, flip)

@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 def test_a_run_keeps_its_own_origin_and_other_settings_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "trials.json"
     Growing(path, {"epochs": 1}, ("name", "seed")).add({"name": "a", "seed": 0, "commit": "old"})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": "by hand"}))
     again, at_once = (Growing(path, {"epochs": 1}, ("name", "seed")) for _ in range(2))
     at_once.add({"name": "c", "seed": 0})
     assert again.has(name="a", seed=0)
@@ -26,6 +27,7 @@ def test_a_run_keeps_its_own_origin_and_other_settings_do_not_mix(tmp_path: Path
     again.add({"name": "b", "seed": 0, **origin(CPU)})
     runs = json.loads(path.read_text())["runs"]
     assert [run["name"] for run in runs] == ["a", "c", "b"]
+    assert json.loads(path.read_text())["notes"] == "by hand"
     assert runs[0] == {"name": "a", "seed": 0, "commit": "old"}
     assert {"hardware", "versions", "commit", "date"} < set(runs[2])
     with pytest.raises(ValueError, match=r"its runs have another epochs; name another file"):
