@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet import hardware, recipes
+from alexnet import hardware, lrn, recipes
 from alexnet.data import datasets
 from alexnet.data.splits import Dataset
 from alexnet.run.session import open_session
@@ -73,6 +73,7 @@ def main() -> None:
         "command": f"python benchmarks/agreement.py --batch-size {args.batch_size} --steps {args.steps}",
         "data": dataset.name,
         "precision": ways["fast"].precision,
+        "response_norm": lrn.written_in(device),
         **origin(device),
         "losses": losses,
     }

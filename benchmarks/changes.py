@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from alexnet import hardware, recipes
+from alexnet import hardware, native, recipes
 from alexnet.data import datasets
 from alexnet.run.session import open_session
 from alexnet.train import train_step
@@ -26,12 +26,16 @@ from sides import BATCH, clock, make_plain
 STAGES = [
     ("float32, channels first, torch's response normalisation", set()),
     ("freed memory kept, huge pages", {"memory"}),
-    ("our response normalisation", {"memory", "lrn"}),
-    ("channels last", {"memory", "lrn", "layout"}),
+    ("our response normalisation, in torch's operations where channels are first", {"memory", "lrn"}),
+    ("channels last, response normalisation in C++", {"memory", "lrn", "layout"}),
     ("bf16 autocast", {"memory", "lrn", "layout", "bf16"}),
     ("fused SGD", {"memory", "lrn", "layout", "bf16", "fused"}),
     ("torch.compile", {"memory", "lrn", "layout", "bf16", "fused", "compile"}),
     ("all but memory kept", {"lrn", "layout", "bf16", "fused"}),
+    (
+        "all but C++: our response normalisation in torch's operations",
+        {"memory", "lrn in torch", "layout", "bf16", "fused"},
+    ),
     ("all but our response normalisation, which bf16 needs on a CPU", {"memory", "layout", "fused"}),
 ]
 
@@ -47,7 +51,9 @@ def step_seconds(changes: set[str], device_name: str, steps: int, pipe: Any) -> 
     s = open_session(recipe, Path(), datasets.load("digits"), device)
     layout = torch.channels_last if "layout" in changes else torch.contiguous_format
     s.net.to(memory_format=layout)
-    if "lrn" not in changes:
+    if "lrn in torch" in changes:
+        native.load = lambda source: None
+    elif "lrn" not in changes:
         make_plain(s.net, layout)
     if "fused" not in changes:
         for group in s.optimizer.param_groups:
@@ -75,7 +81,7 @@ def main() -> None:
         seconds = mine.recv()
         process.join()
         rows.append({"name": name, "seconds": [round(s, 4) for s in seconds]})
-        print(f"{name:64} {statistics.median(seconds):8.4f} s  ({min(seconds):.4f} to {max(seconds):.4f})", flush=True)
+        print(f"{name:76} {statistics.median(seconds):8.4f} s  ({min(seconds):.4f} to {max(seconds):.4f})", flush=True)
     record = {
         "kind": "changes",
         "command": f"python benchmarks/changes.py --steps {args.steps}",

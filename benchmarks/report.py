@@ -99,7 +99,7 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         parts.append(
             f"## What each change gives: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit "
             f"{record['commit']}. Seconds of a training step of 128 without its data, median, and in brackets the "
-            "least and the most; each line adds to the one before, until the last two. Record: "
+            "least and the most; each line adds to the one before; the last three leave one out of what “fused SGD” has. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(["with", "seconds"], change_rows(record))
         )
     for record in found["decode"]:
@@ -116,10 +116,10 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         head = ["against the plain path", "difference on average", "at most", "last loss"]
         parts.append(
             f"## The fast path computes what the plain one does: {machine(record)}\n\n`{record['command']}` on "
-            f"{record['data']}, {record['precision']}, {record['date']}. Differences of the training loss, step by "
-            "step, from a float32 run with torch's response normalisation; the second line is that run with only "
-            f"its images rounded to bf16. Record: [{record['file']}](results/{record['file']}).\n\n"
-            + table(head, agreement_rows(record))
+            f"{record['data']}, {record['precision']}, response normalisation in {record['response_norm']}, "
+            f"{record['date']}, commit {record['commit']}. Differences of the training loss, step by step, from a "
+            "float32 run with torch's response normalisation; the second line is that run with only its images rounded "
+            f"to bf16. Record: [{record['file']}](results/{record['file']}).\n\n" + table(head, agreement_rows(record))
         )
     for record in found["learning"]:
         head = ["input", "initialisation", "starts to learn", "first loss", "last 20 losses"]
