@@ -99,7 +99,8 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         parts.append(
             f"## What each change gives: {machine(record)}\n\n`{record['command']}`, {record['date']}, commit "
             f"{record['commit']}. Seconds of a training step of 128 without its data, median, and in brackets the "
-            "least and the most; each line adds to the one before; the last three leave one out of what “fused SGD” has. Record: "
+            "least and the most; each line adds to the one before; the last three leave one out of what “fused SGD” "
+            "has. Record: "
             f"[{record['file']}](results/{record['file']}).\n\n" + table(["with", "seconds"], change_rows(record))
         )
     for record in found["decode"]:

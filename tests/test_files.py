@@ -48,8 +48,11 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path) -> None
     git("add", "venv")
     git("commit", "--quiet", "-m", "another project's")
     assert (commit_of(theirs), commit_of(ours)) == (None, None)
-    git("add", "src")
+    page = tmp_path / "README.md"
+    page.write_text("one")
+    git("add", "src", page.name)
     git("commit", "--quiet", "-m", "this one's")
+    page.write_text("two")
     assert commit_of(ours) == git("rev-parse", "--short=12", "HEAD")
     ours.write_text(ours.read_text() + "\n")
     assert commit_of(ours) == git("rev-parse", "--short=12", "HEAD") + "+"

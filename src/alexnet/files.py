@@ -59,9 +59,10 @@ def finite(value: Any) -> Any:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree this package runs from, with ``+`` where files differ; None outside a checkout.
+    """The commit of the source tree this package runs from, with ``+`` where code differs; None outside a checkout.
 
-    A checkout of something else, inside which the package is installed, is not the package's own.
+    Code is src/ and benchmarks/: a page that is being written, or a record just made, changes nothing in a run. A
+    checkout of something else, inside which the package is installed, is not the package's own.
     """
     here = Path(__file__).resolve().parent
 
@@ -72,6 +73,7 @@ def git_commit() -> str | None:
     try:
         if git("ls-files", "--error-unmatch", "--full-name", Path(__file__).name) != "src/alexnet/files.py":
             return None
-        return git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*") or None
+        changed = git("diff", "--name-only", "HEAD", "--", ":/src", ":/benchmarks")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
