@@ -30,12 +30,12 @@ from tables import (
     decode_rows,
     figure,
     groups,
-    is_whole,
     learning_rows,
     machine,
     origins,
     table,
     test_accuracy,
+    whole_runs,
 )  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,9 +58,9 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
     parts = [
         "# Results\n\nEvery number here is computed from a record in [results/](results/) by `make results`. "
         "Accuracies on “CIFAR-10 (JPEG q75 copy)” were measured on a lossy copy of CIFAR-10, train and test; they are "
-        "compared with each other alone, not with figures on CIFAR-10. A commit with a + had changes that no commit "
-        "has. Other records have pages of their own: [what each change from classic to modern gives]"
-        "(docs/from-classic-to-modern.md), [the paper's findings](docs/findings.md), [faults](docs/reliability.md).",
+        "compared with each other alone, not with figures on CIFAR-10. Other records have pages of their own: "
+        "[what each change from classic to modern gives](docs/from-classic-to-modern.md), [the paper's findings]"
+        "(docs/findings.md), [faults](docs/reliability.md).",
         "## Accuracy\n\nThe last step's figures, nothing picked; mean ± standard deviation over seeds where there are "
         "several runs; of a single one, in brackets, Wilson's 95% interval, which answers for the images that were "
         "drawn and not for another seed. A row of fewer epochs than its schedule's shows the beginning of a run, not "
@@ -73,14 +73,15 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         files = ", ".join(f"[{run['file']}](results/{run['file']})" for run in runs)
         notes = f"; {first['notes']}" if "notes" in first else ""
         parts.append(f"- `{first['command']}` on {machine(first)}, {first['date']}, {commits(runs)}{notes}: {files}")
-    judged = [record for record in found["accuracy"] if is_whole(record) and "confusion" in record]
-    if judged:
-        record = max(judged, key=test_accuracy)
+    first_seeds = [record for record in whole_runs(found["accuracy"]) if record["recipe"]["seed"] == 0]
+    if first_seeds:
+        record = max(first_seeds, key=test_accuracy)
         head = ["true class", "right, %", *record["classes"]]
         parts.append(
-            f"## Class by class\n\nThe {sum(map(sum, record['confusion'])):,} test images by the last step of "
-            f"[{record['file']}](results/{record['file']}), `{record['recipe']['name']}`: a row a true class, a column "
-            "an answer.\n\n" + table(head, class_rows(record))
+            f"## Class by class\n\nThe {sum(map(sum, record['confusion'])):,} test images by the last step of the "
+            f"recipe that gets most of them right, `{record['recipe']['name']}`, with seed 0 "
+            f"([{record['file']}](results/{record['file']})): a row a true class, a column an answer.\n\n"
+            + table(head, class_rows(record))
         )
     for record in found["compare"]:
         head = ["measure", "ours", "baseline", "unit", "ratio"]
@@ -146,7 +147,7 @@ def commits(runs: Sequence[dict[str, Any]]) -> str:
 def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     """The measured figures that open the README."""
     settings = groups(found["accuracy"])
-    whole = [runs for runs in settings if is_whole(runs[0])]
+    whole = groups(whole_runs(found["accuracy"]))
     parts = [table(ACCURACY_HEAD, accuracy_rows(whole or settings))] if settings else []
     if found["compare"]:
         parts.append(speed_table(found["compare"]))
@@ -155,8 +156,10 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def shown(accuracy: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The run whose six charts README shows: seed 0 of classic, once it is whole."""
-    of_classic = (each for each in accuracy if each["recipe"]["name"] == "classic" and each["recipe"]["seed"] == 0)
-    return next(filter(is_whole, of_classic), None)
+    wanted = ("classic", 0)
+    return next(
+        (each for each in whole_runs(accuracy) if (each["recipe"]["name"], each["recipe"]["seed"]) == wanted), None
+    )
 
 
 def readme_curves(accuracy: Sequence[dict[str, Any]]) -> str:
@@ -169,7 +172,7 @@ def readme_curves(accuracy: Sequence[dict[str, Any]]) -> str:
         f"{six}\n\nWhat every run leaves in its folder; here `{recipe['name']}` on {data}, {recipe['epochs']} epochs, "
         f"seed {recipe['seed']}."
     )
-    if len(whole := [each for each in accuracy if is_whole(each)]) == 1:
+    if len(whole := whole_runs(accuracy)) == 1:
         return told
     names = sorted({each["recipe"]["name"] for each in whole})
     return (
@@ -219,7 +222,7 @@ def draw(found: dict[str, list[dict[str, Any]]], docs: Path) -> None:
             draw_learning(record, docs / "why-2.303.png")
     if record := shown(found["accuracy"]):
         draw_run(record, docs / "curves.png")
-        if len(whole := [each for each in found["accuracy"] if is_whole(each)]) > 1:
+        if len(whole := whole_runs(found["accuracy"])) > 1:
             draw_whole_runs(whole, docs / WHOLE)
 
 

@@ -72,9 +72,9 @@ def groups(accuracy: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return sorted(found.values(), key=lambda runs: (runs[0]["recipe"]["name"], runs[0]["steps"]))
 
 
-def is_whole(record: dict[str, Any]) -> bool:
-    """Whether a run came to the end of its schedule."""
-    return bool(record["final"]["epoch"] == record["recipe"]["epochs"])
+def whole_runs(accuracy: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs that came to the end of their schedule."""
+    return [record for record in accuracy if record["final"]["epoch"] == record["recipe"]["epochs"]]
 
 
 def test_accuracy(record: dict[str, Any]) -> float:

@@ -70,10 +70,14 @@ def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: No
     assert report.readme_curves(found["accuracy"]).endswith("here `classic` on digits, 1 epochs, seed 0.")
     report.draw(found, tmp_path)
     assert [file.name for file in tmp_path.glob("*.png")] == ["curves.png"]  # of a single run the other shows no more
-    found["accuracy"].append(record | {"recipe": record["recipe"] | {"name": "modern"}})
+    found["accuracy"].append(record | {"recipe": record["recipe"] | {"name": "modern"}, "file": "modern.json"})
     assert "a line a seed: `classic`, `modern`." in report.readme_curves(found["accuracy"])
     report.draw(found, tmp_path)
     assert (tmp_path / "thirteen-epochs.png").stat().st_size > 1000
+
+    seed_1 = {"recipe": record["recipe"] | {"seed": 1}, "final": record["final"] | {"val_acc": 99.0}}
+    found["accuracy"].append(record | seed_1 | {"file": "lucky.json"})
+    assert f"with seed 0 ([{path.name}](results/{path.name})): a row a true class" in report.results_page(found)
 
 
 def test_a_trial_is_compared_with_the_one_before_it_seed_by_seed() -> None:
