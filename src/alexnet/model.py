@@ -8,8 +8,9 @@ References:
     caffe    BVLC's models/bvlc_alexnet and models/bvlc_reference_caffenet (github.com/BVLC/caffe).
 
 Where the default, ``classic``, departs from the paper: conv2, conv4 and conv5 see all channels (one tower); dropout
-sits on the inputs of the two hidden fully connected layers, not on their outputs; conv1 is padded by 2; α is divided
-by the window's size. ``VARIANTS`` holds the others, ``ABLATIONS`` the classic one less one thing.
+sits on the inputs of the two hidden fully connected layers, not on their outputs, and what it leaves is doubled in
+training, not halved at test; conv1 is padded by 2; α is divided by the window's size. ``VARIANTS`` holds the others,
+``ABLATIONS`` the classic one less one thing.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ VARIANTS: Mapping[str, Variant] = {
         ),
         Variant(
             name="paper",
-            source="the paper, sections 3 to 5; where it is silent (224 → 55), the released code",
+            source="the paper, sections 3 to 5; 224 → 55 and norms within a tower as in the released code",
             init="paper",
             conv1_padding=None,
             groups=2,

@@ -224,8 +224,9 @@ def imagenet(**changes: Any) -> Recipe:
     images, which training opens once, the percent right, top-1 and top-5. The paper has errors of 40.7% and 18.2%, the
     released code's notes .40664 and .18210. 50,000 training images are held out to lower the rate by.
 
-    Not run yet. Computed, not measured: 4.14 GFLOP an image, 458 PFLOP in all. At 40% of an H100's 989 TFLOP/s that is
-    19 minutes, so decoding decides: 111 million photographs at 440 a second and core are 18 hours of the loader's four.
+    Not run yet: whether it needs ``paper``'s clipping and conv3 to conv5 of N(0, 0.03), as CIFAR-10 does, is not known.
+    Computed: 4.14 GFLOP an image, 458 PFLOP in all. At 40% of an H100's 989 TFLOP/s that is 19 minutes, so decoding
+    decides: 111 million photographs at 440 a second and core are 18 hours of the loader's four.
     """
     size = {"epochs": 90, "holdout": 50_000, "val_every": 5000}
     return _make(dataclasses.replace(paper(**size), name="imagenet", data="data/imagenet"), changes)

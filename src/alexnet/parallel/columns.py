@@ -1,12 +1,12 @@
-"""The paper's two towers on two processes, as on its two cards (section 3.5 and figure 2).
+"""The paper's two towers on two processes, as on its two cards (section 3.2 and figure 2).
 
     torchrun --nproc-per-node 2 -m alexnet train paper --parallel columns
 
 Each process holds one half of every layer's outputs, hence one half along dimension 0 of every weight, bias, gradient
 and momentum, and nothing is held twice. conv2, conv4, conv5 and response normalisation stay within a tower. The towers
 meet before conv3, fc6, fc7 and fc8, which see both halves of what came before, and in the logits, from which both
-processes compute the same loss. Together they compute what the one network does, dropout included: each draws the whole
-network's masks, from the same random state, and takes its half.
+processes compute the same loss. (In 2012 fc8 was whole, on the first card.) Together they compute what the one network
+does, dropout included: each draws the whole network's masks, from the same random state, and takes its half.
 """
 
 from __future__ import annotations

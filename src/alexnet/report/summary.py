@@ -124,7 +124,7 @@ def _counted_rows() -> list[dict[str, Any]]:
         row(
             "filters",
             lambda n: "-".join(str(conv.out_channels) for conv in convs[n]),
-            "paper 3.5; torchvision: A. Krizhevsky, One weird trick, arXiv:1404.5997",
+            "paper 3.5; torchvision: cuda-convnet2, layers-imagenet-1gpu.cfg (arXiv:1404.5997 has 384 in conv4)",
         ),
         row(
             "conv1 padding",
@@ -172,7 +172,7 @@ def _described_rows() -> list[dict[str, Any]]:
             "norm sees",
             lambda v, _: "its own tower" if v.lrn_towers > 1 else "all channels",
             "no norm",
-            "layers-145.cfg: rnorm1a, rnorm1b; Caffe: one LRN layer over both groups",
+            "paper 3.3: all kernels; layers-145.cfg: rnorm1a, rnorm1b; Caffe: one LRN layer over both groups",
         ),
         row(
             "weights",

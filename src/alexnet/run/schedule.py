@@ -25,8 +25,8 @@ def source(step: int, total: int, lr: float, layer: str = "") -> float:
     """Learning rate of the weights at step ``step``, from 0, of ``total``, as the released code's run had it.
 
     That run began with 0.01 and was stopped at epoch 91. The rate was divided by 10 at epochs 25, 51 and 79; in
-    ``conv1`` at 67 too, and there it was 0 from 72 on (layers/layer-params-145.cfg, lines 169 to 181). Its epochs are
-    counted here as shares of the run.
+    ``conv1`` at 67 too, and there it was 0 from 72 on (layers/layer-params-145.cfg, lines 169 to 181). Its epochs,
+    which were counted from 1, so that each note may mean one pass less, are shares of the run here.
     """
     epoch = 91 * step / total
     if layer == "conv1" and epoch >= 72:

@@ -35,7 +35,7 @@ class CaffeLayer:
 
 
 def read_caffemodel(path: Path) -> list[CaffeLayer]:
-    """The layers in the order of the file, in either of Caffe's formats (``layers`` of V1, ``layer`` since 2014).
+    """The layers in the order of the file, in either of Caffe's formats (``layers`` of V1, ``layer`` since 2015).
 
     Raises:
         FileNotFoundError: no such file.

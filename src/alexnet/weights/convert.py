@@ -31,8 +31,8 @@ TWO_TOWERS = tuple(name for name, variant in VARIANTS.items() if variant.groups 
 ILSVRC_MEAN = (122.67891434, 116.66876762, 104.00698793)
 WARPED = "the image warped to 256×256"
 TORCHVISION = (
-    "this is torchvision's alexnet, the one-tower network of 2014 (One weird trick, arXiv:1404.5997): 64 first filters "
-    "and no response normalisation; its weights do not fit AlexNet of 2012, which has 96"
+    "this is torchvision's alexnet, after the one-tower network of 2014 (One weird trick, arXiv:1404.5997): 64 first "
+    "filters and no response normalisation; its weights do not fit AlexNet of 2012, which has 96 first filters"
 )
 
 Layer = tuple[Tensor, Tensor]  # weight, bias
