@@ -14,7 +14,7 @@ setup: .venv/dev  ## Create .venv with everything for development
 	$(BIN)/python -m pip install --quiet uv
 
 .venv/run: .venv/bin/uv pyproject.toml constraints.txt
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[demo]'
 	@touch $@
 
 .venv/dev: .venv/run

@@ -20,9 +20,8 @@ from typing import Any
 from pictures import draw_learning, draw_run, draw_whole_runs
 from record import between, keep_pages
 from tables import (
-    ACCURACY_HEAD,
     MEASURES,
-    accuracy_rows,
+    accuracy_table,
     agreement_rows,
     change_rows,
     class_rows,
@@ -66,7 +65,7 @@ def results_page(found: dict[str, list[dict[str, Any]]]) -> str:
         "drawn and not for another seed. A row of fewer epochs than its schedule's shows the beginning of a run, not "
         "what it comes to. `classic` and `reference` validate on the test set, as the published run of `reference` "
         "did; `modern` and `paper` validate on 5,000 training images and open the test set once, at the end.\n\n"
-        + table(ACCURACY_HEAD, accuracy_rows(groups(found["accuracy"]))),
+        + accuracy_table(groups(found["accuracy"])),
     ]
     for runs in groups(found["accuracy"]):
         first = runs[0]
@@ -148,7 +147,7 @@ def readme_table(found: dict[str, list[dict[str, Any]]]) -> str:
     """The measured figures that open the README."""
     settings = groups(found["accuracy"])
     whole = groups(whole_runs(found["accuracy"]))
-    parts = [table(ACCURACY_HEAD, accuracy_rows(whole or settings))] if settings else []
+    parts = [accuracy_table(whole or settings)] if settings else []
     if found["compare"]:
         parts.append(speed_table(found["compare"]))
     return "\n\n".join(parts)
@@ -192,7 +191,7 @@ def speed_table(found: Sequence[dict[str, Any]]) -> str:
         for name in ("train_step", "data_path", "lrn", "classic_job", "classic_job_one_pass")
     ]
     machines = "; ".join(dict.fromkeys(map(machine, found)))
-    return f"Speed on {machines}, by what its host gave in a large bf16 product:\n\n" + table(head, rows)
+    return f"Speed on {machines}; a column a host, by its rate in a large bf16 product:\n\n" + table(head, rows)
 
 
 def _gain(row: dict[str, Any]) -> str:

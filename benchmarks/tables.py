@@ -18,7 +18,7 @@ MEASURES = {
     "lrn_float32": "the same, both in float32",
     "validation": "validation of 10,000 images; the usual way's in two passes",
     "classic_job": "the whole `classic` job, 13 epochs",
-    "classic_job_one_pass": "the same, were the usual way to validate in one pass",
+    "classic_job_one_pass": "the same, if the usual way validated in one pass",
     "inference": "inference from 512 image files",
     "peak_memory": "peak memory of steps and validations",
 }
@@ -90,7 +90,9 @@ def with_interval(record: dict[str, Any]) -> str:
     return f"{test_accuracy(record):.2f} ({low:.1f} to {high:.1f})"
 
 
-def accuracy_rows(runs_by_setting: Iterable[list[dict[str, Any]]]) -> list[list[str]]:
+def accuracy_table(runs_by_setting: Iterable[list[dict[str, Any]]]) -> str:
+    """A row a setting; a column in which no row has anything is left out."""
+    head = ["recipe", "data", "epochs", "runs", "test accuracy, %", "test loss", "minutes a run", "on"]
     rows = []
     for runs in runs_by_setting:
         first = runs[0]
@@ -107,7 +109,8 @@ def accuracy_rows(runs_by_setting: Iterable[list[dict[str, Any]]]) -> list[list[
                 f"{first['device']}, {first['precision']}",
             ]
         )
-    return rows
+    filled = [column for column in range(len(head)) if any(row[column] != "–" for row in rows)]
+    return table([head[column] for column in filled], [[row[column] for column in filled] for row in rows])
 
 
 def class_rows(record: dict[str, Any]) -> list[list[str]]:
@@ -116,9 +119,6 @@ def class_rows(record: dict[str, Any]) -> list[list[str]]:
         [name, f"{100 * row[i] / sum(row):.1f}", *(f"**{n}**" if i == j else str(n) for j, n in enumerate(row))]
         for i, (name, row) in enumerate(zip(record["classes"], record["confusion"], strict=True))
     ]
-
-
-ACCURACY_HEAD = ["recipe", "data", "epochs", "runs", "test accuracy, %", "test loss", "minutes a run", "on"]
 
 
 def compare_rows(record: dict[str, Any]) -> list[list[str]]:

@@ -286,7 +286,7 @@ def _reproduce(parser: argparse.ArgumentParser) -> None:
 
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
     "train": (_train, "Train a network and leave a run folder.", "classic --data cifar10 --out runs/first --epochs 5"),
-    "evaluate": (_evaluate, "Measure a trained network on validation images.", "runs/first --views ten-crop"),
+    "evaluate": (_evaluate, "Measure a trained network on validation or test images.", "runs/first --views ten-crop"),
     "predict": (_predict, "Classify image files.", "runs/first cat.jpg dog.png --top-k 3"),
     "explain": (_explain, "Look inside a trained network, on one page.", "runs/first cat.jpg --out inside.html"),
     "summary": (_summary, "Show a network layer by layer.", "--variant paper --num-classes 1000"),

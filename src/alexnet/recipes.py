@@ -53,11 +53,11 @@ class Recipe:
 
     data: str = _data("cifar10", "The images: cifar10, digits, a folder, or hf:NAME.")
     data_dir: str = _data("data", "Where downloaded data sets are kept.")
-    images: int | None = _data(None, "Learn from so many of the training images, of each class its share; none: all.")
+    images: int | None = _data(None, "Learn from about so many training images, of each class its share; none: all.")
     holdout: int = _data(
         0,
-        "Training images kept apart to validate on; the test set is then opened once, at the end. 0: validate on that. "
-        "Data that bring both val and test keep to those.",
+        "Training images, about so many, kept apart to validate on; the test set is then opened once, at the end. 0: "
+        "validate on the test set. Data with both a val and a test split are used as they are.",
     )
     input_scale: Literal["raw", "mean-image", "imagenet"] = _data(
         "raw",
@@ -118,7 +118,7 @@ class Recipe:
     device: Literal["auto", "cpu", "cuda", "mps"] = _run("auto", "Where to compute; auto takes the best one present.")
     precision: Literal["auto", "fp32", "bf16"] = _run(
         "auto",
-        "Arithmetic of the network; weights and optimiser stay in float32. auto: bf16 where the hardware gains.",
+        "Arithmetic of the network; its weights stay in float32. auto: bf16 where the hardware gains.",
     )
     loader: Literal["auto", "resident", "workers"] = _run(
         "auto",

@@ -138,7 +138,7 @@ class Dataset:
             return "test", self.test
         if split == "test" and self.val_split != "test":
             raise ValueError(
-                f"--split test: of {self.name} the split {self.val_split} is read to judge by; allowed is val"
+                f"--split test: {self.name} has only the split {self.val_split} to judge by; allowed is val"
             )
         return self.val_split, self.val
 

@@ -208,7 +208,8 @@ def report(found: dict[str, Any]) -> str:
     ]
     if "will_learn" not in found:
         return "\n".join(lines)
-    lines += ["", f"{'layer':8}{'differs':>12}{'shared':>12}{'gradient':>12}"]
+    if found["layers"]:
+        lines += ["", f"{'layer':8}{'differs':>12}{'shared':>12}{'gradient':>12}"]
     for layer in found["layers"]:
         lines.append(
             f"{layer['name']:8}{layer['signal_std']:>12.2g}{layer['signal_mean']:>12.2g}{layer['grad_std']:>12.2g}"
