@@ -99,7 +99,7 @@ def measure(spec: str, device: torch.device, repeats: int, files: list[Path]) ->
     figures |= {rate: {"ours": [], "baseline": []} for rate in ("matrix_rate", "copy_rate")}
     for what in MEASURES:
         times = 1 if what == "peak_memory" else repeats
-        warm_up = what in ("train_step", "inference")
+        warm_up = what in ("train_step", "validation", "inference")
         for repeat in range(times + warm_up):
             for side in ("ours", "baseline"):
                 value = ask(side, what)
@@ -125,11 +125,14 @@ def training_flop() -> float:
     return 2.0 * (3 * total - first)
 
 
-def copy_share(figures: dict[str, dict[str, list[float]]]) -> float:
-    """Percent of the copy bandwidth that our response normalisation reaches: it cannot do with less than 5 passes."""
+def copy_share(figures: dict[str, dict[str, list[float]]], value: int) -> float:
+    """Percent of the copy bandwidth that our response normalisation reaches: it cannot do with less than 5 passes.
+
+    ``value``: bytes of one, 2 in bf16 and 4 in float32.
+    """
     count = LRN_SHAPE[0] * LRN_SHAPE[1] * LRN_SHAPE[2] * LRN_SHAPE[3]
     seconds = statistics.median(figures["lrn"]["ours"]) / 1000
-    moved = 5 * 2 * count  # bf16: x read, y written; x and the gradient read, the other gradient written
+    moved = 5 * value * count  # x read, y written; x and the gradient read, the other gradient written
     return 100 * moved / seconds / 1e9 / statistics.median(figures["copy_rate"]["ours"])
 
 
@@ -142,7 +145,7 @@ def full_job(spec: str, device: torch.device) -> float:
         return time.perf_counter() - began
 
 
-def to_rows(figures: dict[str, dict[str, list[float]]], job: list[float]) -> list[dict[str, Any]]:
+def to_rows(figures: dict[str, dict[str, list[float]]], job: list[float], value: int = 2) -> list[dict[str, Any]]:
     """One row a measure: medians, spreads, and the ratio that is above 1 where ours is better."""
     flop, rate = training_flop() * BATCH, statistics.median(figures["matrix_rate"]["ours"]) * 1e12
     all_figures = {name: dict(sides) for name, sides in figures.items() if name in MEASURES}
@@ -160,7 +163,7 @@ def to_rows(figures: dict[str, dict[str, list[float]]], job: list[float]) -> lis
         }
         if job:
             all_figures[name]["ours"] = job[1:]
-    more = {"lrn": {"share_of_copy_pct": round(copy_share(figures), 1)}}
+    more = {"lrn": {"share_of_copy_pct": round(copy_share(figures, value), 1)}}
     rows = []
     for name, unit in UNITS.items():
         ours, baseline = (statistics.median(all_figures[name][side]) for side in ("ours", "baseline"))
@@ -199,7 +202,7 @@ def main() -> None:
         figures = measure(args.data, device, args.repeats, files)
     in_full = device.type == "cuda" and args.data != "synthetic"
     job = [full_job(args.data, device) for _ in range(3)] if in_full else []  # the first one compiles
-    rows = to_rows(figures, job)
+    rows = to_rows(figures, job, 2 if hardware.pick_precision("auto", device) == "bf16" else 4)
     record = {
         "kind": "compare",
         "command": f"python benchmarks/compare.py --repeats {args.repeats}"

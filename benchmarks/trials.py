@@ -93,7 +93,8 @@ def growing_dropout() -> Iterator[None]:
                 layer.p = 0.5 * s.progress.step / s.total_steps
         return step(s, images, labels)
 
-    with mock.patch.object(train, "train_step", grown):
+    uncompiled = mock.patch.object(hardware, "can_compile", return_value=False)  # else anew for each probability
+    with uncompiled, mock.patch.object(train, "train_step", grown):
         yield
 
 

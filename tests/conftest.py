@@ -1,11 +1,14 @@
 """What all tests share."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 # Before torch is there. Another number of threads adds in another order; and several test processes with a thread for
 # every core slow each other down tenfold.
 os.environ["OMP_NUM_THREADS"] = "1"
+if "gpu" not in sys.argv:  # of `-m gpu`
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is promised bit for bit is a CPU's
 
 import pytest
 from hypothesis import settings

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import tiny
-from alexnet import native, recipes, train
+from alexnet import hardware, native, recipes, train
 from alexnet.data import datasets
 from alexnet.lrn import written_in
 from alexnet.run import doctor, trackers
@@ -628,6 +628,22 @@ def test_sigterm_to_torchrun_saves_in_time_also_in_validation(tmp_path: Path, im
     started.communicate(timeout=60)
     assert time.monotonic() - began < 30
     load_checkpoint(tmp_path / "run" / "last.ckpt")
+
+
+def test_compiling_that_was_to_be_and_cannot_be_is_told(
+    images: Path,
+    tiny_network: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(hardware, "can_compile", lambda device: False)
+    plain = recipes.quickstart(**{"data": str(images), "max_steps": 1, "device": "cpu"} | SMALL)
+    train.run(dataclasses.replace(plain, compile=True), out=tmp_path / "run")
+    assert "not compiled: what torch.compile needs was not found" in "".join(capsys.readouterr())
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["compiled"] is False
+    train.run(plain, out=tmp_path / "plain")
+    assert "not compiled" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.slow

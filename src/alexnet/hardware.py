@@ -8,7 +8,10 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
+from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +23,40 @@ __all__ = [
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device for ``auto``, ``cpu``, ``cuda`` or ``mps``. ValueError where it is not present."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``mps``. ValueError where torch cannot use it here."""
+    if name == "cpu":
+        return torch.device(name)
+    no_cuda = _why_no_cuda()
+    present = {"cuda": not no_cuda, "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, here in present.items() if here))
     if not present.get(name, False):
         here = ", ".join(kind for kind, yes in present.items() if yes)
-        raise ValueError(f"--device {name}: not present on this machine; allowed: auto, {here}")
+        why = no_cuda if name == "cuda" else "not present on this machine"
+        raise ValueError(f"--device {name}: {why}; allowed: auto, {here}")
     return torch.device(name)
+
+
+def _why_no_cuda() -> str:
+    """Why this torch cannot compute with CUDA here; empty where it can."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch was built without it (pytorch.org/get-started has builds with it)"
+    if not torch.cuda.is_available():
+        return "no card was found, or its driver is too old for this torch"
+    card = torch.cuda.get_device_capability()
+    if torch.version.hip is None and not _has_code_for(card, torch.cuda.get_arch_list()):
+        return f"this torch has no code for a card of compute capability {card[0]}.{card[1]}"
+    return ""
+
+
+def _has_code_for(card: tuple[int, int], built_for: Iterable[str]) -> bool:
+    """Whether a card runs what was built for ``sm_86`` (its own major version) or ``compute_90`` (PTX: any later)."""
+    for each in built_for:
+        kind, _, number = each.partition("_")
+        built = divmod(int(number.rstrip("af")), 10)
+        if built <= card and (kind == "compute" or built[0] == card[0]):
+            return True
+    return False
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -48,12 +77,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether ``torch.compile`` finds what it needs: a C++ compiler for a CPU; for CUDA a C compiler and Triton, which
-    supports devices of compute capability 7.0 and above.
+    """Whether ``torch.compile`` finds what it needs: a C++ compiler for a CPU; for CUDA a C compiler, Python's headers
+    (Debian has them apart, in python3-dev) and Triton, which supports compute capability 7.0 and above.
     """
-    if device.type == "cuda" and (find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0)):
+    if device.type != "cuda":
+        return cpp_compiler() is not None
+    if find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0):
         return False
-    return (_compiler("CC", "gcc", "clang") if device.type == "cuda" else cpp_compiler()) is not None
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # where Triton looks
+    headers = Path(sysconfig.get_path("include", scheme)) / "Python.h"
+    return headers.is_file() and _compiler("CC", "gcc", "clang") is not None
 
 
 def cpp_compiler() -> str | None:

@@ -116,6 +116,7 @@ def test_a_killed_worker_is_one_line_and_a_bug_is_a_bug() -> None:
     for told in (
         "DataLoader worker (pid 7) is killed by signal: Killed. ",
         "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+        "Pin memory thread exited unexpectedly",
         "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
         "RuntimeError: unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)",
     ):

@@ -31,12 +31,16 @@ def train(args: argparse.Namespace) -> Answer:
         raise UsageError(f"--resume: {folder} holds no run to go on with; name a recipe to begin one there")
     else:
         recipe = recipe_from(args.recipe or "classic", changes)
+    from torch import distributed
+
     from alexnet import train
 
     try:
         result = train.run(recipe, out=folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
     except train.TrainingError as error:
         raise FailedError(str(error)) from error
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
     document = {
         "folder": str(folder),
         "final": result.final,

@@ -182,7 +182,7 @@ class WorkerBatches(Batches):
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
         count, size = len(self.images), self.recipe.batch_size
-        draws = _noise_draws(count, self.recipe, epoch)
+        draws = _noise_draws(count, self.recipe, epoch).to(self.device)
         try:
             with _signals_held():  # what the iterator starts, inherits this
                 batches = iter(self.loader)
@@ -191,8 +191,7 @@ class WorkerBatches(Batches):
                 if images.dtype == torch.uint8:  # a quarter of the bytes on their way here
                     images = self.normalize(images)
                 if len(draws):
-                    mine = self.shard.of(place * size, min((place + 1) * size, count))
-                    images = self.noise(images, draws[mine].to(self.device), 1)
+                    images = self.noise(images, draws[self.shard.of(place * size, min((place + 1) * size, count))], 1)
                 yield images, labels.to(self.device, non_blocking=True)
         except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
             last = str(error).strip().splitlines()[-1]
@@ -215,7 +214,8 @@ def workers_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker") and "unable to allocate shared memory" not in str(error):
+        died = str(error).startswith(("DataLoader worker", "Pin memory thread"))
+        if not died and "unable to allocate shared memory" not in str(error):
             raise
         raise ChildProcessError(
             "a data worker was killed or got no memory; memory or /dev/shm (in a container, --shm-size) may be short; "
@@ -263,13 +263,13 @@ class _Transformed(torch.utils.data.Dataset[tuple[Tensor, int]]):
         index, crop_seed = key
         # the transform draws from the global state; give it the image's own
         with self.images.decoding(index) as image, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(crop_seed)
+            torch.default_generator.manual_seed(crop_seed)
             return self.transform(image), int(self.images.labels[index])
 
 
 def eval_batch_size(device: torch.device) -> int:
-    """Large batches where memory is plenty; on a CPU the size that stays near its cache (measured)."""
-    return 1000 if device.type == "cuda" else 128
+    """On a CPU the size that stays near its cache (measured); on a card what 2 GB hold without torch.compile."""
+    return 250 if device.type == "cuda" else 128
 
 
 def eval_batches(images: Images, norm: Normalization, size: int, device: torch.device) -> Iterator[Batch]:

@@ -119,7 +119,7 @@ def describe_run(s: Session) -> dict[str, Any]:
         "step": s.progress.step,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": s.device.type,
-        "compiled": s.compiled,
+        "compiled": bool(s.compiled),
         "lrn": written_in(s.device),
         "processes": s.accelerator.num_processes,
         "hardware": hardware.describe(s.device),
@@ -197,7 +197,7 @@ def headline(s: Session, config: dict[str, Any]) -> str:
     if s.dataset.test:
         images += f"; {len(s.dataset.test):,} test images, opened at the end"
     how = f"{config['device']}, {config['precision']}, {config['loader']} data{', compiled' if s.compiled else ''}"
-    if s.recipe.compile and not s.compiled:
+    if s.compiled is None:
         how += ", not compiled: what torch.compile needs was not found"
     steps = f"steps {s.progress.step} to {s.last_step} of {s.total_steps}"
     return f"{s.recipe.name}: {s.dataset.name}, {images}\n{how}; {steps}; {s.folder}"

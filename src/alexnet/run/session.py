@@ -53,7 +53,8 @@ class Session:
     eval_model: nn.Module
     """What validation uses, prepared like ``model``: the average, else ``model`` itself."""
     optimizer: Any
-    compiled: bool
+    compiled: bool | None
+    """None: it was to be, and what torch.compile needs was not found."""
     running: Running
     progress: Progress
     unsaved_best: dict[str, Tensor] | None = None
@@ -146,7 +147,7 @@ class Session:
         self.progress.best_acc, self.progress.best_step = val_acc, self.progress.step
         weights = self._whole(self.kept.state_dict())
         if self.accelerator.is_main_process:  # the one that writes
-            self.unsaved_best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            self.unsaved_best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
 
     def save(self) -> None:
         """Write last.ckpt, and best.safetensors if there is a new best. All processes call it together."""
@@ -256,8 +257,9 @@ def open_session(recipe: Recipe, folder: Path, dataset: datasets.Dataset, device
     batches = loaders.open_batches(dataset, recipe, norm, net.variant.image_sizes[0], device, shard)
     if as_columns:
         net = columns.split(net, columns.Pair(accelerator.process_index))
-    compiled = device.type == "cuda" and not as_columns if recipe.compile is None else recipe.compile
-    if compiled and (compiled := hardware.can_compile(device)):
+    compiled: bool | None = device.type == "cuda" and not as_columns if recipe.compile is None else recipe.compile
+    if compiled and (compiled := hardware.can_compile(device) or None):
+        torch._dynamo.config.recompile_limit = 64  # of all runs in a process; beyond it torch goes on uncompiled
         net.compile(dynamic=False)  # once for each size of batch: whole, the epoch's last, validation's
     average = copy.deepcopy(net).requires_grad_(False) if recipe.ema else None
     if average is not None and compiled:

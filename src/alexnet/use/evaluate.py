@@ -41,6 +41,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """What a loaded model makes of a data set's validation or test images, as ``alexnet evaluate --json`` prints it.
 
+    The model moves to the device and stays there.
+
     Args:
         views: ``center``, one view an image as in training; ``flip``, it and its mirror; or ``ten-crop``. Mirrors are
             left out for data whose mirrored images are of no class, such as digits.

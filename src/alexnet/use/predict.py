@@ -51,6 +51,7 @@ def predict(
 
     Files are read in threads while the network works, never more than three batches ahead of the answers, so any number
     of files fits in memory. A file that cannot be read gets an answer with an ``error``; the others are not held up.
+    The model moves to the device and stays there.
 
     Args:
         top_k: classes an answer; by default 5, or all where there are fewer.
