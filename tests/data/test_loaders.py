@@ -143,6 +143,19 @@ def test_seeds_and_epochs_differ(digits: datasets.Dataset) -> None:
     assert len(orders) == 9
 
 
+def test_crops_and_noise_are_drawn_anew_in_each_epoch_and_for_each_seed(digits: datasets.Dataset) -> None:
+    places, crops, noises = set(), set(), set()
+    for seed in range(2):
+        resident, workers = (open_(digits, loader=kind, seed=seed) for kind in ("resident", "workers"))
+        for epoch in range(2):
+            places.add(tuple(resident._boxes(epoch).left.tolist()))  # type: ignore[attr-defined]
+            workers.sampler.epoch = epoch  # type: ignore[attr-defined]
+            crops.add(next(iter(workers.sampler))[0][1])  # type: ignore[attr-defined]
+            recipe = recipes.quickstart(color_noise="std", input_scale="mean-image", seed=seed)
+            noises.add(loaders._noise_draws(4, recipe, epoch)[0, 0].item())
+    assert len(places) == len(crops) == len(noises) == 4
+
+
 def test_digits_are_never_mirrored(digits: datasets.Dataset) -> None:
     assert not open_(digits, flip=True).augmentation.flip  # type: ignore[attr-defined]
 

@@ -166,6 +166,16 @@ def test_stds_noise_divides_the_image_and_ends(dataset: datasets.Dataset, loader
     assert shifts.mean((2, 3)).std(0).max() > 1
 
 
+def test_eigenvalues_noise_is_added_and_divides_nothing(dataset: datasets.Dataset) -> None:
+    norm, batches = normalization("mean-image", dataset.train), []
+    for kind in ("none", "eigenvalue"):
+        recipe = recipes.classic(batch_size=64, color_noise=kind, input_scale="mean-image", crop="random")
+        batches.append(next(loaders.open_batches(dataset, recipe, norm, 224, CPU).train(1))[0])
+    shifts = batches[1] - batches[0]
+    assert shifts.std((2, 3)).max() < 1e-3
+    assert shifts.mean((2, 3)).std(0).max() > 0.01
+
+
 WARPED = dataclasses.replace(PLAIN, resize="warp")
 
 
