@@ -741,3 +741,11 @@ def test_report_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "config.json").write_text('{"recipe": {}}')
     (tmp_path / "metrics.jsonl").write_text("step 1\n")
     assert "metrics.jsonl, line 1" in refused(["report", str(tmp_path)], capsys, 1)
+
+
+def test_nobody_has_to_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed before the start, or as pythonw has them."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["variants"]) == 0
+    assert main(["summary", "--variant", "lenet"]) == 2

@@ -28,6 +28,9 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. ``--help`` and ``--version`` raise SystemExit, as argparse does."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the start, or pythonw: nobody listens
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")

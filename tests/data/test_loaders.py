@@ -1,6 +1,8 @@
 """Both loaders: the transforms, the order, the share of each process, the choice between them."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -136,6 +138,20 @@ def test_workers_that_cannot_be_started_are_one_line(digits: datasets.Dataset, m
     monkeypatch.setattr(loaders.DataLoader, "__iter__", refuse)
     with pytest.raises(OSError, match="temporarily unavailable"):
         next(open_(digits, loader="workers").train(0))
+
+
+def test_signals_stay_held_while_a_fork_server_starts() -> None:
+    """Python's resource tracker, which then starts too, lets both through again as it does."""
+    code = """
+import multiprocessing.resource_tracker, signal
+multiprocessing.set_start_method("forkserver")
+from alexnet.data import loaders
+with loaders._signals_held():
+    multiprocessing.resource_tracker.ensure_running()
+    assert {signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, [])
+assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_seeds_and_epochs_differ(digits: datasets.Dataset) -> None:

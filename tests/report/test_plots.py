@@ -50,6 +50,13 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+def test_names_that_are_no_valid_text_are_drawn(tmp_path: Path) -> None:
+    classes = ["caf\udce9", "th\u00e9"]
+    folder = write(tmp_path / "run\udcff", some_rows(3), classes)
+    assert plots.curves(folder).stat().st_size > 1000
+    assert plots.confusion([[3, 1], [0, 4]], classes, tmp_path / "confusion.png").stat().st_size > 1000
+
+
 def test_curves_are_six_labelled_charts(tmp_path, monkeypatch):
     found = texts(monkeypatch)
     path = plots.curves(write(tmp_path / "a-run", some_rows(20), [str(i) for i in range(10)]))

@@ -7,6 +7,7 @@ seed, the epoch and its place, so a run resumed in the middle of an epoch sees e
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.resource_tracker
 import os
 import signal
 from abc import ABC, abstractmethod
@@ -79,15 +80,11 @@ def open_batches(
     dataset: Dataset, recipe: Recipe, norm: Normalization, size: int, device: torch.device, shard: Shard = Shard()
 ) -> Batches:
     """The resident path where ``recipe.loader`` allows it and the data fit it, the worker path otherwise."""
-    if recipe.batch_size > len(dataset.train):
-        raise ValueError(
-            f"--batch-size {recipe.batch_size}: {dataset.name} has only {len(dataset.train)} training images"
-        )
-    last = len(dataset.train) % recipe.batch_size or recipe.batch_size
-    if last < shard.world:
-        raise ValueError(
-            f"--batch-size {recipe.batch_size}: an epoch's last batch has {last} images for {shard.world} processes"
-        )
+    batch, count = recipe.batch_size, len(dataset.train)
+    if batch > count:
+        raise ValueError(f"--batch-size {batch}: {dataset.name} has only {count} training images")
+    if (last := count % batch or batch) < shard.world:
+        raise ValueError(f"--batch-size {batch}: an epoch's last batch has {last} images for {shard.world} processes")
     why_not = not_resident(dataset)
     if recipe.loader == "resident" and why_not:
         raise ValueError(f"--loader resident: {why_not}; allowed: auto or workers")
@@ -233,6 +230,8 @@ def _signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    if multiprocessing.get_start_method() != "fork":
+        multiprocessing.resource_tracker.ensure_running()  # which, as it starts, would let both through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

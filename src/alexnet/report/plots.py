@@ -101,7 +101,7 @@ def curves(folder: Path) -> Path:
         # One scale for what is compared: the losses with each other, and the accuracies.
         _share_scale([axes[0], axes[1]])
         _share_scale([axes[3], axes[4], axes[5]], bottom=0.0)
-        figure.suptitle(folder.resolve().name, x=0.012, ha="left", fontsize=13, fontweight="bold")
+        figure.suptitle(_text(folder.resolve().name), x=0.012, ha="left", fontsize=13, fontweight="bold")
         return save(figure, folder / CURVES)
 
 
@@ -233,7 +233,8 @@ def _name_classes(ax: Axes, classes: Sequence[str], room: float) -> None:
     """Names along both axes: as many as fit, long ones without their middle. ``room`` is a cell's width in pixels."""
     every = math.ceil(len(classes) / _TICK_LABELS)
     places = range(0, len(classes), every)
-    names = [name if len(name) <= 20 else f"{name[:11]}…{name[-8:]}" for name in (classes[place] for place in places)]
+    shown = [_text(classes[place]) for place in places]
+    names = [name if len(name) <= 20 else f"{name[:11]}…{name[-8:]}" for name in shown]
     small = len(places) > _CELL_COUNTS
     # A character is about eight pixels wide.
     rotation = 90 if small else 45 if 8 * max(map(len, names)) > room else 0
@@ -244,6 +245,11 @@ def _name_classes(ax: Axes, classes: Sequence[str], room: float) -> None:
             label.set(ha="right", rotation_mode="anchor")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+
+
+def _text(name: str) -> str:
+    """A name as matplotlib takes it: each byte of a file's name that is no valid text becomes ``?``."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _class_count(folder: Path) -> int | None:
