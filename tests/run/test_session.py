@@ -98,3 +98,16 @@ def test_a_checkpoint_that_only_some_processes_see_is_refused(tmp_path: Path) ->
     assert asked(1, 0)
     with pytest.raises(ValueError, match="name a folder that all machines share"):
         asked(0, 1)
+
+
+def test_of_equal_validations_the_first_is_kept() -> None:
+    parts = SimpleNamespace(
+        progress=Progress(), kept=torch.nn.Linear(1, 1), _whole=lambda state: state,
+        accelerator=SimpleNamespace(is_main_process=True), unsaved_best=None,
+    )  # fmt: skip
+    found = []
+    for step, val_acc in ((1, 50.0), (2, 50.0), (3, 60.0), (4, 55.0)):
+        parts.progress.step = step
+        session.Session.keep_if_best(parts, val_acc)  # type: ignore[arg-type]
+        found.append(parts.progress.best_step)
+    assert found == [1, 1, 3, 3]

@@ -211,3 +211,8 @@ def test_refusals(format, out, error, message, folder):
     with pytest.raises(error, match=message) as caught:
         export(folder / "none.safetensors", format, folder / out)
     assert "\n" not in str(caught.value)
+
+
+def test_the_metadata_says_what_pixels_are_divided_by() -> None:
+    told = _metadata(ModelCard("classic", CLASSES, Normalization((0.4, 0.5, 0.6), (0.1, 0.2, 0.3)), "letters"), 224)
+    assert (json.loads(told["mean"]), json.loads(told["std"])) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])

@@ -67,7 +67,8 @@ def features_of_inputs(model: AlexNet_2012, images: Tensor, *, precision: str = 
     ):
         model(images)
     grey_levels = 255 * torch.tensor(card_of(model).normalization.std, device=images.device)[:, None, None]
-    small = F.adaptive_avg_pool2d(images, SMALL) * grey_levels
+    whole = images.cpu() if images.device.type == "mps" else images  # which cannot where 32 does not divide the side
+    small = F.adaptive_avg_pool2d(whole, SMALL) * grey_levels.to(whole.device)
     return Features(fc7[0], small.flatten(1).cpu() / math.sqrt(small[0].numel()))
 
 
