@@ -20,13 +20,14 @@ Losses = Callable[..., list[dict[str, float]]]
 
 BASE = MANY | {
     "batch_size": 8, "epochs": 3, "lr": 0.01, "patience": 1, "test_views": "flip", "color_noise_until": 0.5,
-    "input_scale": "imagenet", "init": "he", "device": "cpu", "precision": "fp32", "tracker": "none",
+    "input_scale": "imagenet", "init": "he", "weight_decay": 0.1, "device": "cpu", "precision": "fp32",
+    "tracker": "none",
 }  # fmt: skip
 CHANGES: dict[str, Any] = {
     "images": 10, "holdout": 6, "input_scale": "mean-image", "crop": "random-resized", "flip": False,
     "color_noise": "eigenvalue", "color_noise_until": 1.0, "variant": "source", "init": "zero-bias",
     "epochs": 2, "batch_size": 4, "lr": 0.02, "bias_lr": 2.0, "schedule": "cosine", "warmup": 0.0, "patience": 5,
-    "momentum": 0.5, "nesterov": False, "weight_decay": 0.5, "decay_biases": True, "clip_norm": 0.01,
+    "momentum": 0.5, "nesterov": False, "weight_decay": 5e-4, "decay_biases": True, "clip_norm": 0.01,
     "label_smoothing": 0.0, "ema": 0.0, "val_every": 2, "test_views": "center", "seed": 1, "max_steps": 3,
     "precision": "bf16",
 }  # fmt: skip

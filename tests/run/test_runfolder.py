@@ -17,7 +17,7 @@ from alexnet.run.runfolder import (
     is_unused,
     read_config,
     write_config,
-)  # fmt: skip
+)
 
 
 def test_processes_started_within_do_not_hold_the_lock(tmp_path: Path) -> None:

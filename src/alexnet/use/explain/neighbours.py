@@ -66,9 +66,9 @@ def features_of_inputs(model: AlexNet_2012, images: Tensor, *, precision: str = 
         hardware.autocast(images.device, hardware.pick_precision(precision, images.device)),
     ):
         model(images)
-    grey_levels = 255 * torch.tensor(card_of(model).normalization.std, device=images.device)[:, None, None]
     whole = images.cpu() if images.device.type == "mps" else images  # which cannot where 32 does not divide the side
-    small = F.adaptive_avg_pool2d(whole, SMALL) * grey_levels.to(whole.device)
+    grey_levels = 255 * torch.tensor(card_of(model).normalization.std, device=whole.device)[:, None, None]
+    small = F.adaptive_avg_pool2d(whole, SMALL) * grey_levels
     return Features(fc7[0], small.flatten(1).cpu() / math.sqrt(small[0].numel()))
 
 
