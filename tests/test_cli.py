@@ -749,3 +749,26 @@ def test_nobody_has_to_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert main(["variants"]) == 0
     assert main(["summary", "--variant", "lenet"]) == 2
+
+
+def test_none_may_be_written_in_capitals() -> None:
+    assert flags.parse(["train", "--max-steps", "None"]).max_steps is None
+
+
+def test_how_to_show_a_run_reaches_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "alexnet.train.run", lambda recipe, **options: asked.append(options) or Result(tmp_path, {}, {})
+    )
+    assert main(["train", "--data", "digits", "--out", str(tmp_path / "x"), "--quiet", "--profile", "3"]) == 0
+    assert main(["train", "--data", "digits", "--out", str(tmp_path / "x")]) == 0
+    assert [(each["quiet"], each["profile"], each["resume"]) for each in asked] == [(True, 3, False), (False, 0, False)]
+
+
+def test_only_training_is_told_of_a_smaller_batch(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("alexnet.report.summary.summarize", fail)
+    assert main(["summary"]) == 1
+    assert capsys.readouterr().err == "alexnet: out of memory (no more to be had)\n"

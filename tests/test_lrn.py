@@ -9,6 +9,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alexnet import hardware, local_response_norm, lrn, native
+from alexnet.lrn import WithinMapNorm
 
 PAPER = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
 needs_compiler = pytest.mark.skipif(not hardware.can_compile(torch.device("cpu")), reason="needs a C++ compiler")
@@ -252,3 +253,16 @@ def test_a_trace_holds_for_other_images(trace):
 def test_errors(x, size, message):
     with pytest.raises(ValueError, match=message):
         local_response_norm(x, size)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_within_a_map_16_bits_are_computed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, 3, 9, 9) * 60).to(dtype)
+    assert torch.equal(WithinMapNorm()(x), WithinMapNorm()(x.float()).to(dtype))
+
+
+def test_more_channels_than_cpp_takes() -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, 8000, 2, 1) * 60).contiguous(memory_format=torch.channels_last)
+    check(x, **PAPER)

@@ -514,3 +514,13 @@ def test_pretrained_carries_the_arguments(folder):
 def test_torch_hub():
     model = torch.hub.load(str(ROOT), "alexnet_2012", source="local", num_classes=4, variant="paper", init="he")
     assert (type(model).__name__, model.num_classes, model.variant.name) == ("AlexNet_2012", 4, "paper")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_begins_with_its_own_initialisation(variant: str) -> None:
+    torch.manual_seed(0)
+    layers = dict(AlexNet_2012(10, variant, widths="quarter").weight_layers())
+    rule = INITS[VARIANTS[variant].init]
+    assert (layers["conv2"].bias == rule.bias).all()
+    for name in ("conv3", "fc6"):  # a fourth of the widths, twice the spread
+        assert layers[name].weight.std().item() == pytest.approx(2 * rule.std_of.get(name, rule.std), rel=0.05)

@@ -25,7 +25,7 @@ import tiny
 from alexnet import hardware, native, recipes, train
 from alexnet.data import datasets
 from alexnet.lrn import written_in
-from alexnet.run import doctor, trackers
+from alexnet.run import doctor, trackers, tracking
 from alexnet.run.processes import Accord
 from alexnet.run.progress import Progress
 from alexnet.run.runfolder import alone_in, begin_in
@@ -81,6 +81,7 @@ def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
         set(rows[0]) == {"step", "epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "grad_norm"} | TIMES
     )
     assert rows[0]["epoch"] == pytest.approx(2 / 3)
+    assert 0 < rows[0]["data_wait_pct"] < 100
     assert rows[0]["train_acc"] in {100 * n / 16 for n in range(17)}
     assert rows[2]["train_acc"] in {100 * n / 12 for n in range(13)}  # the epoch's last batch has 4 images
     assert rows[0]["val_acc"] in {100 * n / 6 for n in range(7)}
@@ -665,3 +666,90 @@ def test_batches_follow_one_another_over_epochs() -> None:
     parts = SimpleNamespace(batches=Batches(), progress=Progress(step=4))
     stream = Session.batches_from_here(parts)  # type: ignore[arg-type]
     assert list(itertools.islice(stream, 4)) == [(1, 1), (1, 2), (2, 0), (2, 1)]
+
+
+def test_a_tracker_is_told_the_result_and_how_the_run_ended(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(tracking.Tracking, "finish", lambda self, *given: told.append(given))
+    result = run(tmp_path / "run", max_steps=2)
+    best = {"best_val_acc": result.best["val_acc"], "best_step": result.best["step"]}
+    monkeypatch.setattr(train, "_loop", lambda *_: 15)
+    run(tmp_path / "stopped")
+    monkeypatch.setattr(train, "_loop", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "failed")
+    assert told == [(result.final | best, "finished"), ({}, "stopped"), ({}, "failed")]
+
+
+def test_what_has_diverged_is_not_saved(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(train.TrainingError):
+        run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5, val_every=100, save_every=0.0)
+    kept = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert all(value.isfinite().all() for value in kept["model"].values())
+
+
+def test_checkpoints_are_minutes_apart(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, saved, step, save = [0.0], [], train.train_step, train._save
+
+    def train_step(s: Session, *batch: torch.Tensor) -> torch.Tensor:
+        now[0] += 40
+        return step(s, *batch)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(train, "train_step", train_step)
+    monkeypatch.setattr(train, "_save", lambda s: (saved.append(s.progress.step), save(s)))
+    run(tmp_path / "run", max_steps=5, save_every=1.0)
+    assert saved == [2, 4, 5]
+
+
+def test_a_step_weighs_its_share_of_the_batch(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    for weight in (1.0, 2.0):
+        monkeypatch.setattr(Session, "loss_weight", lambda self, own, weight=weight: weight)
+        norms.append(run(tmp_path / str(weight), max_steps=1, precision="fp32").final["grad_norm"])
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-4)
+
+
+def test_the_average_of_a_run_is_that_of_its_steps_and_what_is_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, averages = train.train_step, []
+
+    def train_step(s: Session, *batch: torch.Tensor) -> torch.Tensor:
+        if not averages:
+            averages.append(s.net.classifier.fc8.weight.detach().clone())
+        loss, step = real(s, *batch), len(averages)
+        share = min(0.9, step / (9 + step))
+        averages.append(share * averages[-1] + (1 - share) * s.net.classifier.fc8.weight.detach())
+        return loss
+
+    monkeypatch.setattr(train, "train_step", train_step)
+    best = run(tmp_path / "run", max_steps=3, val_every=1, ema=0.9).best["step"]
+    kept = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    name = "classifier.fc8.weight"
+    torch.testing.assert_close(kept["average"][name], averages[3])
+    assert (averages[3] - kept["model"][name]).abs().max() > 1e-5  # the test can tell
+    torch.testing.assert_close(load_weights(tmp_path / "run" / "best.safetensors")[0][name], averages[best])
+
+
+def test_a_run_says_that_it_stays_on_the_plateau(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        train, "warn_of_plateau", lambda s, say: asked.append((s.progress.step, s.progress.row["step"]))
+    )
+    run(tmp_path / "run", max_steps=4)
+    assert asked == [(2, 2), (4, 4)]
+
+
+def test_a_checkpoint_between_two_rows_has_no_figures_of_another_step(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_row_is_due", lambda s: s.progress.step == 2 != s.progress.logged)
+    run(tmp_path / "run", max_steps=3)
+    record = load_model(tmp_path / "run").card.record
+    assert record["step"] == 3
+    assert "val_acc, %" not in record
+    _, best = load_weights(tmp_path / "run" / "best.safetensors")
+    assert best.record["step"] == 2

@@ -333,3 +333,44 @@ def test_useless_folders_are_refused(tmp_path):
     assert "neither train-*.parquet (there, in data/ or in plain_text/) nor train/CLASS/*.jpg" in refusal(
         tmp_path / "e"
     )
+
+
+def test_files_are_in_one_order_whatever_the_file_system_lists_first(tmp_path, monkeypatch) -> None:
+    for split in ("train", "val"):
+        for name in ("cat/b", "cat/a", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for file in "10":
+                Image.new("RGB", (4, 4)).save(tmp_path / split / name / f"{file}.png")
+    real = os.walk
+
+    def names(backwards: bool) -> list[str]:
+        def walk(*given, **more):
+            for at, inner, files in real(*given, **more):
+                inner.sort(reverse=backwards)
+                files.sort(reverse=backwards)
+                yield at, inner, files
+
+        monkeypatch.setattr(os, "walk", walk)
+        images = load(str(tmp_path)).train
+        return [images.name(i) for i in range(len(images))]
+
+    assert names(True) == names(False)
+
+
+def test_a_folder_called_valid_is_to_validate_on(tmp_path) -> None:
+    for split in ("train", "valid", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / split / name / "0.png")
+    source = load(str(tmp_path))
+    assert source.val_split == "val"
+    assert source.val.name(0) == str(tmp_path / "valid" / "cat" / "0.png")
+    assert source.test is not None
+
+
+def test_a_test_split_with_some_labels_kept_back_is_refused(tmp_path) -> None:
+    from test_folders import parquet_folder, refusal, write_parquet
+
+    parquet_folder(tmp_path, val_name="validation")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", (0, -1))
+    assert "label -1 of test does not occur in train" in refusal(tmp_path)

@@ -185,3 +185,27 @@ def test_refusals(digits: datasets.Dataset) -> None:
     photos = datasets.Dataset("photos", "photos", ("a", "b"), large, large, "val")
     with pytest.raises(ValueError, match=r"--loader resident: the images of photos are 200×200"):
         open_(photos, loader="resident", batch_size=2, input_scale="imagenet")
+
+
+def two_colours() -> datasets.Dataset:
+    pixels = np.full((8, 8, 8, 3), 100, np.uint8)
+    pixels[::2] = [40, 90, 120]
+    images = Images(np.arange(8) % 2, Pixels(pixels, "two"))
+    return datasets.Dataset("two", "two", ("a", "b"), images, images, "val")
+
+
+@pytest.mark.parametrize("loader", ["resident", "workers"])
+def test_colour_noise_is_drawn_for_each_seed_and_the_same_from_the_middle(loader: str) -> None:
+    """Even images, so that crops do not matter."""
+
+    def batch(seed: int, start: int) -> torch.Tensor:
+        batches = open_(two_colours(), loader=loader, seed=seed, batch_size=4, color_noise="std")
+        (images, labels), *_ = itertools.islice(batches.train(1, start), 1)
+        batches.close()
+        return images[labels.argsort(stable=True)][:, :, 0, 0]
+
+    opened = open_(two_colours(), loader=loader, seed=0, batch_size=4, color_noise="std")
+    (_, _), (whole, labels) = opened.train(1)
+    opened.close()
+    assert torch.equal(whole[labels.argsort(stable=True)][:, :, 0, 0], batch(0, 1))
+    assert not torch.equal(batch(0, 1), batch(1, 1))

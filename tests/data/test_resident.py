@@ -141,3 +141,13 @@ def test_crops_agree_with_pil() -> None:
     crops = draw_crops(16, 256, 224, torch.Generator().manual_seed(1), flip=True)
     ours = CropMatrices(32, 256, 224, 224, CPU).apply(images.float(), crops)
     assert (ours - pil_crops(images, crops)).abs().max() <= 2.0
+
+
+def test_where_no_box_fits_the_whole_image_is_taken() -> None:
+    boxes = draw_boxes(5, 256, torch.Generator(), flip=False, scale=(1.0, 1.0), ratio=(2.0, 3.0))
+    assert [set(each.tolist()) for each in (boxes.top, boxes.left, boxes.height, boxes.width)] == [
+        {0},
+        {0},
+        {256},
+        {256},
+    ]

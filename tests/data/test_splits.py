@@ -240,3 +240,12 @@ def test_hold_out_takes_a_share_of_every_class(labels, part):
         assert taken == min(max(1, round(count / part)), count - 1)
     again = hold_out(images, part)[1]
     assert [again.name(i) for i in range(len(again))] == [held.name(i) for i in range(len(held))]
+
+
+def test_of_data_without_a_test_split_none_is_given_for_one() -> None:
+    images = Images(np.arange(2), Pixels(np.zeros((2, 2, 2, 3), np.uint8), "x"))
+    on_val, on_test = (Dataset("spec", "name", ("a", "b"), images, images, split) for split in ("val", "test"))
+    assert on_val.eval_images("val") == ("val", images)
+    assert on_test.eval_images("test") == ("test", images)
+    with pytest.raises(ValueError, match=r"^--split test: .*; allowed is val$"):
+        on_val.eval_images("test")

@@ -15,7 +15,7 @@ from alexnet.data.normalization import Normalization, Normalize, _decode_mean_im
 from alexnet.data.splits import Images
 from alexnet.data.statistics import color_noise, normalization, statistics
 from alexnet.data.stores import Pixels
-from alexnet.data.transforms import Augmentation, EvalTransform, TrainTransform
+from alexnet.data.transforms import Augmentation, ColorNoise, EvalTransform, TrainTransform
 from alexnet.weights.card import ModelCard
 
 CPU = torch.device("cpu")
@@ -201,3 +201,12 @@ def test_a_mean_image_is_subtracted_from_the_warped_image(photo: Image.Image) ->
     for transform in (EvalTransform(227, norm), TrainTransform(227, norm, Augmentation(flip=False, crop="random"))):
         assert transform(photo).abs().max() < 1e-4
     assert EvalTransform(227, dataclasses.replace(norm, resize="short-side"))(photo).abs().max() > 10
+
+
+def test_colour_noise_is_of_pixels_whatever_each_channel_is_divided_by() -> None:
+    noise = ColorNoise(
+        Augmentation(color_noise=torch.arange(9.0).view(3, 3)), Normalization((0.0,) * 3, (0.1, 0.2, 0.4)), CPU
+    )
+    draws = torch.tensor([[1.0, -2.0, 0.5]])
+    shift = noise(torch.zeros(1, 3, 2, 2), draws, 1)[0, :, 0, 0] * torch.tensor([0.1, 0.2, 0.4]) * 255
+    torch.testing.assert_close(shift, torch.arange(9.0).view(3, 3) @ draws[0])

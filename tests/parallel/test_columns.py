@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet import recipes
-from alexnet.model import VARIANTS, AlexNet_2012
+from alexnet.model import VARIANTS, AlexNet_2012, DropoutOf2012
 from alexnet.parallel import columns
 from alexnet.run.schedule import clip_gradient, sgd
 from forked import SERVER
@@ -149,3 +149,16 @@ def test_what_does_not_fit_two_columns_is_refused(variant: str, processes: int, 
     with pytest.raises(ValueError, match=f"--parallel columns: {message}") as error:
         columns.check(VARIANTS[variant], processes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, DropoutOf2012])
+def test_half_a_layer_of_dropout_is_half_of_what_the_whole_one_gives(kind: type[nn.Dropout]) -> None:
+    whole, x = kind(0.3), torch.randn(5, 14)
+    for rank in (0, 1):
+        half = columns._half(whole, columns.Pair(rank))
+        for training in (True, False):
+            torch.manual_seed(rank)
+            expected = whole.train(training)(x).tensor_split(2, 1)[rank]
+            torch.manual_seed(rank)
+            found = half.train(training)(x.tensor_split(2, 1)[rank])
+            torch.testing.assert_close(found, expected)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import DATA, VERSIONS, make_run
+from fake_runs import DATA, VERSIONS, make_run, rows
 
 from alexnet.report.compare import compare, differences, findings, settings_of
 from alexnet.report.record import Record, read
@@ -160,3 +160,22 @@ def test_labels_tell_settings_apart(tmp_path: Path) -> None:
     assert [s.label for s in settings_of(alike)] == ["1: run", "2: run"]
     long = [first, read(make_run(tmp_path / ("n" * 250), recipe=many))]
     assert max(len(s.label) for s in settings_of(long)) < 60
+
+
+def test_a_run_that_diverged_at_its_end_is_no_part_of_a_mean(tmp_path: Path) -> None:
+    logged = rows(135, 90.0)
+    logged[-1]["val_loss"] = None
+    runs = [read(make_run(tmp_path / f"s{seed}", 70.0 + seed, recipe={"seed": seed})) for seed in range(2)]
+    runs.append(read(make_run(tmp_path / "s2", logged=logged, recipe={"seed": 2})))
+    (setting,) = settings = settings_of(runs)
+    assert setting.values == [70.0, 71.0]
+    said = findings(settings, compare(settings))
+    assert "Not at their end, or diverged, so no part of any mean: s2." in said
+
+
+def test_every_way_to_compute_makes_a_setting(tmp_path: Path) -> None:
+    for number, (name, value) in enumerate(
+        {"device": "cuda", "precision": "bf16", "loader": "workers", "compiled": True, "processes": 2}.items()
+    ):
+        runs = [read(make_run(tmp_path / f"a{number}")), read(make_run(tmp_path / f"b{number}", **{name: value}))]
+        assert list(differences(settings_of(runs))) == [name]

@@ -111,3 +111,15 @@ def test_of_equal_validations_the_first_is_kept() -> None:
         session.Session.keep_if_best(parts, val_acc)  # type: ignore[arg-type]
         found.append(parts.progress.best_step)
     assert found == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize(("world", "whole", "last"), [(1, [1], [1]), (3, [9 / 8, 9 / 8, 6 / 8], [6 / 4, 3 / 4, 3 / 4])])
+def test_each_share_of_a_batch_weighs_as_much_as_its_images(world: int, whole: list[float], last: list[float]) -> None:
+    """Of 20 images in batches of 8, the last batch has 4."""
+    for step, images, weights in ((3, 8, whole), (5, 4, last)):
+        parts = SimpleNamespace(
+            recipe=recipes.classic(batch_size=8), batches=SimpleNamespace(steps_per_epoch=3),
+            dataset=SimpleNamespace(train=range(20)), progress=Progress(step=step), shard=Shard(0, world),
+        )  # fmt: skip
+        own = [len(range(images)[rank::world]) for rank in range(world)]
+        assert [session.Session.loss_weight(parts, count) for count in own] == weights  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -547,3 +548,37 @@ def test_trackio_holds_the_rows(tmp_path, monkeypatch):
     assert {row["summary/best_val_acc"] for row in logs if "summary/best_val_acc" in row} == {42.0}
     assert (tmp_path / "store").is_dir()
     shutil.rmtree(tmp_path / "store")
+
+
+@pytest.mark.parametrize(("state", "code"), [("finished", 0), ("stopped", 130), ("failed", 1)])
+def test_wandb_is_told_how_a_run_ended(state: Any, code: int) -> None:
+    ended: list[int] = []
+    run = SimpleNamespace(
+        summary={}, finish=lambda exit_code: ended.append(exit_code), define_metric=lambda *_, **__: None
+    )
+    trackers.Wandb(run, 0).finish({"best_step": 3}, state)
+    assert (run.summary, ended) == ({"best_step": 3, "state": state}, [code])
+
+
+@pytest.mark.parametrize("own", [None, SimpleNamespace(offline=False)])
+def test_a_wandb_run_of_the_callers_own_is_left_alone(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, own: Any) -> None:
+    import wandb
+
+    asked: list[Any] = []
+
+    def init(mode: str, **options: Any) -> Any:
+        asked.append((mode, options["reinit"], options["id"], options["allow_val_change"]))
+        if mode == "online":
+            raise TimeoutError
+        return SimpleNamespace(define_metric=lambda *_, **__: None)
+
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    monkeypatch.setattr(trackers, "wandb_mode", lambda: ("online", "logged in"))
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "run", own)
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "teardown", lambda: asked.append("teardown"))
+        trackers.start_wandb(tmp_path, {}, resume=False, first=0, say=lambda _: None)
+    tried = [(mode, "create_new", "mine", True) for mode in ("online", "offline")]
+    assert asked == (tried if own else [tried[0], "teardown", tried[1]])
+    assert trackers._kept(tmp_path / "wandb" / "id", True, "another") == "mine"

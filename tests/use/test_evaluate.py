@@ -22,6 +22,7 @@ from alexnet.model import AlexNet_2012
 from alexnet.recipes import VIEWS
 from alexnet.run.metrics import ManyViews
 from alexnet.use.evaluate import check_classes, evaluate, format_evaluation
+from alexnet.use.predict import predict
 from alexnet.weights.card import ModelCard
 
 CLASSES = ("ant", "bee", "cow")
@@ -191,3 +192,18 @@ def test_the_table_fits_a_terminal_and_says_what_was_mistaken() -> None:
     many = [str(i) for i in range(30)]
     big = found | {"per_class": dict.fromkeys(many, 0.0), "confusion": [[1] * 30] * 30}
     assert "confusion" not in format_evaluation(big, "center")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_network_computes_in_the_precision_asked_for(
+    model: AlexNet_2012, tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    seen = []
+    handle = model.register_forward_hook(lambda _, __, logits: seen.append(logits.dtype))
+    try:
+        evaluate(model, source_of(small(3)), device="cpu", precision=precision)
+        list(predict(model, [tmp_path / "x.png"], device="cpu", precision=precision))
+    finally:
+        handle.remove()
+    assert seen == [dtype, dtype]

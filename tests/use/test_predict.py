@@ -178,3 +178,9 @@ def test_ahead_keeps_the_order_and_raises_in_its_place() -> None:
     assert list(itertools.islice(results, 3)) == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
+
+
+def test_a_model_that_was_being_trained_answers_without_dropout(model: AlexNet_2012, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "x.png")
+    expected = list(predict(model, [tmp_path / "x.png"], device="cpu", precision="fp32"))
+    assert list(predict(model.train(), [tmp_path / "x.png"], device="cpu", precision="fp32")) == expected

@@ -11,14 +11,14 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from alexnet.data.normalization import Normalization
 from alexnet.model import VARIANTS, AlexNet_2012, DropoutOf2012
 from alexnet.weights.caffemodel import read_binaryproto, read_caffemodel
 from alexnet.weights.card import ModelCard
 from alexnet.weights.checkpoint import load_model, save_weights
-from alexnet.weights.convert import convert
+from alexnet.weights.convert import _naturally_sorted, convert
 from caffe_files import blob, caffe_layers, caffemodel, chunk, fresh
 
 MEAN_BGR = (104.0, 117.0, 123.0)
@@ -371,3 +371,23 @@ def test_opencv_agrees(variant):
     assert (ours - theirs).abs().max() < 1e-3 * ours.abs().max()
     mirrored = model(rgb.permute(2, 0, 1)[None].flip(1))  # and BGR taken for RGB would not pass
     assert (mirrored - theirs).abs().max() > 1e-2 * ours.abs().max()
+
+
+def test_names_are_in_the_order_of_their_numbers() -> None:
+    names = ["b.10.bias", "b.9.bias", "a.2.bias", "a.11.bias"]
+    assert list(_naturally_sorted(dict.fromkeys(names, torch.zeros(1)))) == [
+        "a.2.bias", "a.11.bias", "b.9.bias", "b.10.bias"
+    ]  # fmt: skip
+
+
+def test_a_caffemodel_may_be_of_the_papers_network(tiny_network: None, tmp_path: Path) -> None:
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(caffe_layers(fresh("caffe", 4))))
+    assert convert(tmp_path / "net.caffemodel", tmp_path / "out.safetensors", "paper")["variant"] == "paper"
+    assert load_model(tmp_path / "out.safetensors").variant.name == "paper"
+
+
+def test_converted_weights_are_float32(tiny_network: None, tmp_path: Path) -> None:
+    model = fresh("classic", 3).half()
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    convert(tmp_path / "net.pth", tmp_path / "out.safetensors")
+    assert {value.dtype for value in load_file(tmp_path / "out.safetensors").values()} == {torch.float32}

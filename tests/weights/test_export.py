@@ -216,3 +216,25 @@ def test_refusals(format, out, error, message, folder):
 def test_the_metadata_says_what_pixels_are_divided_by() -> None:
     told = _metadata(ModelCard("classic", CLASSES, Normalization((0.4, 0.5, 0.6), (0.1, 0.2, 0.3)), "letters"), 224)
     assert (json.loads(told["mean"]), json.loads(told["std"])) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
+
+
+def test_the_largest_difference_is_told_and_a_thousandth_is_too_much(
+    tiny_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_weights(weights, AlexNet_2012(len(CLASSES), init="he").state_dict(), card("classic"))
+    suffix, write = FORMATS["safetensors"]
+
+    def off_by(share: float) -> None:
+        def wrong(model, card, file):  # type: ignore[no-untyped-def]
+            run, notes = write(model, card, file)
+            return lambda images: run(images) * (1 + share * (len(images) == 3)), notes
+
+        monkeypatch.setitem(export_module.FORMATS, "safetensors", (suffix, wrong))
+
+    off_by(5e-5)
+    assert export(weights, "safetensors", tmp_path / "x.safetensors")["checked"] == pytest.approx(5e-5, rel=0.1)
+    off_by(1e-3)
+    with pytest.raises(ValueError, match=r"differs from the model by 1\.0e-03 of the largest logit; not kept"):
+        export(weights, "safetensors", tmp_path / "y.safetensors")
