@@ -49,7 +49,7 @@ def train(args: argparse.Namespace) -> Answer:
     }
     if result.stopped_by:
         steps = ["--max-steps", str(changes["max_steps"])] if changes.get("max_steps") else []
-        again = _to_go_on(shlex.join(["train", "--resume", "--out", str(folder), *steps]))
+        again = _to_go_on(shlex.join(["train", "--resume", "--out", folder.as_posix(), *steps]))
         name = signal.Signals(result.stopped_by).name
         return Answer(document, "", 128 + result.stopped_by, f"stopped by {name}{again}")
     first = os.environ.get("RANK", "0") == "0"  # of several processes, the one that writes and speaks
@@ -99,7 +99,7 @@ def _result_text(result: Result, recipe: Recipe) -> str:
     if best.get("step"):
         where = f"{best['val_acc']:.2f}% at step {best['step']:,.0f}"
         lines.append(f"highest val_acc on the way: {where}; picked on the validation images, so not a result")
-    picture, place = folder / CURVES, shlex.quote(str(folder))
+    picture, place = folder / CURVES, shlex.quote(folder.as_posix())
     viewer = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
     if recipe.name == "quickstart":
         example = _example(folder, recipe)
@@ -108,7 +108,7 @@ def _result_text(result: Result, recipe: Recipe) -> str:
             "look at the curves:",
             f"  {viewer} {shlex.quote(str(picture))}",
             "classify an image:",
-            f"  {program()} predict {place} {shlex.quote(str(example)) if example else 'IMAGE'}",
+            f"  {program()} predict {place} {shlex.quote(example.as_posix()) if example else 'IMAGE'}",
         ]
     else:
         call = program()
@@ -147,7 +147,7 @@ def reproduce(args: argparse.Namespace) -> Answer:
     except TrainingError as error:
         raise FailedError(str(error)) from error
     if done.record is None:
-        words = ["reproduce", args.experiment, "--resume", "--out", str(done.folder), "--data", args.data]
+        words = ["reproduce", args.experiment, "--resume", "--out", done.folder.as_posix(), "--data", args.data]
         words += ["--full"] * args.full + (["--seeds", str(args.seeds)] if args.seeds else [])
         words += [] if args.data_dir == "data" else ["--data-dir", args.data_dir]
         words += [] if args.device == "auto" else ["--device", args.device]

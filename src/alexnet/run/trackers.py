@@ -145,7 +145,7 @@ def start_wandb(folder: Path, config: dict[str, Any], *, resume: bool, first: in
             if wandb.run is None:
                 wandb.teardown()
     run = wandb.init(mode="offline", **options)
-    place = shlex.quote(str(folder / "wandb"))
+    place = shlex.quote((folder / "wandb").as_posix())
     send = "wandb login && wandb sync" if why == "not logged in" else "wandb sync"
     say(f"wandb: {why}, so this run is recorded offline; send it: {send} {place}; view it: wandb leet {place}")
     return Wandb(run, first)
@@ -235,7 +235,7 @@ class TensorBoard:
         purge_step = None if resume_step is None else resume_step + 1
         self._writer = SummaryWriter(log_dir=str(place), purge_step=purge_step)
         self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2, default=str)}\n```", self._step)
-        say(f"tensorboard: view it: tensorboard --logdir {shlex.quote(str(place))}")
+        say(f"tensorboard: view it: tensorboard --logdir {shlex.quote(place.as_posix())}")
 
     def log(self, row: Row) -> None:
         self._step = int(row.get("step", self._step))

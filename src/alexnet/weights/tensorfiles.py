@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor
 from alexnet.hardware import out_of_memory
 
 __all__ = ["first_line", "read_pickled", "read_safetensors"]
+
+CAN_BE_MAPPED = sys.platform != "win32"  # there, a run that is at work could not replace a file that is mapped
 
 
 def read_pickled(path: Path, *, mmap: bool = False) -> Any:
@@ -36,7 +39,7 @@ def read_pickled(path: Path, *, mmap: bool = False) -> Any:
                 folders = [part.filename for part in file.infolist() if part.external_attr & 0x10]
                 if damaged := file.testzip() or next(iter(folders), None):
                     raise ValueError(f"{damaged} is not what was written")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and CAN_BE_MAPPED)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused: loading it would run code, or it is not a file of weights") from error
     except Exception as error:  # there is no error that a damaged file cannot lead these readers to
@@ -58,7 +61,10 @@ def read_safetensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor]
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return safetensors.torch.load_file(path, device), metadata
+        if CAN_BE_MAPPED:
+            return safetensors.torch.load_file(path, device), metadata
+        tensors = safetensors.torch.load(path.read_bytes())
+        return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: cut short or not a safetensors file ({first_line(error)})") from error
 
