@@ -171,13 +171,11 @@ def readme_curves(accuracy: Sequence[dict[str, Any]]) -> str:
         f"{six}\n\nWhat every run leaves in its folder; here `{recipe['name']}` on {data}, {recipe['epochs']} epochs, "
         f"seed {recipe['seed']}."
     )
-    if len(whole := whole_runs(accuracy)) == 1:
+    if len(whole_runs(accuracy)) == 1:
         return told
-    names = sorted({each["recipe"]["name"] for each in whole})
     return (
-        f"{told}\n\n![Training loss and validation accuracy of whole runs over epochs]"
-        f"(docs/{WHOLE})\n\nWhole runs, a line a seed: {', '.join(f'`{name}`' for name in names)}. Where "
-        "validation images were held out, their accuracy is not that of the test images."
+        f"{told}\n\n![Training loss and validation accuracy of whole runs over epochs](docs/{WHOLE})\n\n"
+        "Whole runs, a line a seed; a point of `train_loss` is the mean since the one before."
     )
 
 

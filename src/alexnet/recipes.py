@@ -133,7 +133,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             self._check_type(field.name)
-        self._check("holdout", self.holdout >= 0, "0 or more")
+        for name in ("holdout", "weight_decay", "clip_norm"):
+            self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("images", "epochs", "max_steps", "batch_size", "patience", "val_every"):
             value = getattr(self, name)
             self._check(name, value is None or value >= 1, "1 or more")
@@ -144,8 +145,6 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema"):
             self._check(name, 0 <= getattr(self, name) < 1, "0 to below 1")
         self._check("nesterov", not self.nesterov or self.momentum > 0, "no, at --momentum 0")
-        self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
-        self._check("clip_norm", 0 <= self.clip_norm < math.inf, "0 or more")
         self._check("compile", not (self.compile and self.parallel == "columns"), "no, at --parallel columns")
         self._check("save_every", 0 <= self.save_every < math.inf, "0 or more minutes")
         self._check("seed", 0 <= self.seed < 2**31, "0 to 2147483647")
@@ -160,9 +159,8 @@ class Recipe:
             known(f"--{name.replace('_', '-')}", value, choices)
             return
         kinds = get_args(hint) or (hint,)
-        right = isinstance(value, kinds + ((int,) if float in kinds else ()))
-        if isinstance(value, bool) and bool not in kinds:
-            right = False
+        numbers = (int,) if float in kinds else ()
+        right = isinstance(value, kinds + numbers) and (bool in kinds or not isinstance(value, bool))
         self._check(name, right, " or ".join(k.__name__ for k in kinds if k is not type(None)))
 
 
@@ -189,7 +187,8 @@ def field_metadata(name: str) -> Mapping[str, str]:
 def classic(**changes: Any) -> Recipe:
     """The network and training asked for most often, on the input that its initialisation was made for.
 
-    alexnet train classic. The validation images are the test set, as in the published run.
+    alexnet train classic. The validation images are the test set, as in the published run. What to expect: 72.8% of
+    them right (one seed, a lossy copy of CIFAR-10: RESULTS.md).
     """
     return _make(Recipe(), changes)
 
@@ -197,7 +196,8 @@ def classic(**changes: Any) -> Recipe:
 def reference(**changes: Any) -> Recipe:
     """The one published run of this configuration: ImageNet scaling and zero biases.
 
-    alexnet train reference. The chart in github.com/ajheshbasnet/ClassicCNNs ends at a val_acc of about 56.3%.
+    alexnet train reference. The chart in github.com/ajheshbasnet/ClassicCNNs ends at a val_acc of about 56.3%. What to
+    expect: 55.0%, measured as for ``classic``.
     """
     return _make(Recipe(name="reference", input_scale="imagenet", init="zero-bias"), changes)
 

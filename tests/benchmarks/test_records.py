@@ -71,7 +71,7 @@ def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: No
     report.draw(found, tmp_path)
     assert [file.name for file in tmp_path.glob("*.png")] == ["curves.png"]  # of a single run the other shows no more
     found["accuracy"].append(record | {"recipe": record["recipe"] | {"name": "modern"}, "file": "modern.json"})
-    assert "a line a seed: `classic`, `modern`." in report.readme_curves(found["accuracy"])
+    assert "(docs/thirteen-epochs.png)" in report.readme_curves(found["accuracy"])
     report.draw(found, tmp_path)
     assert (tmp_path / "thirteen-epochs.png").stat().st_size > 1000
 
