@@ -49,6 +49,14 @@ def store(request, files):
     return {"pixels": pixels, "encoded": encoded, "files": files}[request.param]
 
 
+def test_a_class_may_be_named_in_bytes_that_are_no_text():
+    def of_class(name):
+        train = Images(np.arange(COUNT) % 2, pixels(CONTENTS))
+        return Dataset("spec", "name", ("a", name), train, train.subset([0, 1]), "val").fingerprint()
+
+    assert len({of_class(name) for name in ("b", os.fsdecode(b"b\xff"), os.fsdecode(b"b\xfe"))}) == 3
+
+
 def test_any_change_changes_it(store):
     same = of(store(CONTENTS))
     assert len(same) == 16

@@ -161,6 +161,13 @@ def test_load_model_takes_what_save_pretrained_wrote(saved: Path, tmp_path: Path
     assert load_model(tmp_path / "again").card == CARD
 
 
+def test_a_class_may_be_named_in_bytes_that_are_no_text(saved: Path, tmp_path: Path) -> None:
+    model = load_model(saved)
+    model.card = dataclasses.replace(CARD, classes=("caf\udce9", "thé", "eau"))
+    model.save_pretrained(tmp_path / "odd")
+    assert AlexNet_2012.from_pretrained(tmp_path / "odd").card == model.card
+
+
 def test_weights_of_half_precision_are_loaded_as_float32(saved: Path, tmp_path: Path) -> None:
     load_model(saved).half().save_pretrained(tmp_path)
     assert {p.dtype for p in load_model(tmp_path).parameters()} == {torch.float32}

@@ -218,6 +218,13 @@ def test_the_metadata_says_what_pixels_are_divided_by() -> None:
     assert (json.loads(told["mean"]), json.loads(told["std"])) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
 
 
+def test_a_class_may_be_named_in_bytes_that_are_no_text() -> None:
+    names = ["caf\udce9", "thé"]
+    norm = Normalization((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    told = _metadata(ModelCard("classic", tuple(names), norm, "letters"), 224)
+    assert json.loads(told["classes"].encode()) == names
+
+
 def test_the_largest_difference_is_told_and_a_thousandth_is_too_much(
     tiny_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,7 +184,7 @@ class Dataset:
             ImageError: a row of a Parquet file holds no image.
             OSError: a file is gone or cannot be read.
         """
-        digest = hashlib.sha256("\n".join(self.classes).encode())
+        digest = hashlib.sha256("\n".join(self.classes).encode(errors="surrogatepass"))
         for images in (self.train, self.val, self.test):
             digest.update(images.fingerprint() if images else b"")
         return digest.hexdigest()[:16]

@@ -269,7 +269,7 @@ def _metadata(card: ModelCard, side: int) -> dict[str, str]:
         )
     return {
         "variant": card.variant,
-        "classes": json.dumps(card.classes, ensure_ascii=False),
+        "classes": json.dumps(card.classes),
         "preprocessing": steps,
         "mean": json.dumps(norm.mean),
         "std": json.dumps(norm.std),
