@@ -3,11 +3,15 @@
 import importlib
 import re
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
 
+import report
 from alexnet import flags, recipes
+from tables import test_accuracy as accuracy_of
+from tables import whole_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -96,3 +100,12 @@ def test_files_of_the_project_that_its_text_names_are_there() -> None:
 def test_figures_are_those_of_the_records(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [script, "--check"])
     assert not importlib.import_module(script).main(), f"a page differs from the records: {script}.py"
+
+
+def test_recipes_promise_what_was_measured() -> None:
+    whole = whole_runs(report.records(ROOT / "results")["accuracy"])
+    promised = {name: re.findall(r"expect:\s+([\d.]+)%", make.__doc__ or "") for name, make in recipes.RECIPES.items()}
+    assert promised["classic"]
+    for name, figures in promised.items():
+        found = [accuracy_of(record) for record in whole if record["recipe"]["name"] == name]
+        assert not figures or figures == [f"{statistics.mean(found):.1f}"], name

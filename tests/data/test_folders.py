@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -358,10 +359,8 @@ def test_files_are_in_one_order_whatever_the_file_system_lists_first(tmp_path, m
 
 
 def test_a_folder_called_valid_is_to_validate_on(tmp_path) -> None:
-    for split in ("train", "valid", "test"):
-        for name in ("cat", "dog"):
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.new("RGB", (4, 4)).save(tmp_path / split / name / "0.png")
+    image_folder(tmp_path, val_name="valid")
+    shutil.copytree(tmp_path / "valid", tmp_path / "test")
     source = load(str(tmp_path))
     assert source.val_split == "val"
     assert source.val.name(0) == str(tmp_path / "valid" / "cat" / "0.png")
@@ -369,8 +368,6 @@ def test_a_folder_called_valid_is_to_validate_on(tmp_path) -> None:
 
 
 def test_a_test_split_with_some_labels_kept_back_is_refused(tmp_path) -> None:
-    from test_folders import parquet_folder, refusal, write_parquet
-
     parquet_folder(tmp_path, val_name="validation")
     write_parquet(tmp_path / "test-00000-of-00001.parquet", (0, -1))
     assert "label -1 of test does not occur in train" in refusal(tmp_path)

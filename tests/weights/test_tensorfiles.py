@@ -1,3 +1,5 @@
+"""Files of tensors where a mapped file cannot be replaced. What is wrong with one is in test_checkpoint.py."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -99,6 +99,7 @@ def _result_text(result: Result, recipe: Recipe) -> str:
     if best.get("step"):
         where = f"{best['val_acc']:.2f}% at step {best['step']:,.0f}"
         lines.append(f"highest val_acc on the way: {where}; picked on the validation images, so not a result")
+    # with slashes, which Windows takes too: of backslashes shlex would make quotes that cmd.exe does not know
     picture, place = folder / CURVES, shlex.quote(folder.as_posix())
     viewer = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
     if recipe.name == "quickstart":

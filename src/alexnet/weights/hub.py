@@ -135,10 +135,8 @@ class PretrainedMixin(PyTorchModelHubMixin):
         encoded = safetensors.torch.save(weights, {"format": "pt"})
         write_atomically(save_directory / WEIGHTS, lambda file: file.write_bytes(encoded))
         config = {**self._hub_mixin_config, "card": json.loads(self.card.to_json()) if self.card else None}  # type: ignore[dict-item]
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        # a class may be named in bytes that are no text, which become escapes of JSON
-        plain = text.encode(errors="backslashreplace").decode()
-        write_atomically(save_directory / CONFIG, lambda file: file.write_text(plain, encoding="utf-8"))
+        text = json.dumps(config, indent=2) + "\n"
+        write_atomically(save_directory / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
 
     def generate_model_card(self, *, results: str = "") -> huggingface_hub.ModelCard:  # type: ignore[override]
         """The README of the Hub's page. ``results``: Markdown put at its end, in place of the run's record."""
