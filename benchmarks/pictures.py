@@ -62,13 +62,19 @@ def draw_whole_runs(whole: Sequence[dict[str, Any]], path: Path) -> None:
             judged = "held-out images" if recipe.get("holdout") else "test images"
             style = {"color": COLOURS.get(recipe["name"], "#4b5563"), "linewidth": 1.5}
             named = {"label": f"{recipe['name']}, {judged}"} if recipe["seed"] == 0 else {}
+            rows = [row for row in record["rows"] if "val_acc" in row]
             for ax, key, told in ((loss, "train_loss", {}), (accuracy, "val_acc", named)):
-                rows = [row for row in record["rows"] if row.get(key) is not None]
                 ax.plot([row["epoch"] for row in rows], [row[key] for row in rows], **style, **told)
             accuracy.annotate(
                 f"{final['val_acc']:.1f}", (final["epoch"], final["val_acc"]), (4, 0), textcoords="offset points",
                 va="center", color=style["color"], fontsize=9,
             )  # fmt: skip
+            if recipe.get("label_smoothing") and named:
+                middle = rows[len(rows) // 2]
+                loss.annotate(
+                    f"{recipe['name']}: labels smoothed", (middle["epoch"], middle["train_loss"]), (2, 5),
+                    textcoords="offset points", color=style["color"], fontsize=9,
+                )  # fmt: skip
         for ax, title, unit in (
             (loss, "train_loss", "cross-entropy (nats)"),
             (accuracy, "val_acc", "top-1 accuracy (%)"),

@@ -73,7 +73,11 @@ def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: No
     found["accuracy"].append(record | {"recipe": record["recipe"] | {"name": "modern"}, "file": "modern.json"})
     assert "(docs/thirteen-epochs.png)" in report.readme_curves(found["accuracy"])
     report.draw(found, tmp_path)
-    assert (tmp_path / "thirteen-epochs.png").stat().st_size > 1000
+    plain = (tmp_path / "thirteen-epochs.png").read_bytes()
+    found["accuracy"][-1]["recipe"]["label_smoothing"] = 0.1
+    report.draw(found, tmp_path)
+    assert len(plain) > 1000
+    assert (tmp_path / "thirteen-epochs.png").read_bytes() != plain  # its training loss is another one, and is named so
 
     seed_1 = {"recipe": record["recipe"] | {"seed": 1}, "final": record["final"] | {"val_acc": 99.0}}
     found["accuracy"].append(record | seed_1 | {"file": "lucky.json"})
