@@ -255,7 +255,7 @@ def source(**changes: Any) -> Recipe:
 def modern(**changes: Any) -> Recipe:
     """The layers of ``classic``, trained in 13 epochs with what has been learned since 2012.
 
-    alexnet train modern. Model selection on 5,000 training images held out; the test images are opened once.
+    alexnet train modern. 5,000 training images are held out; the test images are opened once. What to expect: 84.7%.
     """
     base = Recipe(
         name="modern", input_scale="imagenet", init="he", crop="random", batch_size=64, lr=0.08, warmup=1.0,
