@@ -89,6 +89,10 @@ class Recipe:
     max_steps: int | None = _training(None, "Stop after this many steps; the rate keeps the schedule of --epochs.")
     batch_size: int = _training(128, "Images a step, over all processes together.")
     lr: float = _training(0.01, "Learning rate at its highest.")
+    muon_lr: float = _training(
+        0.0,
+        "Learning rate of Muon (orthogonalised momentum) on conv2 to conv5; the other layers keep SGD. 0: SGD everywhere.",
+    )
     bias_lr: float = _training(1.0, "Learning rate of the biases, as a multiple of that of the weights.")
     schedule: Literal["cosine", "plateau", "source"] = _training(
         "cosine",
@@ -102,6 +106,7 @@ class Recipe:
     weight_decay: float = _training(5e-4, "L2 penalty on all weights, inside SGD.")
     decay_biases: bool = _training(True, "The same penalty on the biases.")
     clip_norm: float = _training(1.0, "Scale the gradient down to this norm where it is longer; 0: never.")
+    dropout_ramp: bool = _training(False, "Raise dropout from 0 at the first step to its full value at the last.")
     label_smoothing: float = _training(0.0, "Share of each label spread over all classes; train_loss includes it.")
     ema: float = _training(
         0.0,
@@ -133,7 +138,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             self._check_type(field.name)
-        for name in ("holdout", "weight_decay", "clip_norm"):
+        for name in ("holdout", "weight_decay", "clip_norm", "muon_lr"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("images", "epochs", "max_steps", "batch_size", "patience", "val_every"):
             value = getattr(self, name)

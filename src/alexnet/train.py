@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexnet import hardware
 from alexnet.data import datasets
@@ -193,6 +193,10 @@ def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
     """
     recipe, progress = s.recipe, s.progress
     set_rates(s.optimizer, recipe, progress.step, s.batches.steps_per_epoch, progress.drops)
+    if recipe.dropout_ramp:
+        for layer in s.net.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = s.net.variant.dropout * progress.step / s.total_steps
     logits = s.model(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     s.accelerator.backward(loss * s.loss_weight(len(labels)))

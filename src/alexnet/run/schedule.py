@@ -16,6 +16,9 @@ from alexnet.recipes import Recipe
 __all__ = ["clip_gradient", "cosine", "learning_rate", "set_rates", "sgd", "source"]
 
 
+MUON = ("conv2", "conv3", "conv4", "conv5")
+
+
 def cosine(step: int, total: int, lr: float) -> float:
     """Learning rate of step ``step``, from 0, of ``total``: cosine annealing to 0, as PyTorch's scheduler gives it."""
     return lr * (1 + math.cos(math.pi * step / total)) / 2
@@ -62,12 +65,13 @@ def set_rates(optimizer: Any, recipe: Recipe, step: int, steps_per_epoch: int, d
     """Give each group of an optimiser that ``sgd`` made its learning rate of step ``step``."""
     for group in optimizer.param_groups:
         whose = {"layer": group.get("layer", ""), "bias": group.get("bias", False)}
-        group["lr"] = learning_rate(recipe, step, steps_per_epoch, drops, **whose)
+        rate = learning_rate(recipe, step, steps_per_epoch, drops, **whose)
+        group["lr"] = rate * recipe.muon_lr / recipe.lr if group.get("muon") else rate
 
 
 def sgd(net: AlexNet_2012, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
     """The optimiser of a recipe, in one pass over weights, gradients and momentum where torch can."""
-    return torch.optim.SGD(
+    return Muon(
         list(_groups(net, recipe)),
         lr=recipe.lr,
         momentum=recipe.momentum,
@@ -77,8 +81,46 @@ def sgd(net: AlexNet_2012, recipe: Recipe, device: torch.device) -> torch.optim.
     )
 
 
+class Muon(torch.optim.SGD):
+    """SGD with momentum; in groups marked ``muon`` each step is the nearest orthogonal matrix (Jordan et al. 2024).
+
+    A convolution's weight counts as the matrix ``[out, in · k · k]``. Nesterov's momentum, five steps of Newton and
+    Schulz in float32, times √max(1, out / (in · k · k)); weight decay outside the gradient.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"] if group.get("muon") else ():
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                momentum.mul_(group["momentum"]).add_(p.grad)
+                update = orthogonal(p.grad.add(momentum, alpha=group["momentum"]).flatten(1))
+                update *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(p.shape), alpha=-group["lr"])
+                p.grad = None
+        super().step()
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Roughly the nearest orthogonal matrix, float32: five steps of a quintic Newton-Schulz iteration."""
+    x = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if len(matrix) > matrix.shape[1] else x
+
+
 def _groups(net: AlexNet_2012, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """One group where all parameters are treated alike; else the weights and the biases, and conv1's own."""
+    if recipe.muon_lr:
+        by_muon = {id(layer.weight) for name, layer in net.weight_layers() if name in MUON}
+        yield {"params": [p for p in net.parameters() if id(p) not in by_muon]}
+        own = {"params": [p for p in net.parameters() if id(p) in by_muon]}
+        yield own | {"muon": True, "momentum": 0.9, "weight_decay": 0.01}
+        return
     by_layer = recipe.schedule == "source"
     if recipe.decay_biases and recipe.bias_lr == 1 and not by_layer:
         yield {"params": list(net.parameters())}
