@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: setup quickstart test test-slow lint format results bench faults bench-gpu accuracy-gpu clean
+.PHONY: setup quickstart test test-slow lint format results bench faults bench-gpu accuracy-gpu wheel-test hub clean
 
 setup: .venv/dev  ## Create .venv with everything for development
 
@@ -40,31 +40,40 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-results: .venv/run  ## RESULTS.md and the other pages' tables from the records in results/
-	$(BIN)/python benchmarks/report.py
-	$(BIN)/python benchmarks/ladder.py
-	$(BIN)/python benchmarks/findings.py
-	$(BIN)/python benchmarks/reliability.py
+results: .venv/run  ## RESULTS.md, README's tables and the pictures, from the records in results/
+	$(BIN)/python benchmarks/pages.py
 
 DATA ?= cifar10
 
-bench: .venv/run  ## This project beside the usual way, on this machine's CPU
+bench: .venv/run  ## This project beside the usual code, on this machine's CPU
 	$(BIN)/python benchmarks/compare.py --device cpu --json results/compare-cpu.json
-	$(BIN)/python benchmarks/agreement.py --json results/agreement-cpu.json
 
-faults: .venv/dev  ## Kill, starve, damage and mislead it thousands of times: docs/reliability.md, about two hours
+faults: .venv/dev  ## Kill, starve, damage and mislead it thousands of times: docs/reliability.md, some hours
 	$(BIN)/python benchmarks/faults.py --json results/faults-cpu.json
 
-bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic as it is, five seeds, and the plain way, three
+bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic with five seeds, and in float32 with three
 	$(BIN)/python benchmarks/compare.py --device cuda --data $(DATA) --json results/compare-gpu.json
 	$(BIN)/python benchmarks/accuracy.py classic --seeds 0 1 2 3 4 --label gpu --data $(DATA)
 	$(BIN)/python benchmarks/accuracy.py classic --plain --seeds 0 1 2 --label gpu --data $(DATA)
 
-accuracy-gpu: .venv/run  ## Five seeds of modern, three of reference and paper, the trials behind modern, with DATA=FOLDER
+accuracy-gpu: .venv/run  ## Five seeds of modern, three of reference and paper, and the trials, with DATA=FOLDER
 	$(BIN)/python benchmarks/accuracy.py modern --seeds 0 1 2 3 4 --label gpu --data $(DATA)
 	$(BIN)/python benchmarks/accuracy.py reference paper --seeds 0 1 2 --label gpu --data $(DATA)
 	$(BIN)/python benchmarks/trials.py --json results/trials-gpu.json --data $(DATA)
-	$(BIN)/python benchmarks/changes.py --device cuda --json results/changes-gpu.json
+
+wheel-test: .venv/dev  ## Build the wheel, install it into a fresh environment, and try it there
+	rm -rf build dist
+	$(BIN)/uv build --quiet --python $(BIN)/python
+	$(BIN)/uv tool run twine check --strict dist/*
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/fresh
+	$(BIN)/uv pip install --quiet --python build/fresh/bin/python --constraint constraints.txt "$$(echo dist/*.whl)[demo]"
+	build/fresh/bin/python .ci/wheel_test.py
+
+RUN ?= cifar10-small
+OUT ?= build/hub
+
+hub: .venv/run  ## A folder to push to the Hugging Face Hub: RUN=a run folder or a bundled network, OUT=FOLDER
+	$(BIN)/python benchmarks/hub.py $(RUN) $(OUT)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

@@ -1,10 +1,11 @@
-"""Train recipes over seeds and keep one record a run.
+"""Train recipes in full over several seeds, and write a record of each run.
 
-    python benchmarks/accuracy.py classic reference --seeds 0 1 2 --data FOLDER [--max-steps N] [--val-every N]
+    python benchmarks/accuracy.py classic modern --seeds 0 1 2 --data FOLDER --label cpu
+    python benchmarks/accuracy.py --from RUN_FOLDER --json results/accuracy-NAME.json
 
-A record is results/accuracy-RECIPE-LABEL-sSEED.json: the recipe, every logged row, the last row as the result, the
-hardware and the versions. Nothing is picked: the result is the last step's, whatever came before. A run whose record
-exists is not run again; a run folder that was interrupted is resumed.
+A record, results/accuracy-RECIPE-LABEL-sSEED.json, has the recipe, every logged row, the last row as the result, the
+confusion matrix, the hardware and the versions. The result is always the last step's. A run with a record is not run
+again; a run that was interrupted is resumed. The second form writes the record of a run that ``alexnet train`` made.
 """
 
 from __future__ import annotations
@@ -13,112 +14,98 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import re
-import time
 from pathlib import Path
 from typing import Any
 
-from alexnet import load_model, recipes, train
-from alexnet.data import datasets
-from alexnet.files import write_atomically
-from alexnet.run.runfolder import read_config
-from alexnet.run.tracking import read_rows
-from alexnet.use.evaluate import evaluate
+from alexnet import recipes, train
+from alexnet.checkpoint import load_run
+from alexnet.evaluate import evaluate
+from record import RESULTS, write_record
+
+ORIGIN = ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
+TIMES = ("seconds", "val_seconds", "save_seconds")
 
 
-def measure(recipe: recipes.Recipe, runs: Path, results: Path, label: str) -> Path:
-    """Train once, or go on where a run stopped, and write its record."""
-    name = f"{recipe.name}-{label}-s{recipe.seed}"
-    path = results / f"accuracy-{name}.json"
-    if path.exists():
-        told = {key: value for key, value in as_recorded(recipe).items() if key not in ("data", "data_dir")}
-        before = json.loads(path.read_text())
-        changed = [key for key, value in told.items() if before["recipe"].get(key, value) != value]
-        if before["data"]["fingerprint"] != seen_as(recipe).fingerprint():
-            changed.append("data")
-        if changed:
-            raise ValueError(f"{path}: a run with another {', '.join(changed)}; choose another --label")
-        return path
-    began, resumed = time.time(), (runs / name).is_dir()
-    result = train.run(recipe, out=runs / name, resume=resumed)
-    if result.stopped_by:
-        raise KeyboardInterrupt
-    config = read_config(runs / name)
-    record = {
-        "kind": "accuracy",
-        "command": recipes.command(recipe, data="FOLDER"),
-        "data": config["data"] | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}),
-        "recipe": as_recorded(recipe) | {"data": config["data"]["name"]},
-        "steps": result.final["step"],
-        "final": result.final,
-        "wall_seconds": None if resumed else round(time.time() - began, 1),
-        **{
-            key: config[key]
-            for key in ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
-        },
-        "date": config["started"][:10],
-        **judge(runs / name, recipe),
-        "rows": read_rows(runs / name),
-    }
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    text = re.sub(r"\[\s+(\d[\d,\s]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)  # of the matrix
-    text = re.sub(r"\{\s+(\"step\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)  # a row a line
-    write_atomically(path, lambda file: file.write_text(text + "\n"))
-    return path
-
-
-def judge(folder: Path, recipe: recipes.Recipe) -> dict[str, Any]:
-    """What the last weights of a run make of the images of its final accuracy, and a checksum of these weights."""
-    model = load_model(folder)
+def record_of(folder: Path, notes: str = "") -> dict[str, Any]:
+    """The record of the run in ``folder``. ValueError if the run logged no full row."""
+    run = load_run(folder)
+    if not run.final:
+        raise ValueError(f"{folder}: has no row with training and validation metrics yet")
+    dataset, model, recipe = run.dataset(), run.model(), run.recipe
     weights = hashlib.sha256()
     for tensor in model.state_dict().values():
         weights.update(tensor.numpy().tobytes())
-    dataset = seen_as(recipe)
-    opened = "test_acc" in read_rows(folder)[-1]
-    where = {"device": recipe.device, "precision": recipe.precision}
-    found = evaluate(model, dataset, *((recipe.test_views, "test") if opened else ("center", "val")), **where)
-    return {"weights_sha256": weights.hexdigest(), "classes": list(dataset.classes), "confusion": found["confusion"]}
+    tta, split = (recipe.tta, "test") if "test_acc" in run.final else ("center", "val")
+    found = evaluate(model, dataset, tta, split, device=run.config["device"], precision=run.config["precision"])
+    timed = all(set(TIMES) <= row.keys() for row in run.full_rows)
+    return {
+        "kind": "accuracy",
+        "command": recipes.command(recipe, data="FOLDER" if Path(recipe.data).is_dir() else None),
+        **({"notes": notes} if notes else {}),
+        "data": run.config["data"]
+        | {"name": dataset.name}
+        | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}),
+        "recipe": dataclasses.asdict(recipe) | {"data": dataset.name},
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "steps": run.final["step"],
+        "final": run.final,
+        "wall_seconds": round(sum(row[name] for row in run.full_rows for name in TIMES), 1) if timed else None,
+        **{name: run.config[name] for name in ORIGIN},
+        "date": run.config["started"][:10],
+        "weights_sha256": weights.hexdigest(),
+        "classes": list(dataset.classes),
+        "confusion": found["confusion"],
+        "rows": run.rows,
+    }
 
 
-def seen_as(recipe: recipes.Recipe) -> datasets.Dataset:
-    """The data set of a recipe, as its run has it."""
-    return datasets.load(recipe.data, recipe.data_dir).as_in(recipe.holdout, recipe.images, flip=recipe.flip)
-
-
-def as_recorded(recipe: recipes.Recipe) -> dict[str, object]:
-    """A recipe without this machine's places."""
-    return dataclasses.asdict(recipe) | {"data_dir": ""}
+def measure(recipe: recipes.Recipe, runtime: recipes.Runtime, folder: Path, path: Path) -> dict[str, Any]:
+    """Train, or resume, and write the record; return it. ValueError if ``path`` has another recipe's record."""
+    if path.exists():
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if recipes.recipe_from_config(record["recipe"]) != recipe:
+            raise ValueError(f"{path}: has a run with other settings; choose another --label")
+        return record
+    result = train.run(recipe, out=folder, runtime=runtime, resume=folder.is_dir())
+    if result.stopped_by:
+        raise KeyboardInterrupt
+    record = record_of(folder)
+    write_record(path, record)
+    return record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+", choices=sorted(recipes.RECIPES))
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"one of {', '.join(recipes.RECIPES)}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--val-every", type=int, help="steps between two rows; by default the recipe's")
+    parser.add_argument("--max-steps", type=int, help="stop each run after this many steps")
     parser.add_argument("--plain", action="store_true", help="float32, not compiled")
-    parser.add_argument("--loader", default="auto", choices=["auto", "resident", "workers"])
-    parser.add_argument("--label", default="", help="distinguishes records of one recipe, such as gpu or cpu-1-epoch")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--tracker", default="none", choices=["wandb", "trackio", "tensorboard", "none"])
+    parser.add_argument("--label", default="run", help="part of the record's name, such as cpu")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders are")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--from", dest="run", type=Path, help="write the record of this finished run")
+    parser.add_argument("--json", type=Path, help="the record of --from")
+    parser.add_argument("--notes", default="", help="a remark for the record of --from")
     args = parser.parse_args()
-    changes = {"data": args.data, "max_steps": args.max_steps, "tracker": args.tracker, "loader": args.loader}
-    if args.val_every is not None:
-        changes["val_every"] = args.val_every
-    if args.plain:
-        changes |= {"precision": "fp32", "compile": False}
-    loader = args.loader if args.loader != "auto" else ""
-    label = "-".join(filter(None, [args.label, "plain" if args.plain else "", loader])) or "run"
-    for seed in args.seeds:
-        for name in args.recipes:
-            try:
-                path = measure(recipes.RECIPES[name](seed=seed, **changes), args.runs, args.results, label)
-            except ValueError as error:
-                parser.error(str(error))
-            final = json.loads(path.read_text())["final"]
-            print(f"{path}: step {final['step']}, val_acc {final['val_acc']:.2f}%", flush=True)
+    if bool(args.run) == bool(args.recipes) or bool(args.run) != bool(args.json):
+        parser.error("name recipes, or --from RUN and --json FILE")
+    try:
+        if args.run:
+            write_record(args.json, record_of(args.run, args.notes))
+            return
+        plain = {"precision": "fp32", "compile": False} if args.plain else {}
+        runtime = recipes.Runtime(tracker="none", max_steps=args.max_steps, **plain)
+        for seed in args.seeds:
+            for name in args.recipes:
+                recipe = recipes.RECIPES[recipes.check_choice("recipe", name, recipes.RECIPES)](
+                    seed=seed, data=args.data
+                )
+                stem = f"{name}-{args.label}{'-plain' * args.plain}-s{seed}"
+                record = measure(recipe, runtime, args.runs / stem, args.results / f"accuracy-{stem}.json")
+                print(f"{stem}: step {record['steps']}, val_acc {record['final']['val_acc']:.2f}%", flush=True)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -1,75 +1,80 @@
-"""What every record says of its origin, records that grow run by run, and the parts of pages made from records."""
+"""Records: the JSON files in results/. Each says what was run, where, when and by which commit."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alexnet import hardware
-from alexnet.files import git_commit, write_atomically
+from alexnet import system
+from alexnet.checkpoint import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
 
 
-def origin(device: torch.device) -> dict[str, Any]:
-    """The commit, hardware, versions and date of a measurement."""
+def origin(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The hardware, versions, commit and date of a measurement made now."""
     return {
-        "hardware": hardware.describe(device),
-        "versions": hardware.versions(),
-        "commit": git_commit(),
+        "hardware": system.describe(torch.device(device)),
+        "versions": system.versions(),
+        "commit": system.git_commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-class Growing:
-    """A record of several runs, written after each, that a second call goes on with. Each run has its own origin.
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` as JSON, a key a line; lists of objects or lists have an element a line."""
+    lines = []
+    for key, value in record.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value and isinstance(value[0], dict | list):
+            text = "[\n  " + ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in value) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8"))
 
-    Calls that do different runs can be at work at once: each adds to what the others have written.
+
+class GrowingRecord:
+    """A record with several ``runs``, written after each one, so that a second call continues the first.
+
+    Args:
+        path: the file. None keeps the runs in memory only.
+        head: what all runs have in common.
+        names: the keys that identify a run.
+
+    Raises:
+        ValueError: the file has another head.
     """
 
-    def __init__(self, path: Path, head: dict[str, Any], names: Sequence[str]) -> None:
-        """``head`` is what all its runs have in common, ``names`` the keys that tell one run from another.
-
-        ValueError where the file at ``path`` holds runs of another head.
-        """
+    def __init__(self, path: Path | None, head: Mapping[str, Any], names: Sequence[str]) -> None:
         self.path, self.names = path, names
-        self.record: dict[str, Any] = head | {"runs": []}
-        if path.exists():
-            before = json.loads(path.read_text())
-            if different := [key for key in head if before.get(key) != head[key]]:
-                raise ValueError(f"--json {path}: its runs have another {', '.join(different)}; name another file")
-            self.record = before
+        self.record: dict[str, Any] = {**head, "runs": []}
+        if path and path.exists():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if different := [key for key in head if stored.get(key) != head[key]]:
+                raise ValueError(f"{path}: its runs have a different {', '.join(different)}; choose another file")
+            self.record = stored
 
-    def has(self, **names: Any) -> bool:
-        """Whether a run with these names is there."""
-        return any(all(run[key] == names[key] for key in self.names) for run in self.record["runs"])
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        return self.record["runs"]  # type: ignore[no-any-return]
 
-    def add(self, run: dict[str, Any]) -> None:
-        """Add a run and write the record, one run a line."""
-        if self.path.exists():
-            self.record = json.loads(self.path.read_text())
-        self.record["runs"].append(run)
-        first = json.dumps(self.names[0])
-        text = json.dumps(self.record, ensure_ascii=False).replace(f"{{{first}", f"\n  {{{first}") + "\n"
-        write_atomically(self.path, lambda file: file.write_text(text, encoding="utf-8"))
+    def find(self, **names: Any) -> dict[str, Any] | None:
+        """The run with these names; None if there is none yet."""
+        return next((run for run in self.runs if all(run[key] == names[key] for key in self.names)), None)
 
+    def add(self, run: Mapping[str, Any]) -> None:
+        """Add a run, and those that another process has added to the file meanwhile."""
+        if self.path and self.path.exists():
+            self.record = json.loads(self.path.read_text(encoding="utf-8"))
+        self.runs.append(dict(run))
+        self.write()
 
-def between(text: str, part: str, begin: str, end: str) -> str:
-    """``text``, a page, with ``part`` between its markers."""
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n\n{part.strip()}\n\n{end}{rest.split(end)[1]}"
-
-
-def keep_pages(pages: dict[Path, str], *, check: bool) -> int:
-    """Write the pages that are not as they should be; with ``check`` name them in a line each. An exit status."""
-    wrong = [path for path, text in pages.items() if path.read_text() != text]
-    for path in wrong:
-        if check:
-            print(f"{path.name}: differs from the records; run `make results`", file=sys.stderr)
-        else:
-            path.write_text(pages[path])
-    return int(check and bool(wrong))
+    def write(self) -> None:
+        if self.path:
+            write_record(self.path, self.record)

@@ -1,149 +1,150 @@
-"""From classic to modern, one change after another: what each gives to the accuracy on held-out training images.
+"""Trials: what one change of a recipe gives to the accuracy on held-out training images.
 
-    python benchmarks/trials.py --data FOLDER [--epochs 13] [--holdout 5000] [--widths full] [--seeds 0]
-                                [--only NAME ...] [--views VIEWS ...] [--json FILE]
+    python benchmarks/trials.py --data FOLDER [--epochs 13] [--holdout 5000] [--width-mult 1] [--seeds 0]
+                                [--only NAME ...] [--tta flip ...] [--json FILE]
 
-Each of ``LADDER`` adds to the one before, and the last is the recipe modern; each of ``OTHERS`` changes modern in one
-thing. What no recipe has (``TRIED``) replaces a part of the code while a run lasts: it becomes a field if it gains. The
-test images are never touched. The record is written after each run, and a second call goes on where the first stopped.
+A trial is a dict of recipe fields, applied on top of another trial's. The first ones lead from ``classic`` to
+``modern``; the others each change one thing. The runs do not get the test images. The record is written after each run,
+and a second call continues it; calls with different ``--only`` may run at the same time.
+
+An augmentation that no recipe has is a function below; if it helps, it moves to ``alexnet.data.augment``. Not in the
+list, because no recipe field expresses them: another momentum for Muon, Muon on conv1 or fc8, whitened first filters, a
+linear schedule.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import pad
 
-from alexnet import hardware, load_model, recipes, train
-from alexnet.data import datasets, loaders
-from alexnet.data.resident import Boxes, CropMatrices
-from alexnet.run import schedule
-from alexnet.run.runfolder import read_config
-from alexnet.run.session import Session
-from alexnet.use.evaluate import evaluate
-from record import Growing, origin
+from alexnet import recipes, train
+from alexnet.checkpoint import load_run
+from alexnet.data import datasets
+from alexnet.data.augment import Boxes, Draws, augmentation, random_crop, random_resized_crop
+from alexnet.data.datasets import Dataset
+from alexnet.evaluate import evaluate
+from alexnet.system import pick_device
+from record import RESULTS, GrowingRecord, origin
 
-LADDER: list[tuple[str, dict[str, Any]]] = [
-    ("classic", {}),
-    ("He initialisation on standardised input", {"init": "he", "input_scale": "imagenet"}),
-    ("random crops of 256, not resized ones", {"crop": "random"}),
-    ("batches of 64", {"batch_size": 64}),
-    ("Nesterov's momentum, warm-up over one epoch of 13, lr 0.04", {"nesterov": True, "warmup": 1.0, "lr": 0.04}),
-    ("label smoothing 0.1, moving average of the weights 0.999", {"label_smoothing": 0.1, "ema": 0.999}),
-    ("modern, lr 0.08", {"lr": 0.08}),
-]
-OTHERS: list[tuple[str, dict[str, Any]]] = [
-    ("modern, lr 0.02", {"lr": 0.02}),
-    ("modern, lr 0.02, batches of 128", {"lr": 0.02, "batch_size": 128}),
-    ("modern, lr 0.16", {"lr": 0.16}),
-    ("modern, clipped at norm 4", {"clip_norm": 4.0}),
-    ("modern, resized crops", {"crop": "random-resized"}),
-    ("modern, the paper's initialisation on raw input", {"init": "paper", "input_scale": "raw"}),
-]
+RUNTIME = recipes.Runtime(save_every=1e9, tracker="none", quiet=True)
+MODERN, MUON = "modern, lr 0.08", "Muon 0.01, dropout ramp"
+CROP_FLIP = ("random_crop", "flip")
 
 
-@contextlib.contextmanager
-def alternating_mirrors() -> Iterator[None]:
-    """Half of the images are mirrored in even epochs, the others in odd ones."""
-    boxes = loaders.ResidentBatches._boxes
-
-    def alternate(self: loaders.ResidentBatches, epoch: int) -> Boxes:
-        count, seed = len(self.images), self.recipe.seed
-        first = torch.rand(count, generator=loaders._generator(seed, 0, stream=4)) < 0.5
-        return replace(boxes(self, epoch), flip=first[loaders.epoch_order(count, seed, epoch)] ^ bool(epoch % 2))
-
-    with mock.patch.object(loaders.ResidentBatches, "_boxes", alternate):
-        yield
+@augmentation("crop")
+def reflected_shift(images: Tensor, draws: Draws, most: int = 28) -> Tensor:
+    """Shift by up to 28 pixels of 224, 4 of 32, filled by reflection (airbench)."""
+    size, padded = images.shape[-1], pad(images, (most,) * 4, mode="reflect")
+    tops, lefts = draws.randint(2 * most + 1).tolist(), draws.randint(2 * most + 1).tolist()
+    for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        images[i] = padded[i, :, top : top + size, left : left + size]
+    return images
 
 
-@contextlib.contextmanager
-def cutout(side: int = 64) -> Iterator[None]:
-    """A square of ``side`` pixels of each crop is the mean of ImageNet, which is 0; its centre lies anywhere."""
-    apply, own = CropMatrices.apply, torch.Generator().manual_seed(0)  # dropout keeps its draws
-
-    def cut(self: CropMatrices, images: Tensor, boxes: Boxes) -> Tensor:
-        crops = apply(self, images, boxes)
-        pixels = torch.arange(crops.shape[-1], device=crops.device)
-        centres = torch.randint(crops.shape[-1], (2, len(crops), 1), generator=own).to(crops.device)
-        rows, columns = (((pixels - centre + side // 2) // side) == 0 for centre in centres)
-        return crops.masked_fill_((rows[:, :, None] & columns[:, None])[:, None], 0.0)
-
-    with mock.patch.object(CropMatrices, "apply", cut):
-        yield
+@augmentation("box")
+def resized_crop_at_first(boxes: Boxes, draws: Draws) -> Boxes:
+    """``random_resized_crop`` in the first half of the epochs, ``random_crop`` in the second."""
+    crop = random_resized_crop if 2 * draws.epoch < draws.recipe.epochs else random_crop
+    return crop(boxes, draws)
 
 
-@contextlib.contextmanager
-def growing_dropout() -> Iterator[None]:
-    """Dropout of 0 at the first step and of 0.5 at the last."""
-    step = train.train_step
+# name: the trial that it is compared with, and what it changes in that trial's recipe
+TRIALS: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "classic": (None, {}),
+    "He initialisation on standardised input": ("classic", {"init": "he", "input_scale": "imagenet"}),
+    "random crops of 256, not resized ones": (
+        "He initialisation on standardised input",
+        {"augment": CROP_FLIP},
+    ),
+    "batches of 64": ("random crops of 256, not resized ones", {"batch_size": 64}),
+    "Nesterov's momentum, warm-up over one epoch of 13, lr 0.04": (
+        "batches of 64",
+        {"nesterov": True, "warmup": 1.0, "lr": 0.04},
+    ),
+    "label smoothing 0.1, moving average of the weights 0.999": (
+        "Nesterov's momentum, warm-up over one epoch of 13, lr 0.04",
+        {"label_smoothing": 0.1, "ema": 0.999},
+    ),
+    MODERN: ("label smoothing 0.1, moving average of the weights 0.999", {"lr": 0.08}),
+    "modern, lr 0.02": (MODERN, {"lr": 0.02}),
+    "modern, lr 0.02, batches of 128": (MODERN, {"lr": 0.02, "batch_size": 128}),
+    "modern, lr 0.16": (MODERN, {"lr": 0.16}),
+    "modern, clipped at norm 4": (MODERN, {"clip_norm": 4.0}),
+    "modern, resized crops": (MODERN, {"augment": ("random_resized_crop", "flip")}),
+    "modern, the paper's initialisation on raw input": (MODERN, {"init": "paper", "input_scale": "raw"}),
+    # dropout
+    "dropout ramp": (MODERN, {"dropout_ramp": True}),
+    "dropout ramp to 0.3": (MODERN, {"dropout_ramp": True, "dropout": 0.3}),
+    "dropout 0.25": (MODERN, {"dropout": 0.25}),
+    "dropout 0.1": (MODERN, {"dropout": 0.1}),
+    # Muon
+    "Muon 0.03": (MODERN, {"muon_lr": 0.03}),
+    "Muon 0.03, dropout ramp": ("dropout ramp", {"muon_lr": 0.03}),
+    MUON: ("dropout ramp", {"muon_lr": 0.01}),
+    "Muon 0.005": (MUON, {"muon_lr": 0.005}),
+    "Muon 0.003": (MUON, {"muon_lr": 0.003}),
+    "Muon, dropout ramp to 0.3": (MUON, {"dropout": 0.3}),
+    # learning rate of SGD and batch size
+    **{
+        f"Muon, lr {lr}, batches of {batch}": (MUON, {"lr": lr, "batch_size": batch})
+        for lr in (0.06, 0.08, 0.12)
+        for batch in (32, 64, 128)
+        if (lr, batch) != (0.08, 64)
+    },
+    "Muon, momentum 0.95 of SGD": (MUON, {"momentum": 0.95}),
+    **{f"Muon, weight decay {decay:g}": (MUON, {"weight_decay": decay}) for decay in (1e-4, 2e-3)},
+    "Muon, biases not decayed": (MUON, {"decay_biases": False}),
+    "Muon, not clipped": (MUON, {"clip_norm": 0.0}),
+    # augmentation and labels
+    "Muon, alternating flip": (MUON, {"augment": ("random_crop", "alternating_flip")}),
+    "Muon, crops by reflection": (MUON, {"augment": ("flip", "reflected_shift")}),
+    "Muon, resized crops in the first half": (MUON, {"augment": ("resized_crop_at_first", "flip")}),
+    "Muon, cutout": (MUON, {"augment": (*CROP_FLIP, "cutout")}),
+    "Muon, resized crops": (MUON, {"augment": ("random_resized_crop", "flip")}),
+    "Muon, label smoothing 0.05": (MUON, {"label_smoothing": 0.05}),
+    "Muon, label smoothing 0.2": (MUON, {"label_smoothing": 0.2}),
+    # moving average and biases
+    "Muon, moving average 0.99": (MUON, {"ema": 0.99}),
+    "Muon, moving average 0.9995": (MUON, {"ema": 0.9995}),
+    "Muon, biases' rate × 8": (MUON, {"bias_lr": 8.0}),
+    "Muon, biases' rate × 64": (MUON, {"bias_lr": 64.0}),
+}
 
-    def grown(s: Session, images: Tensor, labels: Tensor) -> Tensor:
-        for layer in s.net.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = 0.5 * s.progress.step / s.total_steps
-        return step(s, images, labels)
 
-    uncompiled = mock.patch.object(hardware, "can_compile", return_value=False)  # else anew for each probability
-    with uncompiled, mock.patch.object(train, "train_step", grown):
-        yield
+def changes_of(name: str | None) -> dict[str, Any]:
+    """All fields in which a trial differs from ``classic``."""
+    if name is None:
+        return {}
+    before, changes = TRIALS[name]
+    return changes_of(before) | changes
 
 
-@contextlib.contextmanager
-def straight_line() -> Iterator[None]:
-    """The learning rate falls to 0 in a straight line, not in a cosine."""
-    with mock.patch.object(schedule, "cosine", lambda step, total, lr: lr * (1 - step / total)):
-        yield
-
-
-TRIED: list[tuple[str, Callable[[], contextlib.AbstractContextManager[None]]]] = [
-    ("modern, mirrors that alternate by epoch", alternating_mirrors),
-    ("modern, cutout of 64 pixels", cutout),
-    ("modern, dropout that grows from 0", growing_dropout),
-    ("modern, a rate that falls in a straight line", straight_line),
-]
-
-
-def trials() -> list[tuple[str, dict[str, Any]]]:
-    """Each trial's name, and its recipe as changes to classic."""
-    found, so_far = [], {}
-    for name, changes in LADDER:
-        so_far = so_far | changes
-        found.append((name, so_far))
-    return found + [(name, so_far | changes) for name, changes in OTHERS] + [(name, so_far) for name, _ in TRIED]
-
-
-def measure(name: str, changes: dict[str, Any], common: dict[str, Any], views: Sequence[str] = ()) -> dict[str, Any]:
-    """Train once; the last validation is the result. ``views``: judge the same images by these, too."""
-    epochs = common["epochs"]
-    if "warmup" in changes:
-        changes = changes | {"warmup": changes["warmup"] * epochs / 13}
-    often = {"val_every": 10**9, "save_every": 10**9, "tracker": "none", "loader": "resident"}
-    recipe = recipes.classic(**changes, **common, **often)
-    replaced = dict(TRIED).get(name, contextlib.nullcontext)
-    unopened = mock.patch.object(train, "_test", return_value={})
-    with tempfile.TemporaryDirectory() as folder, replaced(), unopened:
+def measure(recipe: recipes.Recipe, dataset: Dataset, tta: Sequence[str] = ()) -> dict[str, Any]:
+    """Train once on a data set without test images; return the metrics after the last step, by each of ``tta`` too."""
+    with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        result = train.run(recipe, out=Path(folder) / "run", quiet=True)
+        result = train.run(recipe, dataset, f"{folder}/run", runtime=RUNTIME)
         seconds = time.perf_counter() - began
         if result.stopped_by:
             raise KeyboardInterrupt
-        data = read_config(result.folder)["data"]
-        held = datasets.load(recipe.data).as_in(recipe.holdout, recipe.images, flip=recipe.flip)
-        by_views = {each: evaluate(load_model(result.folder), held, each)["top1"] for each in views}
-    final = result.final
-    keep = ("val_acc", "val_loss", "train_acc", "train_loss", "grad_norm", "step")
-    spec = {"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}
-    told = {"seconds": seconds, "data": data | spec} | ({"views": by_views} if views else {})
-    return {key: final[key] for key in keep} | told
+        run = load_run(result.folder)
+        by_tta = {each: evaluate(run.model(), dataset, each)["top1"] for each in tta}
+    kept = ("val_acc", "val_loss", "train_acc", "train_loss", "grad_norm", "step")
+    place = {"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}
+    return {
+        **{key: run.final[key] for key in kept},
+        "seconds": round(seconds, 1),
+        "data": run.config["data"] | place,
+        **({"tta": by_tta} if by_tta else {}),
+    }
 
 
 def main() -> None:
@@ -151,38 +152,44 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--epochs", type=int, default=13)
     parser.add_argument("--holdout", type=int, default=5000)
-    parser.add_argument("--widths", default="full", choices=["full", "quarter"])
+    parser.add_argument("--width-mult", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of trials; by default all")
-    parser.add_argument("--views", nargs="+", default=[], choices=recipes.VIEWS, help="judge by these, too, at the end")
-    parser.add_argument("--json", type=Path, default=Path("results/trials.json"))
+    parser.add_argument("--tta", nargs="+", default=[], choices=recipes.TTA, help="also evaluate with these")
+    parser.add_argument("--json", type=Path, default=RESULTS / "trials.json")
+    parser.add_argument("--list", action="store_true", help="print the trials and end")
     args = parser.parse_args()
-    names = [name for name, _ in trials()]
-    if unknown := set(args.only or ()) - set(names):
-        parser.error(f"--only {', '.join(unknown)}: allowed are {', '.join(names)}")
+    if args.list:
+        print(*(f"{name:60} {changes_of(name)}" for name in TRIALS), sep="\n")
+        return
+    common = {"epochs": args.epochs, "width_mult": args.width_mult}
+    words = [f"--{key.replace('_', '-')} {value}" for key, value in (common | {"holdout": args.holdout}).items()]
+    words += ["--tta", *args.tta] if args.tta else []
     dataset = datasets.load(args.data)
     head = {
         "kind": "trials",
+        "command": " ".join(["python benchmarks/trials.py --data FOLDER", *words]),
         "data": dataset.name,
         "fingerprint": dataset.fingerprint(),
-        "command": f"python benchmarks/trials.py --data FOLDER --epochs {args.epochs} --holdout {args.holdout}"
-        + f" --widths {args.widths}" * (args.widths != "full")
-        + f" --views {' '.join(args.views)}" * bool(args.views),
-        "epochs": args.epochs,
+        **common,
         "holdout": args.holdout,
-    } | ({"widths": args.widths} if args.widths != "full" else {})
+    }
     try:
-        record = Growing(args.json, head, ("name", "seed"))
+        dataset = replace(dataset.with_holdout(args.holdout), test=None)
+        record = GrowingRecord(args.json, head, ("name", "seed"))
+        chosen = [recipes.check_choice("trial", name, TRIALS) for name in args.only or TRIALS]
+        for seed in args.seeds:
+            for name in chosen:
+                if record.find(name=name, seed=seed):
+                    continue
+                changes = changes_of(name)
+                warmup = changes.get("warmup", 0.0) * args.epochs / 13
+                recipe = recipes.classic(**changes | common | {"seed": seed, "warmup": warmup, "val_every": 10**9})
+                found = measure(recipe, dataset, args.tta)
+                record.add({"name": name, "seed": seed, "changes": changes, **found, **origin(pick_device())})
+                print(f"{name:60} seed {seed}  val_acc {found['val_acc']:.2f}%  {found['seconds']:.0f} s", flush=True)
     except ValueError as error:
         parser.error(str(error))
-    for seed in args.seeds:
-        for name, changes in trials():
-            if record.has(name=name, seed=seed) or (args.only and name not in args.only):
-                continue
-            common = {"data": args.data, "epochs": args.epochs, "holdout": args.holdout, "seed": seed}
-            found = measure(name, changes, common | {"widths": args.widths}, args.views)
-            record.add({"name": name, "seed": seed, "changes": changes, **found, **origin(hardware.pick_device())})
-            print(f"{name:60} seed {seed}  val_acc {found['val_acc']:.2f}%  {found['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""A writer of Caffe's files, for tests: protobuf's wire format, https://protobuf.dev/programming-guides/encoding."""
+"""Write Caffe's files, for tests: protobuf's wire format, https://protobuf.dev/programming-guides/encoding."""
 
 import numpy as np
 import torch
 
 from alexnet.model import AlexNet_2012
 
+KINDS = {"conv": "Convolution", "relu": "ReLU", "norm": "LRN", "pool": "Pooling", "fc": "InnerProduct",
+         "drop": "Dropout"}  # fmt: skip
+V1_TYPES = {"Convolution": 4, "Dropout": 6, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18}
 
-def fresh(variant, num_classes=10):
+
+def make_network(variant="classic", num_classes=10, width_mult=1 / 16):
     """A network whose logits depend on the image, on every weight and on every bias."""
     torch.manual_seed(0)
-    model = AlexNet_2012(num_classes, variant, init="he").eval().requires_grad_(False)
+    model = AlexNet_2012(num_classes, variant, init="he", width_mult=width_mult).eval().requires_grad_(False)
     for _, layer in model.weight_layers():
         layer.bias.normal_()
     return model
@@ -32,7 +36,7 @@ def chunk(field, payload):
 
 
 def blob(array, style="shape"):
-    """BlobProto as Caffe writes it now (shape), as it did (sides), and in ways that other writers may choose."""
+    """BlobProto as Caffe writes it now (``shape``), as it did (``sides``), and in two other valid ways."""
     array = np.ascontiguousarray(array, "<f4")
     sides = (1,) * (4 - array.ndim) + array.shape
     if style == "sides":
@@ -46,9 +50,6 @@ def blob(array, style="shape"):
     return shape + chunk(5, array.tobytes())
 
 
-V1_TYPES = {"Convolution": 4, "Dropout": 6, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18}
-
-
 def caffemodel(layers, v1=False, style="shape"):
     """NetParameter of (name, type, blobs) in either format."""
     net = [chunk(1, b"AlexNet")]
@@ -60,16 +61,6 @@ def caffemodel(layers, v1=False, style="shape"):
             head = chunk(1, name.encode()) + chunk(2, kind.encode()) + chunk(3, b"bottom") + integer(10, 1)
             net.append(chunk(100, head + b"".join(chunk(7, blob(b, style)) for b in blobs)))
     return b"".join(net)
-
-
-KINDS = {
-    "conv": "Convolution",
-    "relu": "ReLU",
-    "norm": "LRN",
-    "pool": "Pooling",
-    "fc": "InnerProduct",
-    "drop": "Dropout",
-}
 
 
 def caffe_layers(model):

@@ -1,12 +1,13 @@
-"""The command with the small network in processes of their own, forked from one that has imported everything.
+"""The command ``alexnet`` in processes of their own, forked from one that has imported everything.
 
-They are there in a tenth of a second; Python with torch takes five. Exit handlers do not run in them: what is about the
-end of a process needs a real one, as what is about its command line does.
+They start in a tenth of a second, where Python with torch takes five. Exit handlers do not run in them.
+``FILE_SIZE_LIMIT=N`` in the environment makes writes beyond N bytes fail, as on a full disk.
 """
 
 import contextlib
 import multiprocessing
 import os
+import resource
 import socket
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-import tiny
+from alexnet.cli import main
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
@@ -29,7 +30,9 @@ def _command(arguments: Sequence[str], output: Path, environment: Mapping[str, s
     with output.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
-    sys.exit(tiny.command(arguments))
+    if limit := int(environment.get("FILE_SIZE_LIMIT", 0)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.exit(main(arguments))
 
 
 class Command:
@@ -46,12 +49,12 @@ class Command:
             os.kill(self.process.pid, signal)  # type: ignore[arg-type]
 
     def send_to_others(self, signal: int) -> None:
-        """To the processes that it started: its data workers, and the server that forks them."""
+        """Send a signal to the processes that it started: its data workers, and the server that forks them."""
         for process in psutil.Process(self.process.pid).children(recursive=True):
             process.send_signal(signal)
 
     def wait_for(self, path: Path, timeout: float = 60) -> None:
-        """Until that file is there, or the process has ended."""
+        """Wait until that file exists, or the process has ended."""
         until = time.monotonic() + timeout
         while not path.exists() and self.process.is_alive() and time.monotonic() < until:
             time.sleep(0.005)
@@ -66,11 +69,11 @@ class Command:
 
 
 def several(processes: int, arguments: Sequence[str], output: Path, **environment: str) -> list[Command]:
-    """The command as torchrun starts it, in processes that know of each other."""
+    """The command in several processes, as torchrun starts it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)} | environment
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)} | environment
     return [
-        Command(arguments, output.with_suffix(f".{rank}"), RANK=str(rank), LOCAL_RANK=str(rank), **meet)
+        Command(arguments, output.with_suffix(f".{rank}"), RANK=str(rank), LOCAL_RANK=str(rank), **meeting)
         for rank in range(processes)
     ]

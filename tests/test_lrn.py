@@ -1,4 +1,6 @@
-"""Response normalisation against PyTorch's, which nobody here wrote, and against numerical gradients."""
+"""Response normalisation against PyTorch's own, and against numerical gradients."""
+
+import importlib
 
 import pytest
 import torch
@@ -6,33 +8,40 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from alexnet import hardware, local_response_norm, lrn, native
-from alexnet.lrn import WithinMapNorm
+from alexnet import local_response_norm, lrn, native, system
+from alexnet.lrn import ResponseNorm, WithinMapNorm
 
 PAPER = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
-needs_compiler = pytest.mark.skipif(not hardware.can_compile(torch.device("cpu")), reason="needs a C++ compiler")
+STRONG = {"size": 5, "alpha": 0.3, "beta": 0.75, "k": 1.5}  # a denominator that varies
+needs_compiler = pytest.mark.skipif(not system.can_compile(torch.device("cpu")), reason="needs a C++ compiler")
 
 
-@pytest.fixture(params=["cpp", "torch"])
-def way(request, monkeypatch):
-    """Where channels lie innermost: in C++, as on a machine with a compiler, and without."""
-    if request.param == "torch":
+@pytest.fixture(params=["C++", "tensor code"])
+def kernel(request, monkeypatch):
+    """What the operator runs for channels that lie innermost: lrn.cpp, or tensor code as without a compiler."""
+    if request.param == "tensor code":
         monkeypatch.setattr(native, "load", lambda _: None)
-    elif native.load(lrn._SOURCE) is None:
+    elif lrn.lrn_backend(torch.device("cpu")) != "C++":
         pytest.skip("needs a C++ compiler with OpenMP")
     return request.param
 
 
-def theirs(x, size, alpha, beta, k):
+def torchs(x, size, alpha, beta, k):
     if x.ndim == 2:  # PyTorch takes three dimensions or more
         return F.local_response_norm(x[..., None], size, alpha, beta, k)[..., 0]
     return F.local_response_norm(x, size, alpha, beta, k)
 
 
+def innermost(x):
+    """The same values with channels innermost in memory."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
 def assert_near(ours, expected, scale=0.0):
-    """Largest difference at most 1e-5 of the largest value, or of ``scale`` where that is larger."""
+    """Largest difference at most 1e-5 of the largest value, or of ``scale`` if that is larger."""
     assert ours.shape == expected.shape
     if expected.numel():
         assert float((ours - expected).abs().max()) <= 1e-5 * max(float(expected.abs().max()), scale)
@@ -45,128 +54,81 @@ def with_gradient(function, x, grad):
     return y.detach(), dx
 
 
-def check(x, size, alpha, beta, k, grad=None):
+def check(x, size, alpha, beta, k, grad=None, norm=local_response_norm):
     grad = torch.randn(x.shape) if grad is None else grad
-    ours = with_gradient(lambda t: local_response_norm(t, size, alpha, beta, k), x, grad)
-    expected = with_gradient(lambda t: theirs(t, size, alpha, beta, k), x, grad)
+    ours = with_gradient(lambda t: norm(t, size, alpha, beta, k), x, grad)
+    expected = with_gradient(lambda t: torchs(t, size, alpha, beta, k), x, grad)
     assert_near(ours[0], expected[0])
-    # The gradient is a difference; where its terms cancel, as for β = 1/2 and large inputs, the first sets the scale.
+    # The gradient is a difference of two terms, which may cancel: the first sets the scale.
     first_term = (grad * expected[0] / x).nan_to_num()
     assert_near(ours[1], expected[1], float(first_term.abs().max()) if x.numel() else 0.0)
-    assert torch.equal(local_response_norm(x, size, alpha, beta, k), ours[0])  # without a gradient too
+    assert torch.equal(norm(x, size, alpha, beta, k), ours[0])  # without a gradient too
+    assert ours[0].stride() == torch.empty_like(x).stride()
 
 
-constants = st.fixed_dictionaries(
-    {
-        "size": st.integers(1, 8),
-        "alpha": st.floats(1e-5, 2.0),
-        "beta": st.sampled_from([0.75]) | st.floats(0.1, 2.0),
-        "k": st.floats(0.5, 3.0),
-    }
-)
+# --- values and gradients
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     batch=st.integers(1, 4),
     channels=st.integers(1, 12),
     pixels=st.lists(st.integers(1, 5), max_size=3),
     spread=st.sampled_from([0.1, 1.0, 60.0]),
     channels_last=st.booleans(),
-    block=st.sampled_from([None, 1, 50, 1 << 19]),
-    constants=constants,
+    traced=st.booleans(),
+    constants=st.fixed_dictionaries(
+        {
+            "size": st.integers(1, 9),
+            "alpha": st.floats(1e-5, 2.0),
+            "beta": st.sampled_from([0.75]) | st.floats(0.1, 2.0),
+            "k": st.floats(0.5, 3.0),
+        }
+    ),
     seed=st.integers(0, 99),
 )
-@example(1, 1, [], 60.0, False, 50, {"size": 1, "alpha": 2.0, "beta": 0.5, "k": 0.5}, 0)  # the gradient's terms cancel
-def test_equals_torch_in_value_and_gradient(batch, channels, pixels, spread, channels_last, block, constants, seed):
+@example(1, 1, [], 60.0, False, False, {"size": 1, "alpha": 2.0, "beta": 0.5, "k": 0.5}, 0)  # the two terms cancel
+def test_equals_torch_in_value_and_gradient(batch, channels, pixels, spread, channels_last, traced, constants, seed):
     torch.manual_seed(seed)
     x = torch.randn(batch, channels, *pixels) * spread
-    if channels_last and x.ndim > 2:
-        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     with pytest.MonkeyPatch.context() as patch:
-        if block is None:
-            patch.setattr(lrn, "_in_blocks", lambda _: False)  # as on an accelerator and in compiled code
-        else:
-            patch.setattr(lrn, "_BLOCK", block)  # a few values a block: the boundaries fall everywhere
-        check(x, **constants)
-
-
-@pytest.mark.parametrize("size", range(1, 9))
-def test_numerical_gradient(size):
-    torch.manual_seed(size)
-    x = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: local_response_norm(t, size, 0.7, 0.75, 1.3), x)
-    assert torch.autograd.gradcheck(lambda t: local_response_norm(t, size, 0.7, 1.1, 0.8), x)
+        if traced:
+            patch.setattr(lrn, "_is_eager", lambda _: False)
+        check(innermost(x) if channels_last else x, **constants)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_the_networks_own_shapes_over_several_blocks(memory_format, way):
+@pytest.mark.parametrize(("channels", "side"), [(96, 55), (256, 27)])
+def test_the_shapes_of_the_network(channels, side, memory_format, kernel):
     torch.manual_seed(0)
-    for channels, side in ((96, 55), (256, 27)):
-        x = (torch.randn(4 if channels == 96 else 7, channels, side, side) * 60).to(memory_format=memory_format)
-        assert x.numel() > 2 * lrn._BLOCK
-        check(x, **PAPER)
-        assert local_response_norm(x, **PAPER).is_contiguous(memory_format=memory_format)
+    check((torch.randn(3, channels, side, side) * 60).to(memory_format=memory_format), **PAPER)
 
 
 def test_one_value_by_hand():
-    """Channel 2 of 5 ones sees them all: 1 / (2 + 1e-4/5 · 5)^0.75; channel 0 sees three."""
+    """Channel 2 of 5 ones sees all of them: 1 / (2 + 1e-4/5 · 5)^0.75; channel 0 sees three."""
     y = local_response_norm(torch.ones(1, 5, 1), **PAPER).flatten()
     assert y[2].item() == pytest.approx((2 + 1e-4) ** -0.75, rel=1e-6)
     assert y[0].item() == pytest.approx((2 + 1e-4 * 3 / 5) ** -0.75, rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [5, 9])
-@pytest.mark.parametrize("channels", [1, 3, 16, 37, 96, 4096])
-def test_rows_of_any_length_in_cpp(channels, size, way):
+@pytest.mark.parametrize("channels", [1, 3, 16, 37, 96, 4096, 5000])
+def test_any_number_of_channels(channels, size, kernel):
     torch.manual_seed(channels)
+    constants = {**STRONG, "size": size}
     for dtype in (torch.float32, torch.bfloat16):
-        x = (torch.randn(3, channels, 5, 2) * 60).to(dtype).contiguous(memory_format=torch.channels_last)
+        x = innermost((torch.randn(3, channels, 5, 2) * 60).to(dtype))
         grad = torch.randn(x.shape).to(dtype)
-        got = with_gradient(lambda t: local_response_norm(t, size, 0.3, 0.75, 1.5), x, grad)
-        wanted = with_gradient(lambda t: theirs(t, size, 0.3, 0.75, 1.5), x.double(), grad.double())
-        for ours, exact in zip(got, wanted, strict=True):
-            torch.testing.assert_close(ours.double(), exact, rtol=1e-5 if dtype == torch.float32 else 2**-8, atol=1e-5)
-
-
-def test_what_is_no_number_stays_none(way):
-    x = torch.ones(1, 7, 1, 1, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    x[0, 3] = torch.nan
-    assert local_response_norm(x, **PAPER).isnan().flatten().tolist() == [False, True, True, True, True, True, False]
-    x[0, 3] = torch.inf  # inf / inf
-    assert local_response_norm(x, **PAPER).isnan().flatten().tolist() == [False] * 3 + [True] + [False] * 3
-
-
-def test_one_channel_cut_out_of_several():
-    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)[:, :1].requires_grad_()
-    (found,) = torch.autograd.grad(local_response_norm(x).sum(), x)
-    (wanted,) = torch.autograd.grad(torch.nn.functional.local_response_norm(x, 5, 1e-4, 0.75, 2.0).sum(), x)
-    torch.testing.assert_close(found, wanted)
-
-
-def test_more_window_than_channels():
-    check(torch.randn(3, 2, 4), size=8, alpha=0.5, beta=0.75, k=1.0)
-    check(torch.randn(3, 1, 4), size=7, alpha=0.5, beta=0.75, k=1.0)
-
-
-def test_non_contiguous_input_and_gradient():
-    torch.manual_seed(1)
-    base = torch.randn(4, 7, 6, 10) * 60
-    for x in (base[:, :, ::2], base[:, 1:6], base.transpose(2, 3), base.transpose(0, 1), base[::2, ::2]):
-        check(x, **PAPER)
-        check(x, **PAPER, grad=torch.randn(1).expand(x.shape))
-        check(x, **PAPER, grad=torch.randn(x.shape[::-1]).permute(3, 2, 1, 0))
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (0, 5, 3), (0, 5, 3, 3), (2, 5, 0, 3)])
-def test_empty(shape):
-    check(torch.empty(shape), **PAPER)
+        got = with_gradient(lambda t: local_response_norm(t, **constants), x, grad)
+        exact = with_gradient(lambda t: torchs(t, **constants), x.double(), grad.double())
+        for ours, wanted in zip(got, exact, strict=True):
+            torch.testing.assert_close(ours.double(), wanted, rtol=1e-5 if dtype == torch.float32 else 2**-8, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_16_bits_are_computed_in_float32_and_rounded_once(dtype, memory_format, way):
-    if way == "cpp" and dtype == torch.float16 and memory_format == torch.channels_last:
+def test_16_bits_are_computed_in_float32_and_rounded_once(dtype, memory_format, kernel):
+    if kernel == "C++" and dtype == torch.float16 and memory_format == torch.channels_last:
         pytest.skip("lrn.cpp has no float16")
     torch.manual_seed(2)
     x = (torch.randn(3, 16, 5, 5) * 20).to(dtype).to(memory_format=memory_format)
@@ -175,7 +137,40 @@ def test_16_bits_are_computed_in_float32_and_rounded_once(dtype, memory_format, 
     exact = with_gradient(lambda t: local_response_norm(t, **PAPER), x.float(), grad.float())
     for got, wanted in zip(ours, exact, strict=True):
         assert got.dtype == dtype
-        torch.testing.assert_close(got, wanted.to(dtype), rtol=0, atol=0)
+        assert torch.equal(got, wanted.to(dtype))
+    assert torch.equal(WithinMapNorm()(x), WithinMapNorm()(x.float()).to(dtype))
+
+
+def test_nan_and_infinity(kernel):
+    x = innermost(torch.ones(1, 7, 1, 1, dtype=torch.bfloat16))
+    x[0, 3] = torch.nan
+    assert local_response_norm(x, **PAPER).isnan().flatten().tolist() == [False, True, True, True, True, True, False]
+    x[0, 3] = torch.inf  # inf / inf
+    assert local_response_norm(x, **PAPER).isnan().flatten().tolist() == [False] * 3 + [True] + [False] * 3
+
+
+def test_layouts_of_input_and_gradient():
+    torch.manual_seed(1)
+    base = torch.randn(4, 7, 6, 10) * 60
+    views = (base[:, :, ::2], base[:, 1:6], base[:, :1], base.transpose(2, 3), base.transpose(0, 1), base[::2, ::2])
+    for x in (*views, innermost(base), innermost(base)[1:], innermost(base)[..., 1:]):
+        before = x.clone()
+        check(x, **PAPER)
+        check(x, **PAPER, grad=torch.randn(1).expand(x.shape))
+        check(x, **PAPER, grad=torch.randn(x.shape[::-1]).permute(3, 2, 1, 0))
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (0, 5, 3), (0, 5, 3, 3), (2, 5, 0, 3), (3, 2, 4), (3, 1, 4)])
+def test_empty_tensors_and_windows_wider_than_the_channels(shape):
+    check(torch.randn(shape), size=8, alpha=0.5, beta=0.75, k=1.0)
+
+
+@pytest.mark.parametrize("towers", [1, 2, 4])
+def test_towers_are_normalised_separately(towers):
+    x = torch.randn(2, 16, 3, 5)
+    expected = torch.cat([torchs(part, 5, 0.3, 0.75, 1.5) for part in x.chunk(towers, 1)], 1)
+    assert_near(ResponseNorm(0.3, 1.5, towers)(x), expected)
 
 
 def test_autocast_changes_nothing():
@@ -186,83 +181,135 @@ def test_autocast_changes_nothing():
         with torch.autocast("cpu", torch.bfloat16):
             cast = with_gradient(lambda t: local_response_norm(t, **PAPER), x, torch.ones_like(x))
         for got, wanted in zip(cast, plain, strict=True):
-            assert got.dtype == dtype
             assert torch.equal(got, wanted)
 
 
-def test_input_is_left_alone():
-    x = torch.randn(2, 8, 3, 3)
-    before = x.clone()
-    check(x, **PAPER)
-    assert torch.equal(x, before)
+# --- derivatives of every kind
+
+DERIVATIVES = {
+    "grad": lambda f, x: torch.func.grad(lambda t: f(t).pow(2).sum())(x),
+    "vmap": lambda f, x: torch.func.vmap(f, in_dims=2)(x[:, :, None]),
+    "vmap of vmap": lambda f, x: torch.func.vmap(torch.func.vmap(f))(x[None, :, None]),
+    "vmap of grad": lambda f, x: torch.func.vmap(torch.func.grad(lambda t: f(t).pow(2).sum()))(x[:, None]),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,))[1],
+    "jvp of vmap": lambda f, x: torch.func.jvp(torch.func.vmap(f), (x[:, None],), (x[:, None],))[1],
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "jacfwd of jacfwd": lambda f, x: torch.func.jacfwd(torch.func.jacfwd(lambda t: f(t).pow(2).sum()))(x),
+    "hessian": lambda f, x: torch.func.hessian(lambda t: f(t).pow(2).sum())(x),
+    "linearize": lambda f, x: torch.func.linearize(f, x)[1](x),
+    "functionalize": lambda f, x: torch.func.functionalize(f)(x),
+    "double backward": lambda f, x: torch.autograd.functional.hvp(lambda t: f(t).pow(2).sum(), x, x)[1],
+    "batched backward": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True),
+    "forward mode": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True, strategy="forward-mode"),
+    "vmap, weights outside": lambda f, x: with_gradient(
+        lambda w: torch.func.vmap(lambda scale: scale * f(w))(torch.arange(3.0)), x, torch.ones(3, *x.shape)
+    )[1],
+}
 
 
-def test_second_derivative_is_refused():
-    x = torch.randn(1, 5, 2, requires_grad=True)
-    (dx,) = torch.autograd.grad(local_response_norm(x, **PAPER).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_derivatives(kind):
+    torch.manual_seed(4)
+    x = innermost(torch.randn(2, 6, 2, 2))
+    ours = DERIVATIVES[kind](lambda t: local_response_norm(t, **STRONG), x)
+    assert_near(ours, DERIVATIVES[kind](lambda t: torchs(t, **STRONG), x))
 
 
-def make_fx_of_fakes(norm, x):
-    return make_fx(norm, tracing_mode="fake")(x)
+@pytest.mark.parametrize("size", [1, 4, 5])
+@pytest.mark.parametrize("beta", [0.75, 1.1])
+def test_numerical_derivatives(size, beta):
+    torch.manual_seed(size)
+    x = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
+    function = lambda t: local_response_norm(t, size, 0.7, beta, 1.3)  # noqa: E731
+    assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, x)
+
+
+def test_forward_mode_with_dual_numbers():
+    x, tangent = torch.randn(2, 6, 3), torch.randn(2, 6, 3)
+    with forward_ad.dual_level():
+        ours, wanted = (norm(forward_ad.make_dual(x, tangent), **STRONG) for norm in (local_response_norm, torchs))
+        assert_near(forward_ad.unpack_dual(ours).tangent, forward_ad.unpack_dual(wanted).tangent)
+
+
+# --- compilers and tracers
 
 
 class Norm(nn.Module):
     def forward(self, x):
-        return local_response_norm(x, **PAPER)
+        return local_response_norm(x, 5, 0.3, 0.75, 1.5)
+
+
+def exported(strict):
+    batch = torch.export.Dim("batch")
+    return lambda norm, x: torch.export.export(norm, (x,), dynamic_shapes=({0: batch},), strict=strict).module()
+
+
+TRACERS = {
+    "jit.trace": torch.jit.trace,
+    "jit.script": lambda norm, x: torch.jit.script(norm),
+    "fx": lambda norm, x: torch.fx.symbolic_trace(norm),
+    "export": exported(strict=False),
+    "strict export": exported(strict=True),
+    "make_fx, symbolic": lambda norm, x: make_fx(norm, tracing_mode="symbolic")(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tracer", TRACERS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_trace_holds_for_another_batch_size(tracer, memory_format):
+    torch.manual_seed(5)
+    x, other = (torch.randn(n, 8, 6, 6).to(memory_format=memory_format) for n in (2, 5))
+    traced = TRACERS[tracer](Norm(), x)
+    assert_near(traced(other), torchs(other, **STRONG))
+    if tracer.startswith("jit"):  # its file must load where this package is not installed
+        assert "alexnet::" not in str(traced.inlined_graph)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake"])
+def test_make_fx_records_what_can_be_differentiated(mode):
+    torch.manual_seed(5)
+    x, other, grad = (innermost(torch.randn(3, 8, 6, 6)) for _ in range(3))
+    ours = with_gradient(make_fx(Norm(), tracing_mode=mode)(x), other, grad)
+    for got, wanted in zip(ours, with_gradient(Norm(), other, grad), strict=True):
+        assert_near(got, wanted)
 
 
 @needs_compiler
 def test_compiles_in_one_graph():
     torch.manual_seed(4)
-    compiled = torch.compile(local_response_norm, fullgraph=True)
-    x, grad = torch.randn(2, 8, 6, 6) * 60, torch.randn(2, 8, 6, 6)
-    ours = with_gradient(lambda t: compiled(t, **PAPER), x, grad)
-    expected = with_gradient(lambda t: theirs(t, **PAPER), x, grad)
-    for got, wanted in zip(ours, expected, strict=True):
-        assert_near(got, wanted)
+    check(torch.randn(2, 8, 6, 6) * 60, **PAPER, norm=torch.compile(local_response_norm, fullgraph=True))
 
 
-def test_exports_for_batches_of_any_size():
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(Norm(), (torch.randn(2, 8, 3, 3),), dynamic_shapes=({0: batch},))
-    for count in (1, 7):
-        x = torch.randn(count, 8, 3, 3) * 60
-        assert_near(program.module()(x), theirs(x, **PAPER))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_torchs_own_check_of_operators(memory_format):
+    x, grad = (torch.randn(2, 8, 6, 6).to(memory_format=memory_format) for _ in range(2))
+    operators = torch.ops.alexnet
+    torch.library.opcheck(operators.local_response_norm.default, (x.requires_grad_(), *STRONG.values()))
+    torch.library.opcheck(operators.local_response_norm_backward.default, (x.detach(), grad, *STRONG.values()))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("trace", [torch.jit.trace, lambda norm, x: make_fx(norm)(x), make_fx_of_fakes])
-def test_a_trace_holds_for_other_images(trace):
-    torch.manual_seed(5)
-    x, other = (
-        (torch.randn(2, 8, 6, 6) * 60).contiguous(memory_format=torch.channels_last) for _ in range(2)
-    )  # rows of channels: what goes to C++ and no tracer sees
-    assert_near(trace(Norm(), x)(other), theirs(other, **PAPER))
+def test_fake_and_meta_tensors():
+    with torch._subclasses.FakeTensorMode():
+        assert local_response_norm(torch.empty(2, 8, 6, 6)).shape == (2, 8, 6, 6)
+    assert local_response_norm(torch.empty(2, 8, 6, 6, device="meta")).device.type == "meta"
+
+
+def test_the_module_can_be_loaded_again():
+    importlib.reload(lrn)
+    check(torch.randn(2, 8, 3, 3), **PAPER)
 
 
 @pytest.mark.parametrize(
-    ("x", "size", "message"),
+    ("x", "size", "named"),
     [
-        (torch.zeros(5), 5, r"expected \[N, C, \*\], got \(5,\)"),
-        (torch.zeros(1, 5, 2, dtype=torch.int64), 5, "expected a floating-point tensor, got torch.int64"),
-        (torch.zeros(1, 5, 2), 0, "size must be 1 or more, got 0"),
+        (torch.zeros(5), 5, "x must be .*5"),
+        (torch.zeros(1, 5, 2, dtype=torch.int64), 5, "x must be .*int64"),
+        (torch.zeros(1, 5, 2), 0, "size must be .*0"),
     ],
 )
-def test_errors(x, size, message):
-    with pytest.raises(ValueError, match=message):
+def test_errors(x, size, named):
+    with pytest.raises(ValueError, match=named):
         local_response_norm(x, size)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_within_a_map_16_bits_are_computed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    x = (torch.randn(2, 3, 9, 9) * 60).to(dtype)
-    assert torch.equal(WithinMapNorm()(x), WithinMapNorm()(x.float()).to(dtype))
-
-
-def test_more_channels_than_cpp_takes() -> None:
-    torch.manual_seed(0)
-    x = (torch.randn(2, 8000, 2, 1) * 60).contiguous(memory_format=torch.channels_last)
-    check(x, **PAPER)

@@ -1,24 +1,28 @@
 """The network: its numbers against the published ones, its arithmetic against the same written out by hand."""
 
 import copy
-import gc
-import io
+import dataclasses
+import json
 import math
-import pickle
-import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from alexnet import hardware
-from alexnet.data.normalization import Normalization
-from alexnet.model import INITS, VARIANTS, AlexNet_2012
-from alexnet.weights.card import ModelCard
+from alexnet import load_model
+from alexnet.checkpoint import save_weights
+from alexnet.data.normalization import Normalization, Normalize, encode_mean_image
+from alexnet.model import INITS, VARIANTS, AlexNet_2012, ModelInfo
+from alexnet.system import can_compile
 
-ROOT = Path(__file__).parents[1]
+PUBLISHED = ("classic", "paper", "source", "caffe", "caffenet")
+ABLATIONS = ("pool-2x2", "no-dropout", "no-conv3", "no-conv4")
 
 
 def on_meta(*args, **kwargs):
@@ -26,32 +30,14 @@ def on_meta(*args, **kwargs):
         return AlexNet_2012(*args, **kwargs).eval()
 
 
-@pytest.fixture(scope="module")
-def classic():
-    """One classic network for the tests that do not change it, with weights that let the input through."""
-    torch.manual_seed(0)
-    return AlexNet_2012(10, init="he").eval().requires_grad_(False)
-
-
-@pytest.fixture(params=list(VARIANTS), scope="module")
-def network(request, classic):
+@pytest.fixture(params=PUBLISHED, scope="module")
+def network(request):
+    """A published network with weights that let the input through, and biases that show if they are mixed up."""
     torch.manual_seed(1)
-    if request.param == "classic":
-        yield classic
-    else:
-        model = AlexNet_2012(10, request.param, init="he").eval().requires_grad_(False)
-        for _, layer in model.weight_layers():  # biases that would show if they were mixed up
-            layer.bias.copy_(torch.randn_like(layer.bias))
-        yield model
-        del model
-    gc.collect()
-
-
-@pytest.fixture
-def folder():
-    """A folder that goes when the test ends: a file of weights has 230 MB."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
+    model = AlexNet_2012(10, request.param, init="he").eval().requires_grad_(False)
+    for _, layer in model.weight_layers():
+        layer.bias.copy_(torch.randn_like(layer.bias))
+    return model
 
 
 def raw_images(count=2, side=224, seed=0):
@@ -63,27 +49,35 @@ def raw_images(count=2, side=224, seed=0):
 
 def assert_near(got, expected, relative=1e-4):
     assert got.shape == expected.shape
-    assert float((got - expected).abs().max()) <= relative * float(expected.abs().max())
+    assert float((got - expected).detach().abs().max()) <= relative * float(expected.detach().abs().max())
 
 
-# --- what the networks consist of -------------------------------------------------------------------------------------
+# --- layers and parameters
 
-# facts.md, counted there from the papers and configurations
-COUNTS = {
-    ("classic", 10): 58_322_314,
+CLASSIC = 58_322_314
+COUNTS = {  # the published ones are counted from the papers and configurations
+    ("classic", 10): CLASSIC,
     ("classic", 1000): 62_378_344,
-    **{(name, 10): 56_909_194 for name in ("paper", "source", "caffe", "caffenet")},
-    **{(name, 1000): 60_965_224 for name in ("paper", "source", "caffe", "caffenet")},
+    **{(name, 10): 56_909_194 for name in PUBLISHED[1:]},
+    **{(name, 1000): 60_965_224 for name in PUBLISHED[1:]},
+    ("pool-2x2", 10): CLASSIC,
+    ("no-dropout", 10): CLASSIC,
+    ("no-conv3", 10): CLASSIC - (256 * 9 * 384 + 384) - (384 - 256) * 9 * 384,  # conv4 then has 256 inputs, not 384
+    ("no-conv4", 10): CLASSIC - (384 * 9 * 384 + 384),
 }
-
 MIDDLE = "conv3 relu3 conv4 relu4 conv5 relu5 pool5"
-FEATURES = {
-    "classic": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE}",
-    "paper": f"pad1 conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE}",
-    "source": f"pad1 conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 {MIDDLE}",
-    "caffe": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE}",
-    "caffenet": f"conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 {MIDDLE}",
+UPPER = f"{MIDDLE} fc6 relu6 drop6 fc7 relu7 drop7 fc8"
+LAYERS = {
+    "classic": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE} drop6 fc6 relu6 drop7 fc7 relu7 fc8",
+    "paper": f"pad1 conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {UPPER}",
+    "source": f"pad1 conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 {UPPER}",
+    "caffe": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {UPPER}",
+    "caffenet": f"conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 {UPPER}",
 }
+LAYERS["pool-2x2"] = LAYERS["classic"]
+LAYERS["no-dropout"] = LAYERS["classic"].replace("drop6 ", "").replace("drop7 ", "")
+LAYERS["no-conv3"] = LAYERS["classic"].replace("conv3 relu3 ", "")
+LAYERS["no-conv4"] = LAYERS["classic"].replace("conv4 relu4 ", "")
 
 
 @pytest.mark.parametrize(("variant", "classes"), COUNTS)
@@ -94,26 +88,22 @@ def test_parameter_counts(variant, classes):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_order_of_layers(variant):
     model = on_meta(10, variant)
-    assert " ".join(name for name, _ in model.features.named_children()) == FEATURES[variant]
-    assert " ".join(name for name, _ in model.classifier.named_children()) == (
-        "drop6 fc6 relu6 drop7 fc7 relu7 fc8" if variant == "classic" else "fc6 relu6 drop6 fc7 relu7 drop7 fc8"
-    )
-    assert [drop.p for drop in model.modules() if isinstance(drop, nn.Dropout)] == [0.5, 0.5]
-    assert [name for name, _ in model.weight_layers()] == [
-        *("conv1", "conv2", "conv3", "conv4", "conv5"),
-        *("fc6", "fc7", "fc8"),
-    ]
+    names = [name for part in (model.features, model.classifier) for name, _ in part.named_children()]
+    assert " ".join(names) == LAYERS[variant]
+    assert {drop.p for drop in model.modules() if isinstance(drop, nn.Dropout)} <= {0.5}
+    windows = {layer.kernel_size for layer in model.modules() if isinstance(layer, nn.MaxPool2d)}
+    assert windows == {2 if variant == "pool-2x2" else 3}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_shapes_of_weights(variant):
-    halved = 1 if variant == "classic" else 2
+    groups = 1 if variant == "classic" else 2
     assert [list(layer.weight.shape) for _, layer in on_meta(10, variant).weight_layers()] == [
         [96, 3, 11, 11],
-        [256, 96 // halved, 5, 5],
+        [256, 96 // groups, 5, 5],
         [384, 256, 3, 3],
-        [384, 384 // halved, 3, 3],
-        [256, 384 // halved, 3, 3],
+        [384, 384 // groups, 3, 3],
+        [256, 384 // groups, 3, 3],
         [4096, 9216],
         [4096, 4096],
         [10, 4096],
@@ -128,16 +118,29 @@ def test_sizes_of_maps(variant):
         layer.register_forward_hook(lambda _, __, out, name=name: sizes.update({name: tuple(out.shape)}))
     for side in model.variant.image_sizes:
         assert model(torch.empty(2, 3, side, side, device="meta")).shape == (2, 7)
-        first = 56 if (variant, side) == ("classic", 227) else 55  # padding 2 makes 227 one column wider
-        maps = {"conv1": (96, first), "pool1": (96, 27), "conv2": (256, 27), "pool2": (256, 13)}
+        wider = side == 227 and model.variant.conv1_padding == 2  # padding 2 makes 227 one column wider
+        maps = {"conv1": (96, 56 if wider else 55), "pool1": (96, 27), "conv2": (256, 27), "pool2": (256, 13)}
         maps |= {"conv3": (384, 13), "conv4": (384, 13), "conv5": (256, 13), "pool5": (256, 6)}
         for name, (channels, width) in maps.items():
-            assert sizes[f"features.{name}"] == (2, channels, width, width), name
+            if name not in model.variant.without:
+                assert sizes[f"features.{name}"] == (2, channels, width, width), name
         assert sizes["features"] == (2, 256, 6, 6)
         assert sizes["classifier.fc6"] == sizes["classifier.fc7"] == (2, 4096)
 
 
-# --- initialisation ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("width_mult", [0.25, 0.3, 1.5])
+def test_width_mult(variant, width_mult):
+    model = on_meta(3, variant, width_mult=width_mult)
+    side = model.variant.image_sizes[0]
+    assert model(torch.empty(1, 3, side, side, device="meta")).shape == (1, 3)
+    full = VARIANTS[variant].widths
+    assert all(abs(width - part * width_mult) < 2 for width, part in zip(model.variant.widths, full, strict=True))
+    if width_mult == 0.25:
+        assert model.variant.widths == (24, 64, 96, 96, 64, 1024, 1024)
+
+
+# --- initialisation
 
 FAN_IN = {
     "conv1": 363,
@@ -149,7 +152,7 @@ FAN_IN = {
     "fc7": 4096,
     "fc8": 4096,
 }
-STARTS = {  # weights' standard deviation by layer, bias of conv2, conv4, conv5, fc6 and fc7
+STARTS = {  # standard deviation of the weights of each layer; bias of conv2, conv4, conv5, fc6 and fc7
     "paper": (dict.fromkeys(FAN_IN, 0.01), 1.0),
     "zero-bias": (dict.fromkeys(FAN_IN, 0.01), 0.0),
     "source": ({**dict.fromkeys(FAN_IN, 0.01), "conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, 1.0),
@@ -159,45 +162,50 @@ STARTS = {  # weights' standard deviation by layer, bias of conv2, conv4, conv5,
 }
 
 
-def test_every_initialisation_is_tested():
-    assert STARTS.keys() == INITS.keys()
-    assert {name: variant.init for name, variant in VARIANTS.items()} == {
-        "classic": "paper",
-        "paper": "paper",
-        "source": "source",
-        "caffe": "caffe",
-        "caffenet": "caffenet",
-    }
+def check_initialisation(model, init, scale_of):
+    """Mean and spread of each layer's weights, to six standard errors; biases exactly."""
+    stds, bias = STARTS[init]
+    for name, layer in model.weight_layers():
+        weight, n = layer.weight.detach(), layer.weight.numel()
+        std = stds[name] * scale_of(name)
+        assert abs(weight.mean().item()) < 6 * std / math.sqrt(n), (init, name)
+        assert weight.std().item() == pytest.approx(std, rel=6 / math.sqrt(2 * n)), (init, name)
+        within = (weight.abs() < std).float().mean().item()  # a normal distribution
+        assert within == pytest.approx(math.erf(math.sqrt(0.5)), abs=6 * 0.4655 / math.sqrt(n)), (init, name)
+        assert (layer.bias == (bias if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0)).all(), (init, name)
+
+
+def quarter(name):
+    """The spread at a quarter of the width: twice that of the full one, for conv1 has as many inputs as ever."""
+    return 1 if name == "conv1" else 2
 
 
 def test_initialisations():
-    """Mean, spread and share within one deviation of each layer's weights, to six standard errors; biases exactly."""
+    assert STARTS.keys() == INITS.keys()
     torch.manual_seed(2)
-    model = AlexNet_2012(10)
-    for init, (stds, bias) in STARTS.items():
-        if init != "paper":  # the default
-            model.initialize(init)
-        for name, layer in model.weight_layers():
-            weight, std = layer.weight.detach(), stds[name]
-            n = weight.numel()
-            assert abs(weight.mean().item()) < 6 * std / math.sqrt(n), (init, name)
-            assert weight.std().item() == pytest.approx(std, rel=6 / math.sqrt(2 * n)), (init, name)
-            within = (weight.abs() < std).float().mean().item()
-            assert within == pytest.approx(math.erf(math.sqrt(0.5)), abs=6 * 0.4655 / math.sqrt(n)), (init, name)
-            expected = bias if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
-            assert (layer.bias == expected).all(), (init, name)
+    check_initialisation(AlexNet_2012(10), "paper", lambda name: 1)
+    model = AlexNet_2012(10, width_mult=0.25)
+    for init in STARTS:
+        model.initialize(init)
+        check_initialisation(model, init, quarter)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_starts_with_its_own_initialisation(variant):
+    torch.manual_seed(0)
+    own = {"source": "source", "caffe": "caffe", "caffenet": "caffenet"}.get(variant, "paper")
+    check_initialisation(AlexNet_2012(10, variant, width_mult=0.25), own, quarter)
 
 
 def test_the_seed_decides_the_weights():
-    def first_weights(seed):
-        torch.manual_seed(seed)
-        return AlexNet_2012(2).features.conv1.weight
+    """A change in the order of draws would change every run."""
+    torch.manual_seed(5)
+    model = AlexNet_2012(2, width_mult=0.25)
+    assert model.features.conv1.weight[0, 0, 0, :2].tolist() == pytest.approx([0.02119, 0.006612], abs=1e-6)
+    assert model.classifier.fc8.weight[0, :2].tolist() == pytest.approx([0.047691, 0.005508], abs=1e-6)
 
-    assert torch.equal(first_weights(5), first_weights(5))
-    assert not torch.equal(first_weights(5), first_weights(6))
 
-
-# --- arithmetic: each variant once more, straight from its description ------------------------------------------------
+# --- arithmetic: each published network once more, straight from its description
 
 
 def weights_of(model):
@@ -278,14 +286,14 @@ def test_forward_is_the_description_written_out(network):
         assert_near(logits, BY_HAND[own](weights, images), 1e-5)
     if own == "classic":
         return
-    for other in ("paper", "source", "caffe", "caffenet"):  # and no other two-tower network's: the test can tell
+    for other in PUBLISHED[1:]:  # and no other two-tower network's: the test can tell
         if other != own:
             difference = (BY_HAND[other](weights, images) - logits).abs().max() / logits.abs().max()
             assert difference > 1e-3, other
 
 
 @pytest.mark.parametrize("network", ["paper", "source"], indirect=True)
-def test_two_towers_are_two_half_networks_that_meet_at_conv3_and_the_fully_connected_layers(network):
+def test_two_towers_meet_at_conv3_and_the_fully_connected_layers(network):
     alpha = network.variant.lrn_alpha
     w, x = weights_of(network), to_227(raw_images())
 
@@ -319,119 +327,30 @@ def test_two_towers_are_two_half_networks_that_meet_at_conv3_and_the_fully_conne
     assert_near(network(raw_images()), F.linear(y, *w["fc8"]), 1e-5)
 
 
-def test_dropout_works_in_training_alone(classic):
-    images = raw_images(1)
-    assert torch.equal(classic(images), classic(images))
-    seen = {}
-    hooks = [
-        classic.classifier.get_submodule(name).register_forward_hook(
-            lambda _, inputs, out, name=name: seen.update({name: (inputs[0].clone(), out.clone())})
-        )
-        for name in ("drop6", "drop7")
-    ]
-    try:
-        torch.manual_seed(3)
-        first = classic.train()(images)
-        assert not torch.equal(first, classic(images))
-    finally:
-        classic.eval()
-        for hook in hooks:
-            hook.remove()
-    for name, (before, after) in seen.items():
-        kept = after[before != 0] != 0
-        assert kept.float().mean().item() == pytest.approx(0.5, abs=6 * 0.5 / math.sqrt(kept.numel())), name
-        assert torch.allclose(after[after != 0], 2 * before[after != 0]), name
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_dropout_is_scaled_in_training_or_as_in_2012_at_test(variant):
-    drops = [layer for layer in on_meta(10, variant).modules() if isinstance(layer, nn.Dropout)]
-    trained, tested = {"source": (1.0, 0.5)}.get(variant, (2.0, 1.0))
-    ones = torch.ones(1000)
+@pytest.mark.parametrize(
+    ("variant", "dropout"), [("classic", None), ("paper", 0.25), ("source", None), ("source", 0.25)]
+)
+def test_dropout(variant, dropout):
+    """Scaled in training, or as in 2012 at test. Only training drops."""
+    p = 0.5 if dropout is None else dropout
+    drops = [layer for layer in on_meta(10, variant, dropout=dropout).modules() if isinstance(layer, nn.Dropout)]
+    assert len(drops) == 2
+    ones = torch.ones(10_000)
     for drop in drops:
-        assert set(drop.train()(ones).tolist()) == {0.0, trained}
-        assert set(drop.eval()(ones).tolist()) == {tested}
+        trained = drop.train()(ones)
+        assert (trained == 0).float().mean().item() == pytest.approx(p, abs=6 * 0.5 / 100)
+        kept, tested = (1.0, 1 - p) if variant == "source" else (1 / (1 - p), 1.0)
+        assert trained[trained != 0].unique().tolist() == pytest.approx([kept])
+        assert drop.eval()(ones).unique().tolist() == pytest.approx([tested])
 
 
-# --- what it refuses --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.empty(1, 3, 225, 224), r"expected \[N, 3, 224, 224\] or \[N, 3, 227, 227\], got \[1, 3, 225, 224\]"),
-        (torch.empty(1, 3, 224, 227), "got [1, 3, 224, 227]"),
-        (torch.empty(1, 1, 224, 224), "got [1, 1, 224, 224]"),
-        (torch.empty(3, 224, 224), "got [3, 224, 224]"),
-        (torch.empty(1, 224, 224, 3), "got [1, 224, 224, 3]"),
-        (torch.empty(1, 3, 224, 224, dtype=torch.uint8), "expected floating-point images .* got torch.uint8"),
-    ],
-)
-def test_wrong_images(images, message):
-    with pytest.raises(ValueError, match=message.replace("got [", r"got \[")) as error:
-        on_meta()(images.to("meta"))
-    assert "\n" not in str(error.value)
-
-
-def test_224_is_not_enough_for_caffe():
-    with pytest.raises(ValueError, match=r"\(caffe\): expected \[N, 3, 227, 227\], got \[1, 3, 224, 224\]"):
-        on_meta(variant="caffe")(torch.empty(1, 3, 224, 224, device="meta"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"variant": "papr"}, "variant papr: allowed is one of classic, paper, .* mean paper"),
-        ({"variant": "vgg"}, "variant vgg: allowed is one of classic, paper, source, caffe, caffenet, "),
-        ({"init": "cafe"}, "init cafe: allowed is one of .* mean caffe"),
-        ({"num_classes": 0}, "num_classes: 0; allowed: 1 or more"),
-    ],
-)
-def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message) as error:
-        on_meta(**arguments)
-    assert "\n" not in str(error.value)
-
-
-# --- the machinery around it ------------------------------------------------------------------------------------------
-
-
-def test_an_empty_batch(classic):
-    assert classic(torch.empty(0, 3, 224, 224)).shape == (0, 10)
-
-
-def test_deepcopy_and_pickle(classic):
-    images, logits = raw_images(1), classic(raw_images(1))
-    assert torch.equal(copy.deepcopy(classic)(images), logits)
-    stream = io.BytesIO()
-    pickle.dump(classic, stream)
-    stream.seek(0)
-    again = pickle.load(stream)
-    assert torch.equal(again(images), logits)
-    assert again.variant == classic.variant
-
-
-def test_bf16_autocast(classic):
-    images = raw_images()
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = classic(images)
-    assert logits.dtype == torch.bfloat16
-    assert_near(logits.float(), classic(images), 0.03)
-
-
-def test_channels_last_changes_nothing(classic):
-    images = raw_images()
-    assert_near(classic(images.to(memory_format=torch.channels_last)), classic(images), 1e-5)
-
-
-def test_torch_compile_in_one_graph(classic):
-    compiled = torch.compile(classic, fullgraph=True, backend="aot_eager")  # test_lrn.py goes through the C++ compiler
-    assert_near(compiled(raw_images()), classic(raw_images()))
+def test_dropout_of_0_leaves_the_layers_out():
+    assert not [layer for layer in on_meta(dropout=0.0).modules() if isinstance(layer, nn.Dropout)]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hardware.can_compile(torch.device("cpu")), reason="needs a C++ compiler")
-def test_torch_compile_with_gradients():
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="needs a C++ compiler")
+def test_compiled_gradients():
     torch.manual_seed(4)
     model = AlexNet_2012(10, "source").eval()
     images = raw_images()
@@ -441,86 +360,227 @@ def test_torch_compile_with_gradients():
         assert_near(ours, theirs)
 
 
-@pytest.mark.parametrize("network", ["source"], indirect=True)  # it has every kind of layer
-def test_torch_export(network):
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(network, (raw_images(),), dynamic_shapes=({0: batch},))
-    for count in (1, 3):
-        assert_near(program.module()(raw_images(count)), network(raw_images(count)))
+# --- errors
 
 
-def test_gradient_reaches_every_weight():
-    torch.manual_seed(5)
-    model = AlexNet_2012(3, "source", init="he")
-    model(raw_images()).square().mean().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad.abs().sum() > 0, name
+@pytest.mark.parametrize(
+    ("variant", "images"),
+    [
+        ("classic", torch.empty(1, 3, 225, 224)),
+        ("classic", torch.empty(1, 3, 224, 227)),
+        ("classic", torch.empty(1, 1, 224, 224)),
+        ("classic", torch.empty(3, 224, 224)),
+        ("classic", torch.empty(1, 224, 224, 3)),
+        ("caffe", torch.empty(1, 3, 224, 224)),
+        ("classic", torch.empty(1, 3, 224, 224, dtype=torch.uint8)),
+    ],
+)
+def test_wrong_images(variant, images):
+    with pytest.raises(ValueError, match="images must be") as error:
+        on_meta(variant=variant)(images.to("meta"))
+    assert str(images.dtype if images.dtype == torch.uint8 else list(images.shape)) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-# --- the Hub ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"variant": "papr"},
+        {"init": "cafe"},
+        {"num_classes": 0},
+        *({"width_mult": value} for value in (0, -1, 100, math.nan, "half")),
+        *({"dropout": value} for value in (1, -0.5, math.nan, "no")),
+    ],
+)
+def test_wrong_arguments(arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=f"^{name} must be ") as error:
+        on_meta(**arguments)
+    assert repr(value) in str(error.value)
 
 
-def test_pretrained_round_trip(classic, folder, capsys):
-    card = ModelCard("classic", tuple("abcdefghij"), Normalization((0.1, 0.2, 0.3), (1 / 255,) * 3), "ten letters")
-    classic.card = card
+# --- the model's info
+
+MEAN_IMAGE = encode_mean_image(np.arange(12.0).reshape(2, 2, 3))
+INFO = ModelInfo(
+    "caffe",
+    ("cat", "dog", "été"),
+    Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), MEAN_IMAGE, "warp"),
+    "pets",
+    {"recipe": "paper", "step": 5, "val_acc, %": 81.234567},
+    width_mult=0.25,
+    dropout=0.3,
+)
+OLD_NORM = '"normalization": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}'
+OLD_START = f'{{"variant": "classic", "classes": ["a", "b"], {OLD_NORM}, "data": "pets"'
+OLD = {1.0: OLD_START + "}", 0.25: OLD_START + ', "record": {}, "widths": "quarter"}'}  # as 0.1.0 wrote it
+
+
+def test_model_info_is_read_back():
+    assert ModelInfo.from_json(INFO.to_json()) == INFO
+
+
+@pytest.mark.parametrize("width_mult", OLD)
+def test_model_info_of_the_first_version(width_mult):
+    norm = Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    assert ModelInfo.from_json(OLD[width_mult]) == ModelInfo("classic", ("a", "b"), norm, "pets", {}, width_mult)
+
+
+def changed(**changes: Any) -> str:
+    """INFO as JSON with some fields replaced; ``norm_`` before a name means the normalisation's."""
+    value = json.loads(INFO.to_json())
+    for name, new in changes.items():
+        place = value["normalization"] if name.startswith("norm_") else value
+        place[name.removeprefix("norm_")] = new
+    return json.dumps(value)
+
+
+def refused(text: Any) -> str:
+    with pytest.raises(ValueError, match=r"^x\.ckpt: ") as error:
+        ModelInfo.from_json(text, "x.ckpt")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        *((text, "") for text in (None, "", "{", "[" * 100_000, "[]", "3")),
+        ("{}", "normalization"),
+        (changed(normalization=None), ""),
+        (changed(normalization={"mean": [0, 0, 0]}), "std"),
+        (changed(norm_gamma=2), "gamma"),
+        (changed(gamma=2), "gamma"),
+        (changed(norm_mean=[1, 2]), "mean"),
+        (changed(norm_mean=[1, 2, math.nan]), "mean"),
+        (changed(norm_std=[1, 1, 0]), "std"),
+        (changed(norm_resize="wrap"), "wrap"),
+        *((changed(norm_mean_image=wrong), "mean_image") for wrong in ("AAAA", "no base64", MEAN_IMAGE[:-8], 3, None)),
+        *((changed(classes=wrong), "classes") for wrong in ([], "ab", [1], None)),
+        (changed(variant="a b"), "variant"),
+        (changed(record=[1]), "record"),
+        (changed(data=3), "data"),
+        (changed(width_mult="0.25"), "width_mult"),
+    ],
+)
+def test_malformed_model_info(text, named):
+    assert named in refused(text)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container in a JSON value, with every key or index in it."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1000), VALUES, st.sampled_from(["replace", "delete", "add", "cut"]))
+def test_mutated_model_info_is_refused_or_usable(where, value, change):
+    whole = copy.deepcopy(json.loads(INFO.to_json()))
+    found = places(whole)
+    container, key = found[where % len(found)]
+    match change:
+        case "replace":
+            container[key] = value
+        case "delete":
+            del container[key]
+        case "add" if isinstance(container, list):
+            container.append(value)
+        case "add":
+            container[str(value)] = value
+    text = json.dumps(whole)
+    text = text[: where % len(text)] if change == "cut" else text
     try:
-        classic.save_pretrained(folder, model_card_kwargs={"results": "99% on letters"})
-        again = AlexNet_2012.from_pretrained(folder)
-    finally:
-        classic.card = None
-    assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    assert capsys.readouterr().out == ""  # `--json` owns standard output
-    assert again.card == card
+        read = ModelInfo.from_json(text)
+    except ValueError:
+        refused(text)
+        return
+    assert ModelInfo.from_json(read.to_json()).normalization == read.normalization
+    assert torch.isfinite(Normalize(read.normalization, 224)(torch.zeros(3, 224, 224, dtype=torch.uint8))).all()
+    on_meta(read.num_classes, read.variant, width_mult=read.width_mult, dropout=read.dropout)
+
+
+# --- trained weights
+
+
+def test_weights_with_their_info_come_back(tmp_path: Path):
+    network = AlexNet_2012(3, "source", width_mult=0.25, dropout=0.2).eval()
+    info = dataclasses.replace(INFO, variant="source", dropout=0.2)
+    save_weights(tmp_path / "x.safetensors", network.state_dict(), info)
+    again = load_model(tmp_path / "x.safetensors")
+    assert again.info == info
     assert not again.training
-    assert all(parameter.requires_grad for parameter in again.parameters())
-    for ours, theirs in zip(again.parameters(), classic.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    page = (folder / "README.md").read_text()
-    for told in ("`classic`, 10 classes", "ten letters", "mean 0.1, 0.2, 0.3", "99% on letters", "from_pretrained"):
-        assert told in page
+    assert_near(again(raw_images()), network(raw_images()), 1e-5)  # the released code's dropout matters at test too
 
 
-def test_the_readme_shows_the_runs_own_record(classic, folder):
-    record = {"recipe": "classic", "step": 5083, "val_acc, %": 81.234567}
-    norm = Normalization((0.1, 0.2, 0.3), (1 / 255,) * 3)
-    try:
-        classic.card = ModelCard("classic", tuple("abcdefghij"), norm, "ten letters", record)
-        classic.save_pretrained(folder)
-        assert AlexNet_2012.from_pretrained(folder).card == classic.card
-    finally:
-        classic.card = None
-    page = (folder / "README.md").read_text()
-    for row in ("| recipe | classic |", "| step | 5083 |", "| val_acc, % | 81.23 |"):
-        assert row in page
+def test_weights_that_do_not_fit():
+    weights = AlexNet_2012(3, width_mult=0.25).state_dict()
+    for info in (dataclasses.replace(INFO, variant="classic", width_mult=1.0), INFO):
+        with pytest.raises(ValueError, match=f"do not fit variant {info.variant} with 3 classes"):
+            AlexNet_2012.from_weights({**weights, "features.conv2.weight": weights["features.conv3.weight"]}, info)
 
 
-def test_pretrained_carries_the_arguments(folder):
-    torch.manual_seed(6)
-    AlexNet_2012(3, variant="caffenet", init="he").save_pretrained(folder)
-    again = AlexNet_2012.from_pretrained(folder)
-    assert (again.variant.name, again.num_classes, again.card) == ("caffenet", 3, None)
-    assert '"init": "he"' in (folder / "config.json").read_text()
-    with pytest.raises(ValueError, match=r"the weights do not fit variant 'caffenet' with 4 classes"):
-        AlexNet_2012.from_pretrained(folder, num_classes=4)
-    weights = folder / "model.safetensors"
+def test_save_pretrained_and_from_pretrained(tmp_path: Path, capsys):
+    model = AlexNet_2012(3, "caffe", width_mult=0.25, dropout=0.3)
+    model.info = INFO
+    model.save_pretrained(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    page = (tmp_path / "README.md").read_text()
+    for part in ("`caffe`, 3 classes", "Trained on pets.", "warped to 256", "the mean image", "| val_acc, % | 81.23 |"):
+        assert part in page
+    for again in (
+        AlexNet_2012.from_pretrained(tmp_path),
+        load_model(tmp_path),
+        load_model(tmp_path / "model.safetensors"),
+    ):
+        assert again.info == INFO
+        assert not again.training
+        assert (again.variant, again.width_mult) == (model.variant, 0.25)
+        for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+    assert all(parameter.requires_grad for parameter in AlexNet_2012.from_pretrained(tmp_path).parameters())
+    assert capsys.readouterr().out == ""  # `--json` owns standard output
+    with pytest.raises(ValueError, match=r"model\.safetensors: .* with 4 classes"):
+        AlexNet_2012.from_pretrained(tmp_path, num_classes=4)
+    weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cut short or not a safetensors file"):
-        AlexNet_2012.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        AlexNet_2012.from_pretrained(tmp_path)
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        AlexNet_2012.from_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        AlexNet_2012.from_pretrained(tmp_path)
+
+
+def test_save_pretrained_without_info(tmp_path: Path):
+    model = AlexNet_2012(3, "caffenet", init="he", width_mult=0.25)
+    model.save_pretrained(tmp_path, model_card_kwargs={"results": "99% on letters"})
+    again = AlexNet_2012.from_pretrained(tmp_path)
+    assert (again.variant, again.num_classes, again.info) == (model.variant, 3, None)
+    assert "99% on letters" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_hub_folders_of_the_first_version(tmp_path: Path, described):
+    model = AlexNet_2012(2, width_mult=0.25)
+    model.save_pretrained(tmp_path)
+    card = json.loads(OLD[0.25]) if described else None
+    config = {"num_classes": 2, "variant": "classic", "init": None, "widths": "quarter", "card": card}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = AlexNet_2012.from_pretrained(tmp_path)
+    assert again.width_mult == 0.25
+    assert again.info == (ModelInfo.from_json(OLD[0.25]) if described else None)
 
 
 def test_torch_hub():
-    model = torch.hub.load(str(ROOT), "alexnet_2012", source="local", num_classes=4, variant="paper", init="he")
-    assert (type(model).__name__, model.num_classes, model.variant.name) == ("AlexNet_2012", 4, "paper")
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_begins_with_its_own_initialisation(variant: str) -> None:
-    torch.manual_seed(0)
-    layers = dict(AlexNet_2012(10, variant, widths="quarter").weight_layers())
-    rule = INITS[VARIANTS[variant].init]
-    assert (layers["conv2"].bias == rule.bias).all()
-    for name in ("conv3", "fc6"):  # a fourth of the widths, twice the spread
-        assert layers[name].weight.std().item() == pytest.approx(2 * rule.std_of.get(name, rule.std), rel=0.05)
+    root = Path(__file__).parents[1]
+    arguments = {"num_classes": 4, "variant": "paper", "init": "he", "width_mult": 0.25}
+    model = torch.hub.load(str(root), "alexnet_2012", source="local", **arguments)
+    assert isinstance(model, AlexNet_2012)
+    assert (model.num_classes, model.variant.name, model.width_mult) == (4, "paper", 0.25)

@@ -1,4 +1,4 @@
-"""C++ compiled on the spot: kept, shared by processes, and done without where it cannot be had."""
+"""C++ compiled at its first use: kept, shared by processes, and optional."""
 
 import ctypes
 import threading
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet import native
-from alexnet.files import cache_folder
-from alexnet.hardware import cpp_compiler
+from alexnet.system import cache_folder, cpp_compiler
 
 SOURCE = 'extern "C" int twice(int x) { return 2 * x; }'
 needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
@@ -20,7 +19,6 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "twice.cpp"
     path.write_text(SOURCE)
-    native.load.cache_clear()
     return path
 
 
@@ -30,7 +28,7 @@ def load(source: Path) -> ctypes.CDLL | None:
 
 
 @needs_compiler
-def test_compiled_once_and_anew_where_the_text_changes(source: Path) -> None:
+def test_compiled_once_and_again_after_a_change(source: Path) -> None:
     assert load(source).twice(21) == 42
     (kept,) = cache_folder().iterdir()
     before = kept.stat().st_mtime_ns
@@ -38,29 +36,28 @@ def test_compiled_once_and_anew_where_the_text_changes(source: Path) -> None:
     assert kept.stat().st_mtime_ns == before
     source.write_text(SOURCE.replace("2 * x", "3 * x"))
     assert load(source).twice(4) == 12
-    assert len(list(cache_folder().iterdir())) == 2  # and nothing of what is only needed on the way
+    assert len(list(cache_folder().iterdir())) == 2  # no temporary files
 
 
 @needs_compiler
-def test_several_at_once(source: Path) -> None:
-    compiler = cpp_compiler()
-    threads = [
-        threading.Thread(target=native._compile, args=(compiler, source, cache_folder() / "one.so")) for _ in range(4)
-    ]
+def test_compiled_by_several_threads_at_once(source: Path) -> None:
+    found: list[ctypes.CDLL | None] = []
+    threads = [threading.Thread(target=lambda: found.append(native.load.__wrapped__(source))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ctypes.CDLL(str(cache_folder() / "one.so")).twice(3) == 6
-    assert [path.name for path in cache_folder().iterdir()] == ["one.so"]
+    assert [library.twice(3) for library in found] == [6] * 4
+    assert len(list(cache_folder().iterdir())) == 1
 
 
-def test_done_without(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")  # a home that cannot be written
-    assert load(source) is None
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source.write_text("no C++")
-    assert load(source) is None
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
+@pytest.mark.parametrize("trouble", ["no cache folder", "no C++", "no compiler"])
+def test_none_if_it_cannot_be_had(source: Path, trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if trouble == "no cache folder":
+        monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    elif trouble == "no C++":
+        source.write_text("not C++")
+    else:
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CXX", raising=False)
     assert load(source) is None

@@ -1,11 +1,9 @@
-"""The loop: its records, exact resuming after every kind of interruption, and what it refuses."""
+"""The loop: its rows and files, exact resuming after every kind of interruption, and what it refuses."""
 
-import dataclasses
 import itertools
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,20 +19,16 @@ import pytest
 import torch
 from PIL import Image
 
-import tiny
-from alexnet import hardware, native, recipes, train
+from alexnet import load_model, load_run, native, recipes, train
+from alexnet.checkpoint import load_checkpoint, load_weights, lock_run_dir
 from alexnet.data import datasets
-from alexnet.lrn import written_in
-from alexnet.run import doctor, trackers, tracking
-from alexnet.run.processes import Accord
-from alexnet.run.progress import Progress
-from alexnet.run.runfolder import alone_in, begin_in
-from alexnet.run.session import Session
-from alexnet.run.tracking import read_rows
-from alexnet.use.evaluate import evaluate
-from alexnet.weights.checkpoint import load_checkpoint, load_model, load_weights
+from alexnet.evaluate import evaluate
+from alexnet.lrn import lrn_backend
+from alexnet.model import AlexNet_2012
+from alexnet.recipes import FieldError
+from alexnet.tracking import RunInfo
 from forked import Command, several
-from small_run import COMMAND, MANY, SMALL, TIMES, assert_same_run, make_images, rows_without_times
+from runs import COMMAND, MANY, SMALL, TIMES, assert_same_run, make_images, rows_without_times, run_small
 
 
 @pytest.fixture(scope="module")
@@ -46,84 +40,119 @@ Run = Callable[..., train.Result]
 
 
 @pytest.fixture(scope="module")
-def run(images: Path, tiny_network: None) -> Run:
-    def run(out: Path, *, resume: bool = False, picture: bool = False, **changes: object) -> train.Result:
-        recipe = recipes.quickstart(**{"data": str(images)} | SMALL | changes)
-        with pytest.MonkeyPatch.context() as patch:
-            if not picture:  # half of a small run's time
-                patch.setattr("alexnet.report.plots.curves", lambda folder: None)
-            return train.run(recipe, out=out, resume=resume, quiet=True)
-
-    return run
+def run(images: Path) -> Run:
+    return lambda out, **changes: run_small(changes.pop("data", images), out, **changes)
 
 
 @pytest.fixture(scope="module")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run(folder, max_steps=6, picture=True)
+    run(folder, max_steps=6)
     return folder
 
 
-def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
-    assert {p.name for p in whole.iterdir()} == {
-        "config.json",
-        "metrics.jsonl",
-        "last.ckpt",
-        "best.safetensors",
-        "curves.png",
-        ".lock",
-    }
-    rows = read_rows(whole)
+class Rows(train.Callback):
+    """Keeps what a callback is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.ends: list[tuple[dict[str, float], str]] = []
+
+    def start(self, run: RunInfo) -> None:
+        self.run = run
+
+    def row(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+    def end(self, summary: dict[str, float], state: str) -> None:
+        self.ends.append((summary, state))
+
+
+# --- what a run leaves
+
+
+def test_a_run_folder_has_its_files_rows_and_facts(whole: Path) -> None:
+    files = {"config.json", "metrics.jsonl", "last.ckpt", "best.safetensors", "curves.png", ".lock"}
+    assert {path.name for path in whole.iterdir()} == files
+    found = load_run(whole)
+    rows = found.rows
     assert [row["step"] for row in rows] == [2, 3, 4, 6]  # an epoch has 3 steps
     assert set(rows[1]) == {"step", "epoch", "epoch_val_acc"}
-    assert (
-        set(rows[0]) == {"step", "epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "grad_norm"} | TIMES
-    )
+    full = {"step", "epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "grad_norm"} | TIMES
+    assert set(rows[0]) == full
     assert rows[0]["epoch"] == pytest.approx(2 / 3)
-    assert 0 < rows[0]["data_wait_pct"] < 100
     assert rows[0]["train_acc"] in {100 * n / 16 for n in range(17)}
     assert rows[2]["train_acc"] in {100 * n / 12 for n in range(13)}  # the epoch's last batch has 4 images
     assert rows[0]["val_acc"] in {100 * n / 6 for n in range(7)}
+    assert rows[0]["images_per_sec"] == pytest.approx(16 / rows[0]["seconds"])
     assert rows[3]["epoch_val_acc"] == rows[3]["val_acc"]
-    config = json.loads((whole / "config.json").read_text())
-    assert config["recipe"]["batch_size"] == 8
-    assert (config["data"]["train"], config["data"]["val"], config["data"]["val_split"]) == (20, 6, "val")
-    assert config["classes"] == ["dark", "light"]
-    assert {"torch", "python"} <= set(config["versions"])
-    assert (whole / "last.ckpt").stat().st_size < 480e6
-    _, card = load_weights(whole / "best.safetensors")
-    assert card.classes == tuple(config["classes"])
-    assert card.record["best val_acc on the way, %"] == max(row["val_acc"] for row in rows if "val_acc" in row)
-    record = load_model(whole).card.record
+    data = found.config["data"]
+    assert (data["train"], data["val"], data["val_split"]) == (20, 6, "val")
+    assert (found.total_steps, found.steps_per_epoch, found.step, found.finished) == (12, 3, 6, False)
+    assert found.classes == ("dark", "light")
+    assert {"torch", "python"} <= set(found.config["versions"])
+    _, info = load_weights(whole / "best.safetensors")
+    assert info.classes == found.classes
+    assert info.record["best val_acc on the way, %"] == found.best["val_acc"]
+    record = load_model(whole).info.record  # type: ignore[union-attr]
     assert (record["recipe"], record["step"], record["val_acc, %"]) == ("quickstart", 6, rows[3]["val_acc"])
+
+
+def test_callbacks_get_the_rows_the_result_and_how_the_run_ended(run: Run, tmp_path: Path) -> None:
+    rows = Rows()
+    result = run(tmp_path / "run", max_steps=2, callbacks=(rows,))
+    assert rows.run.total_steps == 12
+    assert rows.rows == load_run(tmp_path / "run").rows
+    best = {"best_val_acc": result.best["val_acc"], "best_step": result.best["step"]}
+    assert rows.ends == [(result.final | best, "finished")]
+
+    class Failing(Rows):
+        def row(self, row: dict[str, float]) -> None:
+            raise ZeroDivisionError
+
+    failing = Failing()
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "failed", callbacks=(failing,))
+    assert failing.ends == [({}, "failed")]
 
 
 def test_the_result_is_the_last_row(run: Run, tmp_path: Path) -> None:
     result = run(tmp_path / "run", epochs=1)
-    rows = read_rows(tmp_path / "run")
-    assert [row["step"] for row in rows] == [2, 3]
+    rows = load_run(tmp_path / "run").rows
     assert result.final == rows[-1]
     assert result.best["val_acc"] == max(row["val_acc"] for row in rows)
     assert result.stopped_by is None
+
+
+def test_another_network_trains_in_the_same_loop(run: Run, images: Path, tmp_path: Path) -> None:
+    class Linear(torch.nn.Module):
+        input_size = 32
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3 * 32 * 32, 2)
+
+        def param_groups(self, recipe: recipes.Recipe) -> list[dict[str, Any]]:
+            return [{"params": [self.fc.weight]}, {"params": [self.fc.bias], "bias": True}]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.flatten(1))
+
+    recipe = recipes.quickstart(**SMALL | {"data": str(images), "lr": 0.001, "input_scale": "imagenet"})
+    result = train.run(
+        recipe, out=tmp_path / "run", runtime=recipes.Runtime(tracker="none", quiet=True), model=Linear()
+    )
+    assert result.final["val_acc"] == 100
+
+
+# --- resuming
 
 
 def test_resuming_after_max_steps_is_exact(run: Run, whole: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", max_steps=4)
     run(tmp_path / "run", max_steps=6, resume=True)
     assert_same_run(tmp_path / "run", whole)
-
-
-def test_a_clock_that_is_set_back_changes_nothing(
-    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hours = itertools.count(-1, -1)
-    monkeypatch.setattr("time.time", lambda: 1e9 + 3600 * next(hours))
-    monkeypatch.setattr("time.time_ns", lambda: 10**18 + 3600 * 10**9 * next(hours))
-    run(tmp_path / "run", max_steps=4, save_every=0.0)
-    run(tmp_path / "run", max_steps=6, save_every=0.0, resume=True)
-    assert_same_run(tmp_path / "run", whole)
-    assert all(row[name] >= 0 for row in read_rows(tmp_path / "run") for name in TIMES & row.keys())
 
 
 def test_resuming_with_workers_is_exact(run: Run, tmp_path: Path) -> None:
@@ -133,39 +162,25 @@ def test_resuming_with_workers_is_exact(run: Run, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_bug_with_workers_ends_the_process(images: Path, tmp_path: Path) -> None:
-    flags = ["--data", str(images), "--loader", "workers", "--out", str(tmp_path / "run")]
-    command = [sys.executable, tiny.__file__, *COMMAND, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FAIL_AT_STEP": "2"}, timeout=200)
-    assert done.returncode == 1
-    assert done.stderr.rstrip().endswith("RuntimeError: a bug")
-
-
-def test_a_killed_data_worker_is_one_line(images: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    flags = ["--data", str(images), "--loader", "workers", "--epochs", "100000", "--save-every", "0", "--out", str(out)]
-    process = Command([*COMMAND, *flags], tmp_path / "output")
-    process.wait_for(out / "last.ckpt")
-    process.send_to_others(signal.SIGKILL)
-    code, said = process.end()
-    assert code == 1, said
-    assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("alexnet: a data worker was killed"), said
-
-
-def test_a_data_worker_killed_during_a_step_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is our own child, torch raises at once, wherever the loop is."""
-    real = train.train_step
-
-    def train_step(s: Session, *batch: torch.Tensor) -> torch.Tensor:
-        for worker in s.batches.loader._iterator._workers:  # type: ignore[attr-defined]
-            worker.kill()
-            worker.join()
-        return real(s, *batch)
-
-    monkeypatch.setattr(train, "train_step", train_step)
-    with pytest.raises(OSError, match=r"^a data worker was killed"):
-        run(tmp_path / "run", loader="workers")
+@pytest.mark.parametrize(
+    "changes", [MANY, {"muon_lr": 0.01, "dropout_ramp": True, "augment": ("random_crop", "cutout")}]
+)
+def test_every_part_of_a_recipe_is_resumed_exactly(run: Run, tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    changes = changes | {"epochs": 3}
+    run(whole, **changes)
+    for steps in (1, 4):
+        run(parts, max_steps=steps, resume=steps > 1, **changes)
+    run(parts, resume=True, **changes)
+    ours, theirs = load_checkpoint(parts / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
+    for part in {"model", "average"} & ours.keys():
+        assert all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part])
+    for name in ("drops", "stale", "plateau_acc", "best_acc"):
+        assert ours["progress"][name] == theirs["progress"][name]
+    assert rows_without_times(parts)[-1] == rows_without_times(whole)[-1]
+    if "average" in ours:
+        assert torch.equal(load_model(parts).classifier.fc8.weight, ours["average"]["classifier.fc8.weight"])
+        assert not torch.equal(ours["model"]["classifier.fc8.weight"], ours["average"]["classifier.fc8.weight"])
 
 
 def test_max_steps_between_two_rows_adds_a_row_and_changes_nothing_else(run: Run, whole: Path, tmp_path: Path) -> None:
@@ -174,79 +189,77 @@ def test_max_steps_between_two_rows_adds_a_row_and_changes_nothing_else(run: Run
     rows = rows_without_times(tmp_path / "run")
     assert [row["step"] for row in rows] == [2, 3, 4, 5, 6]
     assert [row for row in rows if row["step"] != 5] == rows_without_times(whole)
+    run(tmp_path / "one", max_steps=1)
+    assert not (tmp_path / "one" / "best.safetensors").exists()  # that row is not on the schedule
 
 
-def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(
-    images: Path, tmp_path: Path, tiny_network: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = recipes.quickstart(data=str(images), **SMALL, max_steps=4)
-    train.run(recipe, out=tmp_path / "plain")
-    capsys.readouterr()
-    train.run(recipe, out=tmp_path / "profiled", profile=2)
-    said = capsys.readouterr().err
-    assert "2 steps, operation by operation; the whole trace: " in said
-    assert "convolution" in said
-    assert json.loads((tmp_path / "profiled" / "trace.json").read_text())["traceEvents"]
-    assert_same_run(tmp_path / "profiled", tmp_path / "plain")
-    for steps, says in ((3, "1 step, operation by operation"), (2, "nothing to show"), (1, "nothing to show")):
-        train.run(dataclasses.replace(recipe, max_steps=steps), out=tmp_path / str(steps), profile=2)
-        assert says in capsys.readouterr().err
-    assert not (tmp_path / "2" / "trace.json").exists()
-
-
-def test_a_row_at_max_steps_picks_no_best_weights(run: Run, tmp_path: Path) -> None:
-    run(tmp_path / "run", max_steps=1)
-    assert read_rows(tmp_path / "run")[-1]["step"] == 1
-    assert not (tmp_path / "run" / "best.safetensors").exists()
-
-
-def test_a_finished_run_says_that_nothing_is_left_and_how_to_go_on(
-    run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, changes = tmp_path / "run", {"data": str(images)} | SMALL
+def test_a_finished_run_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
     first = run(out, max_steps=2)
+    (out / "curves.png").unlink()  # as if killed between the last checkpoint and the picture
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    again = train.run(recipes.quickstart(**changes, max_steps=2), out=out, resume=True)
-    assert again.final == first.final
+    assert run(out, max_steps=2, resume=True).final == first.final
     after = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert before | {"curves.png": after["curves.png"]} == after  # `run` leaves the picture out
-    said = capsys.readouterr().err
-    assert "is at step 2, where --max-steps ended it; to go on: --max-steps N, or --max-steps none for all 12" in said
+    assert before | {"curves.png": after["curves.png"]} == after
+    with pytest.raises(FieldError) as error:
+        run(out, max_steps=1, resume=True)
+    assert error.value.field == "max_steps"
 
 
-@pytest.mark.skipif(written_in(torch.device("cpu")) != "C++", reason="needs a C++ compiler with OpenMP")
-def test_a_run_that_goes_on_without_the_compiler_says_so(
-    run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(tmp_path / "run", max_steps=2)
-    monkeypatch.setattr(native, "load", lambda _: None)
-    train.run(recipes.quickstart(data=str(images), **SMALL, max_steps=3), out=tmp_path / "run", resume=True)
-    assert "goes on with lrn torch (was C++): not bit for bit as it would have been" in capsys.readouterr().err
-
-
-def test_a_resumed_run_is_of_the_same_images_wherever_they_lie(run: Run, images: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_images_wherever_they_are(run: Run, images: Path, tmp_path: Path) -> None:
     out, moved = tmp_path / "run", tmp_path / "moved"
     run(out, max_steps=2)
     shutil.copytree(images, moved)
-    run(out, max_steps=3, resume=True, data=str(moved))
-    config = json.loads((out / "config.json").read_text())
+    run(out, max_steps=3, resume=True, data=moved)
+    config = load_run(out).config
     assert [part["step"] for part in config["parts"]] == [0, 2]
     assert config["started"] == config["parts"][0]["started"]
-    assert {"commit", "hardware", "versions", "device", "processes"} <= set(config["parts"][1])
     first = next(moved.glob("train/dark/*.png"))
     Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
-    with pytest.raises(ValueError, match=rf"--data {moved}: not the images that the run in {out} began with"):
-        run(out, max_steps=4, resume=True, data=str(moved))
+    with pytest.raises(FieldError) as error:
+        run(out, max_steps=4, resume=True, data=moved)
+    assert error.value.field == "data"
 
 
-def test_a_resumed_run_computes_in_the_same_precision(run: Run, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_precision_and_says_what_changed(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
-    run(out, max_steps=2, precision="fp32", loader="resident")
-    with pytest.raises(ValueError, match=r"--precision bf16: comes to bf16 here, and .* began with fp32; --precision"):
-        run(out, max_steps=3, precision="bf16", resume=True)
-    with pytest.raises(ValueError, match=r"--loader workers: comes to workers here, and .* began with resident"):
-        run(out, max_steps=3, precision="fp32", loader="workers", resume=True)
-    assert run(out, max_steps=3, precision="fp32", resume=True).final["step"] == 3
+    run(out, max_steps=1, precision="bf16")
+    run(out, max_steps=2, resume=True)
+    assert load_run(out).config["parts"][1]["precision"] == "bf16"
+    run(out, max_steps=3, resume=True, precision="fp32", quiet=False)
+    assert "precision fp32 (was bf16)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(lrn_backend(torch.device("cpu")) != "C++", reason="needs a C++ compiler with OpenMP")
+def test_a_run_resumed_without_the_compiler_says_so(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "run", max_steps=2)
+    monkeypatch.setattr(native, "load", lambda *_: None)
+    run(tmp_path / "run", max_steps=3, resume=True, quiet=False)
+    assert "lrn torch (was C++)" in capsys.readouterr().err
+
+
+def test_rows_that_a_power_cut_lost_are_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    run(out, max_steps=4)
+    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text("".join(lines[:1]))
+    run(out, max_steps=5, resume=True, quiet=False)
+    assert "lacks the rows of steps 3 to 4" in capsys.readouterr().err
+
+
+def test_a_clock_that_is_set_back_changes_nothing(
+    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(-1, -1)
+    monkeypatch.setattr("time.time", lambda: 1e9 + 3600 * next(hours))
+    run(tmp_path / "run", max_steps=4, save_every=0.0)
+    run(tmp_path / "run", max_steps=6, save_every=0.0, resume=True)
+    assert_same_run(tmp_path / "run", whole)
+    assert all(row[name] >= 0 for row in load_run(tmp_path / "run").rows for name in TIMES & row.keys())
 
 
 def start(out: Path, images: Path, *flags: str) -> Command:
@@ -272,36 +285,17 @@ def test_killed_at_any_moment_and_resumed_is_exact(images: Path, whole: Path, tm
     assert not list(out.glob("*.tmp"))
 
 
-def test_two_runs_at_once_in_one_folder(run: Run, images: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    flags = ["--data", str(images), "--epochs", "100000", "--out", str(out)]
-    first = Command([*COMMAND, *flags], tmp_path / "output")
-    try:
-        first.wait_for(out / "metrics.jsonl")
-        refused = rf"^--out {re.escape(str(out))}: another run is at work in it; name another folder$"
-        for resume in (False, True):
-            with pytest.raises(ValueError, match=refused):
-                run(out, resume=resume)
-        with pytest.raises(ValueError, match=refused), begin_in(out, recipes.quickstart(), resume=True):
-            pass  # the second look, once the data are read
-    finally:
-        first.send(signal.SIGKILL)
-        first.process.join()
-    with alone_in(out):  # a dead run does not hold it
-        pass
-
-
 class Killed(BaseException):
     pass
 
 
 def kill_at(line: int) -> Callable[..., Any]:
-    """A tracer that raises ``Killed`` at the ``line``-th line executed in the loop and what it calls in train.py."""
+    """A tracer that raises ``Killed`` at the ``line``-th line that train.py executes."""
     count = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
         nonlocal count
-        if frame.f_code.co_filename != train.__file__ or frame.f_code.co_name in ("run", "_run", "_result"):
+        if frame.f_code.co_filename != train.__file__:
             return None
         if event == "line":
             count += 1
@@ -312,30 +306,27 @@ def kill_at(line: int) -> Callable[..., Any]:
     return trace
 
 
-def killed_at(line: int, run: Run, out: Path) -> bool:
-    """Run, and be killed at that line; False where the run has fewer."""
-    sys.settrace(kill_at(line))
-    try:
-        run(out, max_steps=4, save_every=0)
-    except Killed:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
-
-
-@pytest.mark.parametrize("stride", [61, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_any_line_of_the_loop_and_resumed_is_exact(run: Run, tmp_path: Path, stride: int) -> None:
-    """Every save is whole or absent (tested below), so an exception that nothing catches stands for SIGKILL."""
-    whole = tmp_path / "whole"
+@pytest.mark.parametrize("stride", [97, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_line_and_resumed_is_exact(run: Run, tmp_path: Path, stride: int) -> None:
+    """Every save is whole or absent (tested elsewhere), so an exception that nothing catches stands for SIGKILL."""
+    whole, kills = tmp_path / "whole", 0
     run(whole, max_steps=4)
     for line in itertools.count(1, stride):
-        out = tmp_path / str(line)
-        if not killed_at(line, run, out):
+        out, was_killed = tmp_path / str(line), False
+        sys.settrace(kill_at(line))
+        try:
+            run(out, max_steps=4, save_every=0.0)
+        except Killed:
+            was_killed = True
+        finally:
+            sys.settrace(None)
+        if not was_killed:
             break
+        kills += 1
         run(out, max_steps=4, resume=True)
         assert_same_run(out, whole)
-    assert line > 100
+        shutil.rmtree(out)
+    assert kills > 3
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -353,105 +344,61 @@ def test_stopped_by_a_signal_and_resumed_is_exact(
     assert_same_run(out, whole)
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(run: Run, whole: Path, tmp_path: Path) -> None:
-    run(tmp_path / "same", max_steps=2)
-    assert rows_without_times(tmp_path / "same") == rows_without_times(whole)[:1]
-    run(tmp_path / "other", max_steps=2, seed=2)
-    assert rows_without_times(tmp_path / "other") != rows_without_times(whole)[:1]
-
-
-def test_the_test_images_are_opened_once_at_the_end(
-    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = []
-    real = train._test
-    monkeypatch.setattr(train, "_test", lambda s, stopped: (opened.append(s.progress.step), real(s, stopped))[1])
+def test_two_runs_at_once_in_one_folder(run: Run, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run(out, epochs=2, max_steps=2, **MANY)
-    run(out, epochs=2, max_steps=3, resume=True, **MANY)
-    assert opened == []  # the schedule has not ended
-    result = run(out, epochs=2, resume=True, **MANY)
-    rows = read_rows(out)
-    assert opened == [4]  # 16 images left, two steps an epoch
-    assert [row["step"] for row in rows if "test_acc" in row] == [4]
-    assert result.final == rows[-1]
-    assert rows[-1]["test_acc"] in {100 * n / 6 for n in range(7)}
-    config = json.loads((out / "config.json").read_text())["data"]
-    assert (config["train"], config["val"], config["val_split"], config["test"]) == (16, 4, "holdout", 6)
-    assert run(out, resume=True, epochs=2, **MANY).final == rows[-1]
-    assert opened == [4]
-    dataset = datasets.load(str(images)).with_holdout(4)
-    found = evaluate(load_model(out), dataset, "ten-crop", "test", device="cpu")  # the same by another road
-    assert found["loss"] == pytest.approx(rows[-1]["test_loss"], abs=1e-4)
-    assert found["top1"] == pytest.approx(rows[-1]["test_acc"])
+    flags = ["--data", str(images), "--epochs", "100000", "--out", str(out)]
+    first = Command([*COMMAND, *flags], tmp_path / "output")
+    try:
+        first.wait_for(out / "metrics.jsonl")
+        for resume in (False, True):
+            with pytest.raises(ValueError, match=f"{out}: in use by another run"):
+                run(out, resume=resume)
+    finally:
+        first.send(signal.SIGKILL)
+        first.process.join()
+    with lock_run_dir(out):  # a dead run does not hold it
+        pass
 
 
-def test_data_with_val_and_test_keep_to_them(
-    run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(images, tmp_path / "data")
+# --- the test set
+
+
+def test_the_test_images_are_evaluated_once_at_the_end(run: Run, images: Path, tmp_path: Path) -> None:
+    out, many = tmp_path / "run", MANY | {"epochs": 2}
+    run(out, max_steps=2, **many)
+    run(out, max_steps=3, resume=True, **many)
+    assert not any("test_acc" in row for row in load_run(out).rows)  # the schedule has not ended
+    result = run(out, resume=True, **many)
+    found = load_run(out)
+    assert [row["step"] for row in found.rows if "test_acc" in row] == [4]  # 16 images left, two steps an epoch
+    assert result.final == found.rows[-1]
+    data = found.config["data"]
+    assert (data["train"], data["val"], data["val_split"], data["test"]) == (16, 4, "holdout", 6)
+    scores = evaluate(found.model(), found.dataset(), "ten-crop", "test", device="cpu")  # the same another way
+    assert scores["loss"] == pytest.approx(result.final["test_loss"], abs=1e-4)
+    assert scores["top1"] == pytest.approx(result.final["test_acc"])
+
+
+def test_data_with_val_and_test_keep_them(run: Run, images: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(images, tmp_path / "data")
     for name in ("dark", "light"):
-        (tmp_path / "data" / "test" / name).mkdir(parents=True)
-        shutil.copy(images / "val" / name / "1.png", tmp_path / "data" / "test" / name)
-    recipe = recipes.quickstart(**SMALL | {"data": str(tmp_path / "data"), "epochs": 1, "holdout": 5})
-    train.run(recipe, out=tmp_path / "run")
-    assert "20 training and 6 validation images; 2 test images, opened at the end" in capsys.readouterr().err
-    rows = read_rows(tmp_path / "run")
-    assert [row["step"] for row in rows if "test_acc" in row] == [rows[-1]["step"]]
-    data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
-    assert (data["train"], data["val"], data["val_split"], data["test"]) == (20, 6, "val", 2)
-    run(tmp_path / "views", data=str(tmp_path / "data"), epochs=1, test_views="ten-crop")
-    assert "test_acc" in read_rows(tmp_path / "views")[-1]
-    with pytest.raises(ValueError, match="--test-views flip: allowed is center, unless there is a --holdout"):
-        run(tmp_path / "none", test_views="flip")
+        (data / "test" / name).mkdir(parents=True)
+        shutil.copy(images / "val" / name / "1.png", data / "test" / name)
+    run(tmp_path / "run", data=data, epochs=1, holdout=5, tta="ten-crop")
+    found = load_run(tmp_path / "run")
+    assert [row["step"] for row in found.rows if "test_acc" in row] == [found.step]
+    stored = found.config["data"]
+    assert (stored["train"], stored["val"], stored["val_split"], stored["test"]) == (20, 6, "val", 2)
+    with pytest.raises(FieldError) as error:
+        run(tmp_path / "none", tta="flip")
+    assert error.value.field == "tta"
 
 
-def test_of_a_run_without_mirrors_no_mirrored_view_is_taken(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-    real = train.with_views
-    monkeypatch.setattr(train, "with_views", lambda *given: (seen.append(given[-1]), real(*given))[1])
-    for flip in (True, False):
-        run(tmp_path / str(flip), epochs=1, flip=flip, holdout=4, test_views="flip")
-        assert set(seen) == {flip}
-        seen.clear()
-
-
-def test_a_signal_to_another_process_ends_this_one_as_stopped(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def now(self: Accord, *wishes: float) -> list[float]:  # another process has got SIGTERM after the second step
-        asked.append(wishes)
-        return [15.0, *wishes[1:]] if len(wishes) == 1 else [float(len(asked) > 4), *wishes[1:]]
-
-    monkeypatch.setattr(Accord, "now", now)
-    monkeypatch.setattr(train, "_log_row", lambda *_: True)
-    result = run(tmp_path / "run")
-    assert result.stopped_by == signal.SIGTERM
-    assert load_checkpoint(tmp_path / "run" / "last.ckpt")["progress"]["step"] < 12
-
-
-def test_every_part_of_a_recipe_is_resumed_exactly(run: Run, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole, epochs=3, **MANY)
-    for steps in (1, 4):
-        run(parts, epochs=3, max_steps=steps, resume=steps > 1, **MANY)
-    run(parts, epochs=3, resume=True, **MANY)
-    ours, theirs = load_checkpoint(parts / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
-    for part in ("model", "average"):
-        assert all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part])
-    assert not torch.equal(ours["model"]["classifier.fc8.weight"], ours["average"]["classifier.fc8.weight"])
-    for name in ("drops", "stale", "plateau_acc", "best_acc"):
-        assert ours["progress"][name] == theirs["progress"][name]
-    assert rows_without_times(parts)[-1] == rows_without_times(whole)[-1]
-    assert torch.equal(load_model(parts).classifier.fc8.weight, ours["average"]["classifier.fc8.weight"])
+# --- what stops a run
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(train.TrainingError, match=r"NaN or infinite at step [23]; no row .* Try a lower --lr") as error:
+    with pytest.raises(train.TrainingError, match=r"at step [23]") as error:
         run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "last.ckpt").exists()
@@ -459,64 +406,33 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> No
 
 def test_a_last_step_that_diverges_is_no_success(run: Run, tmp_path: Path) -> None:
     """Its loss and gradient are those of the weights before it, and finite."""
-    with pytest.raises(train.TrainingError, match=r"the validation loss became NaN or infinite at step 1; no row .*"):
+    with pytest.raises(train.TrainingError, match=r"validation loss .* at step 1"):
         run(tmp_path / "run", lr=3e38, clip_norm=0.0, max_steps=1)
-    assert read_rows(tmp_path / "run") == []
+    assert load_run(tmp_path / "run").rows == []
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_the_plateau_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Parts:
-        recipe = recipes.reference()
-        progress = Progress(step=200, row={"train_loss": math.log(10) - 0.01})
-        card = type("Card", (), {"num_classes": 10})
-
-    said: list[str] = []
-    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
-    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
-    assert len(said) == 1
-    for part in ("after 200 steps", "ln 10 = 2.303", "'zero-bias'", "'imagenet'", "--input-scale raw", "--init he"):
-        assert part in said[0]
-    Parts.progress = Progress(step=100, row={"train_loss": 2.3})
-    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
-    Parts.progress = Progress(step=200, row={"train_loss": 2.2})
-    doctor.warn_of_plateau(Parts, said.append)  # type: ignore[arg-type]
-    assert len(said) == 1
+def test_diverged_weights_are_not_saved(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(train.TrainingError):
+        run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5, val_every=100, save_every=0.0)
+    saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert all(value.isfinite().all() for value in saved["model"].values())
 
 
 def test_refusals_leave_no_folder(run: Run, tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
-    for changes, message in (
-        ({"batch_size": 21}, r"--batch-size 21: .* has only 20 training images"),
-        ({"data": "no-such-folder"}, "no-such-folder"),
-    ):
-        with pytest.raises((ValueError, OSError), match=message):
-            run(out, **changes)  # type: ignore[arg-type]
+    for changes, field in (({"batch_size": 21}, "batch_size"), ({"data": "no-such-folder"}, "data")):
+        with pytest.raises(FieldError) as error:
+            run(out, **changes)
+        assert error.value.field == field
     assert not out.exists()
     out.write_text("")
-    with pytest.raises(ValueError, match="a file; name a run's folder"):
+    with pytest.raises(ValueError, match="a file"):
         run(out, resume=True)
-    with pytest.raises(ValueError, match="already exists; name another, or continue the run in it with --resume"):
+    with pytest.raises(ValueError, match="already exists"):
         run(whole)
-    with pytest.raises(ValueError, match=r"was started with --lr 0.02, not 0.5"):
+    with pytest.raises(ValueError, match=r"lr 0\.02 \(not 0\.5\)"):
         run(whole, resume=True, lr=0.5)
-
-
-def test_a_tracker_that_is_not_installed_is_refused_before_any_work(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    monkeypatch.setattr(datasets, "load", lambda *_: pytest.fail("the data were asked for"))
-    with pytest.raises(ValueError, match=r"^--tracker trackio: its package is not installed; pip install 'alexnet"):
-        run(tmp_path / "run", tracker="trackio")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
-@pytest.mark.gpu
-def test_cuda_learns_digits(tmp_path: Path) -> None:
-    result = train.run(recipes.quickstart(), out=tmp_path / "run", quiet=True)
-    assert result.final["val_acc"] > 85
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, whole: Path, tmp_path: Path) -> None:
@@ -525,35 +441,56 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, whole: Path, tmp_pa
     run(out, max_steps=2)
     before = (out / "last.ckpt").read_bytes()
     flags = ["train", "--resume", "--out", str(out), "--max-steps", "3"]
-    code, said = Command(flags, tmp_path / "output", FILE_SIZE_LIMIT=str(len(before) // 2)).end()
+    code, output = Command(flags, tmp_path / "output", FILE_SIZE_LIMIT=str(len(before) // 2)).end()
     assert code == 1
-    assert "Traceback" not in said
-    assert "last.ckpt" in said.splitlines()[-1]
+    assert "Traceback" not in output
+    assert "last.ckpt" in output.splitlines()[-1]
     assert (out / "last.ckpt").read_bytes() == before
     assert not list(out.glob("*.tmp"))
     run(out, max_steps=6, resume=True)
     assert_same_run(out, whole)
 
 
-def launch(processes: int, out: Path, images: Path, *flags: str, dropout: bool = False) -> list[Command]:
-    """In several processes, in float32."""
+def test_a_bug_with_workers_ends_the_process(images: Path, tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from alexnet import train
+from runs import run_small
+class Bug(train.Callback):
+    def row(self, row):
+        raise RuntimeError("a bug")
+run_small({str(images)!r}, Path({str(tmp_path / "run")!r}),
+          loader="workers", callbacks=(Bug(),))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("RuntimeError: a bug")
+
+
+# --- several processes
+
+
+def launch(processes: int, out: Path, images: Path, *flags: str) -> list[Command]:
     flags = ("--data", str(images), "--device", "cpu", "--precision", "fp32", "--out", str(out), *flags)
-    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"), NO_DROPOUT="" if dropout else "1")
+    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"))
+
+
+def finish(started: list[Command]) -> None:
+    assert [process.end()[0] for process in started] == [0] * len(started), started[0].end()
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_several_processes_compute_what_one_does(
-    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
-) -> None:
-    """Over ten steps; an epoch's batches are of 8, 8 and 4 images, so three processes have uneven shares."""
-    started = launch(processes, tmp_path / "several", images, "--max-steps", "10", "--val-every", "1")
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
-    run(tmp_path / "one", max_steps=10, val_every=1, precision="fp32", device="cpu")
-    assert [process.end()[0] for process in started] == [0] * processes, started[0].end()
-    assert json.loads((tmp_path / "several" / "config.json").read_text())["processes"] == processes
-    several, one = read_rows(tmp_path / "several"), read_rows(tmp_path / "one")
-    assert [row["step"] for row in several] == list(range(1, 11))
-    for ours, theirs in zip(several, one, strict=True):
+def test_several_processes_compute_what_one_does(run: Run, images: Path, tmp_path: Path, processes: int) -> None:
+    """Over ten steps; an epoch's batches have 8, 8 and 4 images, so three processes have uneven shares."""
+    flags = ("--max-steps", "10", "--val-every", "1", "--dropout", "0")
+    started = launch(processes, tmp_path / "several", images, *flags)
+    run(tmp_path / "one", max_steps=10, val_every=1, precision="fp32", device="cpu", dropout=0.0)
+    finish(started)
+    several, one = load_run(tmp_path / "several"), load_run(tmp_path / "one")
+    assert several.config["processes"] == processes
+    assert [row["step"] for row in several.rows] == list(range(1, 11))
+    for ours, theirs in zip(several.rows, one.rows, strict=True):
         assert set(ours) == set(theirs)
         for name in ("train_loss", "val_loss", "grad_norm"):
             assert ours[name] == pytest.approx(theirs[name], abs=1e-5), (ours["step"], name)
@@ -563,18 +500,14 @@ def test_several_processes_compute_what_one_does(
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_resuming_several_processes_is_exact(images: Path, tmp_path: Path, processes: int) -> None:
-    """Each draws its own dropout and sums up its own images; the run is left between two full rows.
+    """Each draws its own dropout and sums its own images; the run is left between two full rows.
 
-    Three, to rounding: DistributedDataParallel orders its gradients anew after a start's first step, hence its sums.
+    Three, to rounding: DistributedDataParallel reorders its gradients, hence its sums, after a start's first step.
     """
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-
-    def finish(started: list[Command]) -> None:
-        assert [process.end()[0] for process in started] == [0] * processes, started[0].end()
-
-    others = launch(processes, whole, images, "--max-steps", "4", dropout=True)
-    finish(launch(processes, parts, images, "--max-steps", "1", dropout=True))
-    finish(launch(processes, parts, images, "--max-steps", "4", "--resume", dropout=True))
+    others = launch(processes, whole, images, "--max-steps", "4")
+    finish(launch(processes, parts, images, "--max-steps", "1"))
+    finish(launch(processes, parts, images, "--max-steps", "4", "--resume"))
     finish(others)
     if processes == 2:
         assert_same_run(parts, whole, extra_row=1)
@@ -584,172 +517,180 @@ def test_resuming_several_processes_is_exact(images: Path, tmp_path: Path, proce
     torch.testing.assert_close(ours["model"], theirs["model"], rtol=0, atol=1e-7)
 
 
+def test_a_signal_to_one_process_stops_all(run: Run, images: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started = launch(2, out, images, "--epochs", "100000", "--save-every", "0")
+    started[0].wait_for(out / "last.ckpt")
+    started[1].send(signal.SIGTERM)
+    assert [process.end()[0] for process in started] == [143, 143]
+    load_checkpoint(out / "last.ckpt")
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_with_one_line(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     started = launch(2, out, images, "--epochs", "100000", "--save-every", "0")
     started[0].wait_for(out / "last.ckpt")
     started[1].send(signal.SIGKILL)
-    code, said = started[0].end(timeout=60)
+    code, output = started[0].end(timeout=60)
     assert code == 1
-    assert "Traceback" not in said
-    assert "another process of this run has ended or cannot be reached; `--resume`" in said.splitlines()[-1]
+    assert "Traceback" not in output
     load_checkpoint(out / "last.ckpt")
 
 
 @pytest.mark.slow
-def test_more_processes_than_validation_images(run: Run, tmp_path: Path, images: Path) -> None:
+def test_more_processes_than_validation_images(tmp_path: Path, images: Path) -> None:
     few = tmp_path / "few"
     shutil.copytree(images / "train", few / "train")
     for name in ("dark", "light"):
         (few / "val" / name).mkdir(parents=True)
         shutil.copy(images / "val" / name / "0.png", few / "val" / name / "0.png")
-    started = launch(3, tmp_path / "run", few, "--max-steps", "2", "--val-every", "1")
-    assert [process.end()[0] for process in started] == [0, 0, 0], started[0].end()
-    assert read_rows(tmp_path / "run")[-1]["val_acc"] in (0, 50, 100)
+    finish(launch(3, tmp_path / "run", few, "--max-steps", "2", "--val-every", "1"))
+    assert load_run(tmp_path / "run").final["val_acc"] in (0, 50, 100)
 
 
-@pytest.mark.slow
-def test_sigterm_to_torchrun_saves_in_time_also_in_validation(tmp_path: Path, images: Path) -> None:
-    many = tmp_path / "many"
-    shutil.copytree(images / "train", many / "train")
-    for name in ("dark", "light"):
-        (many / "val" / name).mkdir(parents=True)
-        for i in range(3000):
-            (many / "val" / name / f"{i}.png").hardlink_to(images / "val" / name / "0.png")
-    out = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tiny.__file__]
-    flags = ["--data", str(many), "--device", "cpu", "--out", str(out), "--val-every", "1"]
-    started = subprocess.Popen([*torchrun, *COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not (out / "config.json").exists() and started.poll() is None:
-        time.sleep(0.02)
-    time.sleep(5)  # the first step is quick; its validation takes most of a minute
-    began = time.monotonic()
-    started.send_signal(signal.SIGTERM)
-    started.communicate(timeout=60)
-    assert time.monotonic() - began < 30
-    load_checkpoint(tmp_path / "run" / "last.ckpt")
+# --- the parts of a step
 
 
-def test_compiling_that_was_to_be_and_cannot_be_is_told(
-    images: Path,
-    tiny_network: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_cosine_is_pytorchs_with_warmup_and_plateau() -> None:
+    recipe = recipes.classic(epochs=2)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=recipe.lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    for step in range(20):
+        assert train.learning_rate(recipe, step, 10) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+    warm = recipes.classic(epochs=2, warmup=0.5, schedule="plateau")
+    assert [train.learning_rate(warm, step, 4) for step in range(3)] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
+    assert train.learning_rate(warm, 5, 4, drops=2) == pytest.approx(1e-4)
+    assert train.learning_rate(recipes.classic(bias_lr=2.0), 0, 4, bias=True) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("epochs", [91, 10])
+def test_the_source_schedule_lowers_its_rates_where_the_released_code_did(epochs: int) -> None:
+    recipe, steps = recipes.source(epochs=epochs), 91
+    total = epochs * steps
+
+    def rate(epoch: float, **whose: Any) -> float:
+        return train.learning_rate(recipe, round(epoch / 91 * total), steps, **whose)
+
+    weights = {24: 1e-2, 26: 1e-3, 52: 1e-4, 80: 1e-5}
+    for epoch, expected in weights.items():
+        assert rate(epoch) == pytest.approx(expected)
+        assert rate(epoch, bias=True) == pytest.approx(0.02)
+    conv1 = {66: 1e-4, 68: 1e-5, 73: 0.0}
+    for epoch, expected in conv1.items():
+        assert rate(epoch, layer="conv1") == pytest.approx(expected)
+    assert rate(73, layer="conv1", bias=True) == 0
+
+
+@pytest.mark.parametrize("name", [*recipes.RECIPES, "muon"])
+def test_parameter_groups_hold_each_parameter_once(name: str) -> None:
+    recipe = recipes.modern(muon_lr=0.01, decay_biases=False) if name == "muon" else recipes.RECIPES[name]()
+    net = AlexNet_2012(10, recipe.variant, width_mult=1 / 16)
+    groups = train.make_optimizer(net, recipe, torch.device("cpu")).param_groups
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in net.parameters())
+    biases = {id(p) for key, p in net.named_parameters() if key.endswith("bias")}
+    for group in groups:
+        undecayed = not recipe.decay_biases and all(id(p) in biases for p in group["params"])
+        expected = 0.0 if undecayed else train.MUON_DECAY if group.get("muon") else recipe.weight_decay
+        assert group["weight_decay"] == expected
+
+
+@pytest.mark.parametrize("max_norm", [1.0, math.inf])
+def test_the_norm_of_the_gradient_is_exact_for_the_whole_network(max_norm: float) -> None:
+    """torch's own is 0.18% too small on a CPU."""
+    net = AlexNet_2012(10)
+    squares = 0.0
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+        squares += float(parameter.grad.double().square().sum())
+    norm = train.clip_gradient(net, max_norm, lambda norm: norm)
+    assert float(norm) == pytest.approx(math.sqrt(squares), rel=1e-6)
+    clipped = math.sqrt(sum(float(p.grad.double().square().sum()) for p in net.parameters()))  # type: ignore[union-attr]
+    assert clipped == pytest.approx(min(max_norm, math.sqrt(squares)), rel=1e-5)
+
+
+def test_the_average_of_the_weights_is_that_of_the_steps(run: Run, tmp_path: Path) -> None:
+    class Weights(Rows):
+        def start(self, run: RunInfo) -> None:
+            self.net = run.model
+            self.averages = [run.model.classifier.fc8.weight.detach().clone()]  # type: ignore[union-attr, operator]
+
+        def row(self, row: dict[str, float]) -> None:
+            step = len(self.averages)
+            share = min(0.9, step / (9 + step))
+            now = self.net.classifier.fc8.weight.detach()  # type: ignore[union-attr]
+            self.averages.append(share * self.averages[-1] + (1 - share) * now)  # type: ignore[operator]
+
+    weights = Weights()
+    best = run(tmp_path / "run", max_steps=3, val_every=1, ema=0.9, callbacks=(weights,)).best["step"]
+    saved, name = load_checkpoint(tmp_path / "run" / "last.ckpt"), "classifier.fc8.weight"
+    torch.testing.assert_close(saved["average"][name], weights.averages[3])
+    assert (weights.averages[3] - saved["model"][name]).abs().max() > 1e-5  # the test can tell
+    torch.testing.assert_close(
+        load_weights(tmp_path / "run" / "best.safetensors")[0][name], weights.averages[int(best)]
+    )
+
+
+def test_running_sums_by_hand() -> None:
+    sums = train.RunningSums(torch.device("cpu"))
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
+    sums.add(torch.tensor(0.5), logits[:2], torch.tensor([0, 0]), torch.tensor(3.0), step=1)
+    sums.add(torch.tensor(2.0), logits[2:], torch.tensor([0]), torch.tensor(4.0), step=2)
+    expected = {"train_loss": (0.5 * 2 + 2.0) / 3, "train_acc": 200 / 3, "grad_norm": 4.0, "images": 3}
+    assert sums.result(lambda own: own) == pytest.approx(expected)
+    assert int(sums.bad_step) == 0
+    for step, norm in ((3, math.nan), (4, math.inf)):
+        sums.add(torch.tensor(1.0), logits[:1], torch.tensor([0]), torch.tensor(norm), step)
+    assert int(sums.bad_step) == 3
+
+
+def test_the_plateau_is_named_once(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    warning = train.PlateauWarning()
+    info = Rows()
+    run(tmp_path / "run", max_steps=1, callbacks=(info,))
+    warning.start(RunInfo(**{**vars(info.run), "recipe": recipes.reference(), "num_classes": 10, "say": lines.append}))
+    for step, loss in ((100, 2.3), (200, 2.2), (300, 2.3), (400, 2.3)):
+        warning.row({"step": step, "train_loss": loss})
+    assert len(lines) == 1
+    for word in ("300 steps", "ln 10 = 2.303", "zero-bias", "imagenet"):
+        assert word in lines[0]
+
+
+def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hardware, "can_compile", lambda device: False)
-    plain = recipes.quickstart(**{"data": str(images), "max_steps": 1, "device": "cpu"} | SMALL)
-    train.run(dataclasses.replace(plain, compile=True), out=tmp_path / "run")
-    assert "not compiled: what torch.compile needs was not found" in "".join(capsys.readouterr())
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["compiled"] is False
-    train.run(plain, out=tmp_path / "plain")
-    assert "not compiled" not in "".join(capsys.readouterr())
+    run(tmp_path / "plain", max_steps=4)
+    run(tmp_path / "profiled", max_steps=4, profile=2, quiet=False)
+    assert "convolution" in capsys.readouterr().err
+    assert json.loads((tmp_path / "profiled" / "trace.json").read_text())["traceEvents"]
+    assert_same_run(tmp_path / "profiled", tmp_path / "plain")
 
 
 @pytest.mark.slow
-def test_compiled_on_cpu(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)  # whose draws differ
-    plain = run(tmp_path / "plain", max_steps=3, precision="fp32", device="cpu")
-    compiled = run(tmp_path / "compiled", max_steps=3, precision="fp32", device="cpu", compile=True)
-    assert json.loads((tmp_path / "compiled" / "config.json").read_text())["compiled"]
+def test_compiled_on_cpu(run: Run, tmp_path: Path) -> None:
+    options = {"max_steps": 3, "precision": "fp32", "device": "cpu", "dropout": 0.0}
+    plain = run(tmp_path / "plain", **options)
+    compiled = run(tmp_path / "compiled", **options, compile=True)
+    assert load_run(tmp_path / "compiled").config["compiled"]
     assert compiled.final["train_loss"] == pytest.approx(plain.final["train_loss"], abs=1e-4)
 
 
-def test_batches_follow_one_another_over_epochs() -> None:
-    class Batches:
-        steps_per_epoch = 3
-
-        def train(self, epoch: int, start: int = 0):  # type: ignore[no-untyped-def]
-            return ((epoch, place) for place in range(start, 3))
-
-    parts = SimpleNamespace(batches=Batches(), progress=Progress(step=4))
-    stream = Session.batches_from_here(parts)  # type: ignore[arg-type]
-    assert list(itertools.islice(stream, 4)) == [(1, 1), (1, 2), (2, 0), (2, 1)]
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.gpu
+def test_cuda_learns_digits(tmp_path: Path) -> None:
+    result = train.run(recipes.quickstart(), out=tmp_path / "run")
+    assert result.final["val_acc"] > 85
 
 
-def test_a_tracker_is_told_the_result_and_how_the_run_ended(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[object] = []
-    monkeypatch.setattr(tracking.Tracking, "finish", lambda self, *given: told.append(given))
-    result = run(tmp_path / "run", max_steps=2)
-    best = {"best_val_acc": result.best["val_acc"], "best_step": result.best["step"]}
-    monkeypatch.setattr(train, "_loop", lambda *_: 15)
-    run(tmp_path / "stopped")
-    monkeypatch.setattr(train, "_loop", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path / "failed")
-    assert told == [(result.final | best, "finished"), ({}, "stopped"), ({}, "failed")]
-
-
-def test_what_has_diverged_is_not_saved(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(train.TrainingError):
-        run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5, val_every=100, save_every=0.0)
-    kept = load_checkpoint(tmp_path / "run" / "last.ckpt")
-    assert all(value.isfinite().all() for value in kept["model"].values())
-
-
-def test_checkpoints_are_minutes_apart(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, saved, step, save = [0.0], [], train.train_step, train._save
-
-    def train_step(s: Session, *batch: torch.Tensor) -> torch.Tensor:
-        now[0] += 40
-        return step(s, *batch)
-
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(train, "train_step", train_step)
-    monkeypatch.setattr(train, "_save", lambda s: (saved.append(s.progress.step), save(s)))
-    run(tmp_path / "run", max_steps=5, save_every=1.0)
-    assert saved == [2, 4, 5]
-
-
-def test_a_step_weighs_its_share_of_the_batch(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    norms = []
-    for weight in (1.0, 2.0):
-        monkeypatch.setattr(Session, "loss_weight", lambda self, own, weight=weight: weight)
-        norms.append(run(tmp_path / str(weight), max_steps=1, precision="fp32").final["grad_norm"])
-    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-4)
-
-
-def test_the_average_of_a_run_is_that_of_its_steps_and_what_is_kept(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, averages = train.train_step, []
-
-    def train_step(s: Session, *batch: torch.Tensor) -> torch.Tensor:
-        if not averages:
-            averages.append(s.net.classifier.fc8.weight.detach().clone())
-        loss, step = real(s, *batch), len(averages)
-        share = min(0.9, step / (9 + step))
-        averages.append(share * averages[-1] + (1 - share) * s.net.classifier.fc8.weight.detach())
-        return loss
-
-    monkeypatch.setattr(train, "train_step", train_step)
-    best = run(tmp_path / "run", max_steps=3, val_every=1, ema=0.9).best["step"]
-    kept = load_checkpoint(tmp_path / "run" / "last.ckpt")
-    name = "classifier.fc8.weight"
-    torch.testing.assert_close(kept["average"][name], averages[3])
-    assert (averages[3] - kept["model"][name]).abs().max() > 1e-5  # the test can tell
-    torch.testing.assert_close(load_weights(tmp_path / "run" / "best.safetensors")[0][name], averages[best])
-
-
-def test_a_run_says_that_it_stays_on_the_plateau(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(
-        train, "warn_of_plateau", lambda s, say: asked.append((s.progress.step, s.progress.row["step"]))
-    )
-    run(tmp_path / "run", max_steps=4)
-    assert asked == [(2, 2), (4, 4)]
-
-
-def test_a_checkpoint_between_two_rows_has_no_figures_of_another_step(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "_row_is_due", lambda s: s.progress.step == 2 != s.progress.logged)
-    run(tmp_path / "run", max_steps=3)
-    record = load_model(tmp_path / "run").card.record
-    assert record["step"] == 3
-    assert "val_acc, %" not in record
-    _, best = load_weights(tmp_path / "run" / "best.safetensors")
-    assert best.record["step"] == 2
+def test_datasets_are_loaded_after_the_first_checks(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load", lambda *_: pytest.fail("the data were loaded"))
+    monkeypatch.setattr("alexnet.tracking.find_spec", lambda name: None)
+    with pytest.raises(FieldError) as error:
+        run(tmp_path / "run", tracker="tensorboard")
+    assert error.value.field == "tracker"
+    assert not (tmp_path / "run").exists()

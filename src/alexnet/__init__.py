@@ -1,4 +1,4 @@
-"""AlexNet as of 2012: the network, its training on CIFAR-10, its fidelity and its speed.
+"""AlexNet as of 2012: the network, its training on CIFAR-10, and tools to look inside.
 
 >>> import torch
 >>> from alexnet import AlexNet_2012
@@ -8,31 +8,33 @@ torch.Size([1, 10])
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alexnet import recipes, train
+    from alexnet.checkpoint import load_model, load_run
     from alexnet.lrn import local_response_norm
     from alexnet.model import AlexNet_2012
-    from alexnet.weights.checkpoint import load_model
 
-__version__ = "0.1.0"
-__all__ = ["AlexNet_2012", "__version__", "load_model", "local_response_norm"]
+__version__ = "0.2.0"
+__all__ = ["AlexNet_2012", "__version__", "load_model", "load_run", "local_response_norm", "recipes", "train"]
 
-_HOMES = {
+_MODULES = {
     "AlexNet_2012": "alexnet.model",
-    "load_model": "alexnet.weights.checkpoint",
+    "load_model": "alexnet.checkpoint",
+    "load_run": "alexnet.checkpoint",
     "local_response_norm": "alexnet.lrn",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when a name that needs it is asked for, so that ``alexnet --help`` is quick."""
-    if name not in _HOMES:
+    """Import torch only when a name needs it, so that ``alexnet --help`` answers at once."""
+    if name in ("recipes", "train"):
+        return importlib.import_module(f"alexnet.{name}")
+    if name not in _MODULES:
         raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
-    import importlib
-
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value
 
 

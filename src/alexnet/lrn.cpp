@@ -1,8 +1,8 @@
 // Response normalisation and its gradient on a CPU, for rows of channels that lie side by side in memory.
 //
-// The formulas are lrn.py's, for β = 3/4 and an odd window of n channels. A row is read once, worked on in the first
-// cache in float32, and written once, rounded once. Compiled by native.py for the processor at hand; the loops are
-// written for the compiler to make vectors of, and the threads are those of torch.
+// The formulas are lrn.py's, for β = 3/4 and an odd window of n channels. Each row is read once, computed in float32 in
+// the first-level cache, rounded once and written once. native.py compiles this file for the processor at hand; the
+// loops are written so that the compiler vectorises them, and the threads are torch's.
 
 #include <cmath>
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int MOST = 4096;  // channels
+constexpr int MAX_CHANNELS = 4096;
 
 struct bfloat16 {
     uint16_t bits;  // the upper half of a float32
@@ -27,13 +27,13 @@ inline float wide(bfloat16 x) {
 
 inline void put(float &to, float x) { to = x; }
 
-inline void put(bfloat16 &to, float x) {  // to the nearest, of two the even one
+inline void put(bfloat16 &to, float x) {  // round to nearest even
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
     to.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// The sum over the window around channel c, of values that lie from channel −n/2 on.
+// The sum over the window around channel c; `values` begins at channel −n/2.
 template <int n>
 inline float window(const float *values, int c) {
     float sum = values[c];
@@ -41,10 +41,10 @@ inline float window(const float *values, int c) {
     return sum;
 }
 
-// A row's values with zeros around them, as `window` wants them.
+// A row's values with n/2 zeros on both sides, as `window` needs them.
 template <int n>
 struct Padded {
-    float values[MOST + n - 1];
+    float values[MAX_CHANNELS + n - 1];
 
     explicit Padded(int channels) {
         for (int j = 0; j < n / 2; j++) values[j] = values[n / 2 + channels + j] = 0;
@@ -69,14 +69,14 @@ void forward(const T *x, T *y, int64_t rows, int channels, float alpha, float k)
 
 template <typename T, int n>
 void backward(const T *x, const T *g, T *dx, int64_t rows, int channels, float alpha, float k) {
-    const float factor = 1.5f * alpha;  // 2αβ/n: `alpha` comes divided by n
+    const float factor = 1.5f * alpha;  // 2αβ/n: `alpha` is already divided by n
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++) {
         const T *__restrict from = x + row * channels;
         const T *__restrict grad = g + row * channels;
         T *__restrict to = dx + row * channels;
         Padded<n> squares(channels), across(channels);
-        float through[MOST];
+        float through[MAX_CHANNELS];
         for (int c = 0; c < channels; c++) squares[c] = wide(from[c]) * wide(from[c]);
         for (int c = 0; c < channels; c++) {
             const float root = 1 / std::sqrt(k + alpha * window<n>(squares.values, c));

@@ -7,80 +7,85 @@ References:
              (github.com/computerhistory/AlexNet-Source-Code): layers-145.cfg and layer-params-145.cfg.
     caffe    BVLC's models/bvlc_alexnet and models/bvlc_reference_caffenet (github.com/BVLC/caffe).
 
-Where the default, ``classic``, departs from the paper: conv2, conv4 and conv5 see all channels (one tower); dropout
-sits on the inputs of the two hidden fully connected layers, not on their outputs, and what it leaves is doubled in
-training, not halved at test; conv1 is padded by 2; α is divided by the window's size. ``VARIANTS`` holds the others,
-``ABLATIONS`` the classic one less one thing.
+The default, ``classic``, differs from the paper in four ways: conv2, conv4 and conv5 see all channels (one tower);
+dropout is applied to the inputs of the two hidden fully connected layers, not to their outputs, and is scaled in
+training, not at test; conv1 is padded by 2; α is divided by the window's size.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
+from alexnet.data.normalization import Normalization
 from alexnet.lrn import ResponseNorm, WithinMapNorm
-from alexnet.recipes import known
-from alexnet.weights.hub import PretrainedMixin
+from alexnet.recipes import FieldError, check_choice
 
-if TYPE_CHECKING:
-    from alexnet.weights.card import ModelCard
+__all__ = ["INITS", "VARIANTS", "AlexNet_2012", "DropoutOf2012", "Init", "ModelInfo", "Variant"]
 
-__all__ = ["ABLATIONS", "INITS", "VARIANTS", "AlexNet_2012", "Init", "Variant"]
+
+WEIGHTS = "model.safetensors"
+OLD_WIDTHS = {"full": 1.0, "quarter": 0.25}  # width_mult by its name in 0.1.0
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One description of the network. The orders of layers 1 and 2 are read left to right."""
+    """One description of the network."""
 
     name: str
     source: str
     """Where this description comes from."""
     init: str
-    """The initialisation that belongs to it."""
+    """Its initialisation, a name in ``INITS``."""
     image_sizes: tuple[int, ...] = (224, 227)
-    """Sides of the input in pixels that end at 256×6×6; the first is the usual one."""
+    """Sides of the input in pixels that lead to 256×6×6; the first is the default."""
     widths: tuple[int, ...] = (96, 256, 384, 384, 256, 4096, 4096)
     """Outputs of conv1 to conv5, fc6 and fc7."""
     conv1_padding: int | None = 2
-    """Zeros around the input of conv1; None: as many at the right and bottom as the last stride needs."""
+    """Padding on all sides of conv1's input; None: 3 pixels at the right and at the bottom, so that 224 gives 55."""
     groups: int = 1
     """Groups of conv2, conv4 and conv5: 2 are the paper's two towers."""
     layer1: tuple[str, ...] = ("conv", "relu", "norm", "pool")
     layer2: tuple[str, ...] = ("conv", "relu", "norm", "pool")
-    """``within`` is the released code's second normalisation, over 5×5 pixels of one map."""
+    """Order of operations, left to right; ``within`` is the released code's second normalisation, ``WithinMapNorm``."""
     lrn_alpha: float = 1e-4
     """α of response normalisation, before its division by n."""
     lrn_k: float = 2.0
     """k of response normalisation."""
     lrn_towers: int = 1
-    """2: response normalisation does not reach across the two towers."""
+    """2: response normalisation stays within each of the two towers."""
     dropout_on: str = "outputs"
     """Dropout on the ``inputs`` or the ``outputs`` of fc6 and fc7."""
     dropout: float = 0.5
-    """Its probability; 0 leaves the layers out."""
+    """Probability; 0 leaves the layers out."""
     dropout_scaled_at: str = "training"
-    """What makes up for it: division by 1 − p in ``training``, or multiplication by it at ``test`` (the paper, 4.2)."""
+    """Activations are divided by 1 − p in ``training``, or multiplied by 1 − p at ``test`` (the paper, 4.2)."""
     pool: int = 3
-    """Side of the pooling windows, whose stride is 2: windows of 3 overlap."""
+    """Side of the pooling windows; their stride is 2, so windows of 3 overlap."""
     without: tuple[str, ...] = ()
-    """Left out, with their ReLUs: conv3, conv4 or both."""
+    """Layers that are left out, with their ReLUs: conv3, conv4 or both."""
 
+
+CLASSIC = Variant(
+    name="classic",
+    source="the configuration most often asked for: one tower, 224×224, padding 2",
+    init="paper",
+    dropout_on="inputs",
+)
 
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant(
-            name="classic",
-            source="the configuration most often asked for: one tower, 224×224, padding 2",
-            init="paper",
-            dropout_on="inputs",
-        ),
+        CLASSIC,
         Variant(
             name="paper",
             source="the paper, sections 3 to 5; 224 → 55 and norms within a tower as in the released code",
@@ -121,17 +126,13 @@ VARIANTS: Mapping[str, Variant] = {
             layer2=("conv", "relu", "pool", "norm"),
             lrn_k=1.0,
         ),
+        # classic with one thing changed
+        replace(CLASSIC, name="pool-2x2", source="no overlap: the paper, 3.4", pool=2, image_sizes=(224,)),
+        replace(CLASSIC, name="no-dropout", source="classic without dropout: the paper, 4.2", dropout=0.0),
+        replace(CLASSIC, name="no-conv3", source="classic without conv3: the paper, 7", without=("conv3",)),
+        replace(CLASSIC, name="no-conv4", source="classic without conv4: the paper, 7", without=("conv4",)),
     )
 }
-
-CLASSIC = VARIANTS["classic"]
-ABLATIONS: Mapping[str, Variant] = {
-    "pool-2x2": replace(CLASSIC, name="pool-2x2", source="no overlap: the paper, 3.4", pool=2, image_sizes=(224,)),
-    "no-dropout": replace(CLASSIC, name="no-dropout", source="classic without dropout: the paper, 4.2", dropout=0.0),
-    "no-conv3": replace(CLASSIC, name="no-conv3", source="classic less a layer: the paper, 7", without=("conv3",)),
-    "no-conv4": replace(CLASSIC, name="no-conv4", source="classic less a layer: the paper, 7", without=("conv4",)),
-}
-NARROWED: Mapping[str, int] = {"full": 1, "quarter": 4}  # what the widths of a variant are divided by
 
 
 @dataclass(frozen=True)
@@ -141,126 +142,342 @@ class Init:
     source: str
     std: float | None = 0.01
     std_of: Mapping[str, float] = field(default_factory=dict)
-    """Layers whose weights are drawn with another standard deviation."""
+    """Layers with another standard deviation."""
     bias: float = 0.0
-    """Of conv2, conv4, conv5, fc6 and fc7; the other biases are 0."""
+    """Bias of conv2, conv4, conv5, fc6 and fc7; the other biases are 0."""
 
 
-BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")  # the paper, section 5: these ReLUs start with positive inputs
-CAFFES = {"fc6": 0.005, "fc7": 0.005}
+BIASED = (
+    "conv2",
+    "conv4",
+    "conv5",
+    "fc6",
+    "fc7",
+)  # the paper, section 5: so that these ReLUs start with positive inputs
+CAFFE_STDS = {"fc6": 0.005, "fc7": 0.005}
 
 INITS: Mapping[str, Init] = {
     "paper": Init("the paper, section 5", bias=1.0),
-    "zero-bias": Init("the paper's weights, biases at 0"),
+    "zero-bias": Init("the paper's weights, zero biases"),
     "source": Init("layers-145.cfg", std_of={"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, bias=1.0),
-    "caffe": Init("models/bvlc_alexnet/train_val.prototxt", std_of=CAFFES, bias=0.1),
-    "caffenet": Init("models/bvlc_reference_caffenet/train_val.prototxt", std_of=CAFFES, bias=1.0),
+    "caffe": Init("models/bvlc_alexnet/train_val.prototxt", std_of=CAFFE_STDS, bias=0.1),
+    "caffenet": Init("models/bvlc_reference_caffenet/train_val.prototxt", std_of=CAFFE_STDS, bias=1.0),
     "he": Init("He et al. 2015, arXiv:1502.01852, equation 10", std=None),
 }
 
 
-class AlexNet_2012(nn.Module, PretrainedMixin):
-    """AlexNet (2012): five convolutions, response normalisation, three fully connected layers.
+@dataclass(frozen=True)
+class ModelInfo:
+    """What weights need beside them to be used: the network, its classes and its input.
 
-    Args:
-        num_classes: length of the output.
-        variant: a name in ``VARIANTS`` or ``ABLATIONS``. The default is the classic one-tower configuration.
-        init: a name in ``INITS``; by default the one that belongs to the variant.
-        widths: ``full``, or ``quarter`` for a fourth of the maps and hidden units.
-
-    Input: ``[N, 3, 224, 224]`` floating point (227 for the Caffe variants). The paper's initialisation and constants
-    are made for raw pixels: values in 0..255 minus their mean. Output: ``[N, num_classes]`` logits.
-
-    ``features`` ends at ``[N, 256, 6, 6]``; ``classifier`` takes it flattened to ``[N, 9216]`` (a fourth of these if
-    ``quarter``).
-
-    ``card`` says what the weights were trained on and for which input; None for fresh weights. ``from_pretrained``,
-    ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's.
+    Every file of weights that this project writes holds it. ``width_mult`` and ``dropout`` are as in ``AlexNet_2012``.
 
     Raises:
-        ValueError: an unknown variant or initialisation, fewer than one class, an input of another shape or integers.
+        ValueError: a value that cannot be used; the message names the field.
+    """
+
+    variant: str
+    classes: tuple[str, ...]
+    """Class names, in the order of the logits."""
+    normalization: Normalization
+    """How an image becomes the network's input."""
+    data: str
+    """Display name of the data set it was trained on."""
+    record: dict[str, str | int | float] = field(default_factory=dict)
+    """Results of the training run by name, for people; empty if they are not known."""
+    width_mult: float = 1.0
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_network(self.variant, self.width_mult, self.dropout)
+        classes, record = self.classes, self.record
+        if not (isinstance(classes, tuple) and classes and all(isinstance(name, str) for name in classes)):
+            raise FieldError("classes", "a list of names", classes)
+        if not isinstance(self.data, str):
+            raise FieldError("data", "a string", self.data)
+        if not (isinstance(record, dict) and all(isinstance(value, str | int | float) for value in record.values())):
+            raise FieldError("record", "numbers and strings by name", record)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | None, where: object = "model info") -> Self:
+        """Read what ``to_json`` wrote, in this version or in 0.1.0.
+
+        Raises:
+            ValueError: anything else, in one line that begins with ``where``. Unknown fields are refused too, because
+                they may change what the network's input is.
+        """
+        try:
+            found = _with_tuples(json.loads(text or "null"))
+            if "widths" in found:  # 0.1.0
+                found["width_mult"] = OLD_WIDTHS[found.pop("widths")]
+            found["normalization"] = Normalization(**_with_tuples(found["normalization"]))
+            return cls(**found)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{where}: malformed model info ({error})") from error
+
+
+def _with_tuples(value: Any) -> dict[str, Any]:
+    """A copy of a JSON object, with the tuples that JSON writes as lists."""
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+
+
+def _check_network(variant: str, width_mult: float, dropout: float | None) -> None:
+    def is_number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    check_choice("variant", variant, VARIANTS)
+    if not (is_number(width_mult) and 0 < width_mult <= 16):
+        raise FieldError("width_mult", "more than 0 and at most 16", width_mult)
+    if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
+        raise FieldError("dropout", "at least 0 and less than 1, or None for the variant's own", dropout)
+
+
+README = """---
+{{ card_data }}
+---
+
+# AlexNet (2012), variant `{{ model.variant.name }}`, {{ model.num_classes }} classes
+
+{% if model.info -%}
+{% set norm = model.info.normalization -%}
+Trained on {{ model.info.data }}. Input: RGB, \
+{{ "shorter side resized to" if norm.resize == "short-side" else "warped to" }} 256 pixels, a crop, \
+`(x / 255 − mean) / std` with \
+{{ "the mean image in the weights' metadata" if norm.mean_image else "mean " ~ numbers(norm.mean) }} and \
+std {{ numbers(norm.std) }}.
+{%- else -%}
+The training of these weights is not recorded: normalise the input as it was in their training.
+{%- endif %}
+
+```python
+from alexnet import AlexNet_2012
+
+model = AlexNet_2012.from_pretrained("THIS_REPOSITORY")  # in evaluation mode
+model.info                                               # classes, normalisation, data set
+```
+{% if results %}
+{{ results }}
+{% elif model.info and model.info.record %}
+## Results
+
+| | |
+|---|---:|
+{% for name, value in model.info.record.items() -%}
+| {{ name }} | {{ "%.4g"|format(value) if value is float else value }} |
+{% endfor %}
+{%- endif %}
+"""
+
+
+class AlexNet_2012(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="alexnet-2012",
+    license="mit",
+    pipeline_tag="image-classification",
+    tags=["alexnet", "image-classification"],
+    model_card_template=README,
+):
+    """AlexNet (2012): five convolutions, response normalisation and three fully connected layers.
+
+    Args:
+        num_classes: number of logits.
+        variant: a name in ``VARIANTS``. The default is the classic configuration with one tower.
+        init: a name in ``INITS``. Default: the one that belongs to the variant.
+        width_mult: multiplies the number of maps and hidden units, at most 16.
+        dropout: probability in [0, 1). Default: the variant's own, 0.5.
+        widths: the name of ``width_mult`` in version 0.1.0: ``full`` or ``quarter``.
+
+    Input: floating-point tensor ``[N, 3, 224, 224]`` (227 for the Caffe variants). The paper's initialisation and
+    constants suit raw pixels, that is values in 0..255 minus their mean. Output: logits ``[N, num_classes]``.
+
+    ``features`` ends at ``[N, 256, 6, 6]``; ``classifier`` takes it flattened, ``[N, 9216]``. ``variant`` is the
+    ``Variant`` with the actual widths and dropout. ``info`` is the ``ModelInfo`` of trained weights, or None.
+    ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's.
+
+    Raises:
+        ValueError: an argument that is not allowed; an input of another shape or of integers.
     """
 
     def __init__(
-        self, num_classes: int = 10, variant: str = "classic", init: str | None = None, widths: str = "full"
+        self,
+        num_classes: int = 10,
+        variant: str = "classic",
+        init: str | None = None,
+        width_mult: float = 1.0,
+        dropout: float | None = None,
+        widths: str | None = None,
     ) -> None:
         super().__init__()
-        self.card: ModelCard | None = None
         if num_classes < 1:
-            raise ValueError(f"num_classes: {num_classes}; allowed: 1 or more")
-        every = {**VARIANTS, **ABLATIONS}
-        whole, part = every[known("variant", variant, every)], NARROWED[known("widths", widths, NARROWED)]
-        self.variant = replace(whole, widths=tuple(width // part for width in whole.widths))
-        self._gain = math.sqrt(part)  # of the weights behind conv1: fewer inputs then carry as strong a signal
+            raise FieldError("num_classes", "1 or more", num_classes)
+        if widths is not None:
+            width_mult = OLD_WIDTHS[check_choice("widths", widths, OLD_WIDTHS)]
+        _check_network(variant, width_mult, dropout)
+        full = VARIANTS[variant]
+        step = full.groups
+        self.variant = replace(
+            full,
+            widths=tuple(max(1, int(width * width_mult / step)) * step for width in full.widths),
+            dropout=full.dropout if dropout is None else dropout,
+        )
         self.num_classes = num_classes
+        self.width_mult = width_mult
+        self.info: ModelInfo | None = None
         self.features = _features(self.variant)
         self.classifier = _classifier(self.variant, num_classes)
         self.initialize(init or self.variant.init)
 
     @torch.no_grad()
     def initialize(self, init: str) -> None:
-        """Draw all weights anew from torch's global random state, as ``INITS[init]`` says."""
-        rule = INITS[known("init", init, INITS)]
+        """Draw all weights from torch's global random state, as ``INITS[init]`` says."""
+        rule = INITS[check_choice("init", init, INITS)]
         for name, layer in self.weight_layers():
             std = rule.std_of.get(name, rule.std)
-            fan_in = layer.weight[0].numel()
-            gain = 1.0 if name == "conv1" else self._gain
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in) if std is None else std * gain)
+            # With fewer inputs, larger weights carry as strong a signal. The number of pixels' channels is fixed.
+            gain = 1.0 if name == "conv1" else math.sqrt(1 / self.width_mult)
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()) if std is None else std * gain)
             assert layer.bias is not None  # every layer has one
             nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
 
-    def weight_layers(self) -> Iterable[tuple[str, nn.Conv2d | nn.Linear]]:
-        """The eight layers with weights, conv1 to fc8, by name."""
+    def weight_layers(self) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+        """The layers with weights, conv1 to fc8, with their names."""
         for name, layer in (*self.features.named_children(), *self.classifier.named_children()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 yield name, layer
 
     def forward(self, images: Tensor) -> Tensor:
         """``[N, 3, 224, 224]`` floating-point images to ``[N, num_classes]`` logits."""
-        self._check(images)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check(images)
         x = self.features(images)  # [N, 256, 6, 6]
         return self.classifier(torch.flatten(x, 1))  # type: ignore[no-any-return]
 
     def _check(self, images: Tensor) -> None:
+        if isinstance(images, torch.fx.Proxy):
+            return  # its shape is not known
         sizes = self.variant.image_sizes
         if tuple(images.shape[1:]) not in [(3, size, size) for size in sizes]:
-            allowed = " or ".join(f"[N, 3, {size}, {size}]" for size in sizes)
-            raise ValueError(f"AlexNet_2012 ({self.variant.name}): expected {allowed}, got {list(images.shape)}")
+            expected = " or ".join(f"[N, 3, {size}, {size}]" for size in sizes)
+            raise ValueError(f"images must be {expected} for variant {self.variant.name}, got {list(images.shape)}")
         if not images.is_floating_point():
-            wanted = "floating-point images (0..255 minus the mean, or standardised)"
-            raise ValueError(f"AlexNet_2012: expected {wanted}, got {images.dtype}")
+            raise ValueError(
+                f"images must be floating point (0..255 minus the mean, or standardised), got {images.dtype}"
+            )
 
+    # --- trained weights
 
-class RoundUpPad(nn.Module):
-    """Zeros at the right and bottom until ``kernel`` at ``stride`` covers every pixel: 224 becomes 227."""
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Any], info: ModelInfo) -> Self:
+        """A network with ``weights``, a state dict, in evaluation mode. The tensors are not copied.
 
-    def __init__(self, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
+        Raises:
+            ValueError: the weights do not fit ``info``.
+        """
+        arguments = {name: getattr(info, name) for name in ("num_classes", "variant", "width_mult", "dropout")}
+        model = cls._with_weights(weights, **arguments)
+        model.info = info
+        return model
 
-    def forward(self, x: Tensor) -> Tensor:
-        missing = -(x.shape[-1] - self.kernel) % self.stride
-        return nn.functional.pad(x, (0, missing, 0, missing)) if missing else x
+    @classmethod
+    def _with_weights(cls, weights: Mapping[str, Any], strict: bool = True, **arguments: Any) -> Self:
+        with torch.device("meta" if strict else "cpu"):  # without strict, missing weights stay initialised
+            model = cls(**arguments)
+        try:
+            model.load_state_dict(weights, strict=strict, assign=True)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            network = f"variant {model.variant.name} with {model.num_classes} classes, width_mult {model.width_mult}"
+            raise ValueError(f"the weights do not fit {network}") from error
+        return model.eval()
 
-    def extra_repr(self) -> str:
-        return f"kernel={self.kernel}, stride={self.stride}"
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
+        """A trained network, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder that ``save_pretrained`` wrote, a repository of the Hugging Face
+                Hub, or what ``load_model`` takes, such as ``cifar10-small``, which comes with this package.
+            options: as in huggingface_hub's mixin; ``strict`` is True by default.
+
+        Raises:
+            FileNotFoundError: nothing there to load.
+            ValueError: the files are damaged, or the weights do not fit.
+        """
+        name = str(pretrained_model_name_or_path)
+        if (Path(name) / WEIGHTS).is_file() or ("/" in name and not Path(name).exists()):
+            return super().from_pretrained(name, **options)
+        from alexnet.checkpoint import load_model
+
+        return load_model(name).requires_grad_()  # type: ignore[return-value]
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        config: dict[str, Any] | None = None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **options: Any,
+    ) -> Self:
+        from alexnet.checkpoint import read_safetensors
+
+        download = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        where = {name: options.pop(name) for name in download if name in options}
+        file = Path(model_id) / WEIGHTS
+        if not Path(model_id).is_dir():
+            file = Path(hf_hub_download(model_id, WEIGHTS, **where))
+        weights, metadata = read_safetensors(file, map_location)
+        text = metadata.get("card") or json.dumps((config or {}).get("card"))  # 0.1.0 had it in config.json
+        info = None if text == "null" else ModelInfo.from_json(text, file)
+        try:
+            model = cls._with_weights(weights, strict, **options)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        model.info = info
+        return model
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from alexnet.checkpoint import save_weights
+
+        if self.info:
+            save_weights(save_directory / WEIGHTS, self.state_dict(), self.info)
+        else:
+            super()._save_pretrained(save_directory)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README of the hub's page. ``results`` is Markdown that replaces the run's record at its end."""
+
+        def numbers(values: tuple[float, ...]) -> str:
+            return ", ".join(f"{value:.4g}" for value in values)
+
+        return super().generate_model_card(*args, model=self, numbers=numbers, **kwargs)
 
 
 class DropoutOf2012(nn.Dropout):
-    """Dropout that training does not scale; evaluation multiplies by 1 − p (the released code's src/layer.cu, 1133)."""
+    """Dropout without scaling in training; evaluation multiplies by 1 − p (the released code's src/layer.cu, 1133)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (1 - self.p)
+        return nn.functional.dropout(x, self.p, self.training) * (1 - self.p)
 
 
 def _features(v: Variant) -> nn.Sequential:
-    def layer(number: int, order: tuple[str, ...], conv: nn.Conv2d) -> Iterable[tuple[str, nn.Module]]:
+    def layer(number: int, order: tuple[str, ...], conv: nn.Conv2d) -> Iterator[tuple[str, nn.Module]]:
         for step in order:
             match step:
                 case "conv":
                     yield f"conv{number}", conv
                 case "relu":
-                    yield f"relu{number}", nn.ReLU(inplace=True)
+                    yield f"relu{number}", nn.ReLU()
                 case "norm":
                     yield f"norm{number}", ResponseNorm(v.lrn_alpha, v.lrn_k, v.lrn_towers)
                 case "within":
@@ -272,7 +489,7 @@ def _features(v: Variant) -> nn.Sequential:
     maps1, maps2, maps3, maps4, maps5 = v.widths[:5]  # 96, 256, 384, 384, 256
     layers: list[tuple[str, nn.Module]] = []
     if v.conv1_padding is None:
-        layers.append(("pad1", RoundUpPad(kernel=11, stride=4)))  # 3×224×224 → 3×227×227
+        layers.append(("pad1", nn.ZeroPad2d((0, 3, 0, 3))))  # 3×224×224 → 3×227×227
     conv1 = nn.Conv2d(3, maps1, 11, stride=4, padding=v.conv1_padding or 0)
     layers += layer(1, v.layer1, conv1)  # → 96×55×55 → 96×27×27
     layers += layer(2, v.layer2, nn.Conv2d(maps1, maps2, 5, padding=2, groups=v.groups))  # → 256×27×27 → 256×13×13
@@ -294,7 +511,7 @@ def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
     kind = DropoutOf2012 if v.dropout_scaled_at == "test" else nn.Dropout
     for number, width, outputs in ((6, maps5 * 6 * 6, hidden6), (7, hidden6, hidden7)):
         dropout = [(f"drop{number}", kind(v.dropout))] if v.dropout else []
-        fc, relu = (f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU(inplace=True))
+        fc, relu = (f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU())
         layers += [*dropout, fc, relu] if v.dropout_on == "inputs" else [fc, relu, *dropout]
     layers.append(("fc8", nn.Linear(hidden7, num_classes)))
     return nn.Sequential(OrderedDict(layers))

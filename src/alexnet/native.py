@@ -1,7 +1,7 @@
-"""C++ for the processor at hand: compiled when it is first wanted, which takes a second, and kept in the user's cache.
+"""C++ for this machine's processor: compiled at its first use, which takes a second, and kept in the user's cache.
 
-Where no compiler is installed, or what it makes cannot be loaded, there is nothing, and the caller has another way. The
-threads are OpenMP's, of the library that torch has loaded already: two of them would fight over the cores.
+Without a compiler, or if its output cannot be loaded, ``load`` returns None and the caller does without. The threads
+are those of the OpenMP library that torch has loaded: two such libraries would compete for the cores.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from alexnet.files import cache_folder
-from alexnet.hardware import cpp_compiler
+from alexnet.system import cache_folder, cpp_compiler
 
 __all__ = ["load"]
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
-PATIENCE = 60.0  # seconds
+COMPILE_TIMEOUT_S = 60.0
 
 
 @functools.cache
 def load(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C++ file, compiled for this machine; None where that cannot be done."""
+    """Compile a C++ file for this machine and load it; None if that is not possible."""
     compiler = cpp_compiler()
     if compiler is None:
         return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        # The macros tell the compiler's version and what this processor has: a home may be on several machines.
+        # A home may be shared by machines: the macros name the compiler's version and this processor's features.
         macros = _run(compiler, *FLAGS, "-E", "-dM", "-x", "c++", os.devnull)
         digest = hashlib.sha256(source.read_bytes() + macros + repr(FLAGS).encode()).hexdigest()[:16]
         path = cache_folder() / f"{source.stem}-{digest}.so"
@@ -43,12 +42,12 @@ def load(source: Path) -> ctypes.CDLL | None:
 
 def _compile(compiler: str, source: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:  # of its own: several processes may begin at once
-        whole, part = Path(place) / path.name, Path(place) / "part.o"
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # several processes may compile at once
+        whole, part = Path(folder) / path.name, Path(folder) / "part.o"
         _run(compiler, *FLAGS, "-c", str(source), "-o", str(part))
-        _run(compiler, "-shared", str(part), "-o", str(whole))  # without OpenMP's library: torch's is there
+        _run(compiler, "-shared", str(part), "-o", str(whole))  # not linked with OpenMP: torch has loaded it
         whole.replace(path)
 
 
 def _run(*words: str) -> bytes:
-    return subprocess.run(words, capture_output=True, check=True, timeout=PATIENCE).stdout
+    return subprocess.run(words, capture_output=True, check=True, timeout=COMPILE_TIMEOUT_S).stdout

@@ -1,303 +1,832 @@
 """Training: one loop, from a recipe to a run folder.
 
-    from alexnet import recipes, train
-    result = train.run(recipes.classic(epochs=1), data="digits", out="runs/x")
+>>> from alexnet import recipes, train
+>>> result = train.run(recipes.classic(epochs=1), data="digits", out="runs/x")
 
-An interrupted run goes on from its last checkpoint as if nothing had happened: weights, optimiser, random states, the
-place in the schedule and in the epoch, and the running sums are in it; the order and the crops of an epoch follow from
-the seed alone.
+``run`` reads from top to bottom: set up, resume, then the loop. A resumed run is bit for bit the run that was not
+interrupted: the checkpoint has the weights, the optimizer, the random states, the place in the schedule and the epoch,
+and the running sums; the order and the crops of an epoch depend on the seed alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from alexnet import hardware
-from alexnet.data import datasets
-from alexnet.data.loaders import eval_batch_size, workers_alive
-from alexnet.data.splits import Images
-from alexnet.model import ABLATIONS, VARIANTS
-from alexnet.parallel import columns
-from alexnet.recipes import Recipe
-from alexnet.report import plots
-from alexnet.run import runfolder, tracking
-from alexnet.run.display import Display, profiled
-from alexnet.run.doctor import warn_of_plateau
-from alexnet.run.metrics import Metrics, measure, with_views
-from alexnet.run.processes import others_present, signals
-from alexnet.run.schedule import clip_gradient, learning_rate, set_rates
-from alexnet.run.session import Session, open_session
+from alexnet import checkpoint, system
+from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS, first_line
+from alexnet.curves import CURVES, Curves, draw_curves
+from alexnet.data import datasets, loaders
+from alexnet.data.datasets import Dataset, Images
+from alexnet.data.loaders import Shard, eval_batch_size
+from alexnet.data.normalization import make_normalization
+from alexnet.evaluate import Metrics, TestTimeAugmentation, measure
+from alexnet.lrn import lrn_backend
+from alexnet.model import AlexNet_2012, ModelInfo
+from alexnet.muon import SGDMuon
+from alexnet.recipes import FieldError, Recipe, Runtime, runtime_for
+from alexnet.system import autocast, out_of_memory
+from alexnet.tracking import Callback, MetricsFile, ProgressBar, RunInfo, check_tracker, make_tracker, profiled
 
-__all__ = ["Result", "TrainingError", "run", "train_step"]
+__all__ = [
+    "Callback", "DataParallel", "Result", "RunInfo", "TrainState", "TrainingError", "learning_rate", "plateau_hint",
+    "run",
+]  # fmt: skip
+
+MUON_LAYERS = ("conv2", "conv3", "conv4", "conv5")
+MUON_MOMENTUM, MUON_DECAY = 0.9, 0.01
+SECOND_SIGNAL_S = 1.0  # within this time a second signal is the first one again
 
 
 class TrainingError(RuntimeError):
-    """The run cannot go on; the message says why and what to try."""
+    """The run cannot continue; the message says why and what to try."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to."""
+    """The outcome of a run."""
 
     folder: Path
     final: dict[str, float]
-    """The last logged row: the run's result."""
+    """The last full row, which is the run's result; empty if the run was stopped since."""
     best: dict[str, float]
-    """``val_acc`` and ``step`` of the best validation, once there is one. Picked on those images, so not a result."""
+    """``val_acc`` and ``step`` of the best validation. It was picked on those images, so it is not a result."""
     stopped_by: int | None = None
-    """The signal that ended the run early, if one did."""
+    """The number of the signal that ended the run early, if one did."""
+
+
+@dataclass
+class TrainState:
+    """Where a run is. With weights, optimizer, running sums and random states, it is all that resuming needs."""
+
+    step: int = 0
+    logged: int = 0
+    """The last step with a logged row."""
+    best_acc: float = -1.0
+    best_step: int = 0
+    seconds: float = 0.0
+    """Time of the steps since the last full row, and within them the time spent waiting for data."""
+    waited: float = 0.0
+    validating: float = 0.0
+    saving: float = 0.0
+    """Seconds spent validating and saving since the last full row."""
+    row: dict[str, float] = field(default_factory=dict)
+    """The last full row."""
+    plateau_acc: float = -1.0
+    """The best validation at an epoch's end, and the number of epochs since then."""
+    stale: int = 0
+    drops: int = 0
+    """How often the plateau schedule has divided the learning rate by 10."""
+    warned: bool = False
+    """Kept for files of 0.1.0."""
+
+    def note_epoch(self, val_acc: float, patience: int) -> None:
+        """Divide the learning rate by 10, at most three times, after ``patience`` epochs without improvement."""
+        self.stale = 0 if val_acc > self.plateau_acc else self.stale + 1
+        self.plateau_acc = max(val_acc, self.plateau_acc)
+        if self.stale >= patience and self.drops < 3:
+            self.drops, self.stale = self.drops + 1, 0
+
+
+class DataParallel:
+    """How several processes share a run: each takes a part of every batch, and their gradients are averaged.
+
+    ``tools.two_towers.TwoTowers`` has the same methods and splits the network instead.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+
+    def shard(self) -> Shard:
+        """The part of each batch, and of the images to validate on, that this process takes."""
+        return Shard(self.accelerator.process_index, self.accelerator.num_processes)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model to train, on this process's device; it shares its parameters with ``model``."""
+        return self.accelerator.prepare_model(model)  # type: ignore[no-any-return]
+
+    def grad_norm(self, norm: Tensor) -> Tensor:
+        """The norm of the whole gradient, from that of this process's parameters."""
+        return norm
+
+    def full_state(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The state dict of the whole network or optimizer, from this process's; called by all processes."""
+        return state
+
+    def own_state(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """This process's part of the state dict of the whole network or optimizer."""
+        return state
 
 
 def run(
     recipe: Recipe,
-    data: str | None = None,
+    data: str | Dataset | None = None,
     out: str | Path | None = None,
     *,
+    runtime: Runtime | None = None,
     resume: bool = False,
-    quiet: bool = False,
-    profile: int = 0,
+    callbacks: Sequence[Callback] = (),
+    model: nn.Module | None = None,
+    open_loader: Callable[..., loaders.Loader] = loaders.open_loader,
+    parallel: Any = None,
 ) -> Result:
     """Train as ``recipe`` says and leave a run folder.
 
     Args:
         recipe: from ``alexnet.recipes``.
-        data: cifar10, digits, a folder or hf:NAME; by default the recipe's own.
-        out: the run folder; by default ``runs/`` and the recipe's name. It must not hold a run, unless ``resume``.
+        data: cifar10, digits, a folder, hf:NAME or a loaded data set; by default the recipe's own.
+        out: the run folder; by default ``runs/`` and the recipe's name. It must not exist, unless ``resume``.
+        runtime: device, precision, tracker and the like; by default the recipe's own.
         resume: continue the run in ``out`` from its last checkpoint, or from the start if it has none.
-        quiet: print nothing.
-        profile: so many steps, after two, are timed operation by operation: a table, and a trace in the folder.
+        callbacks: are given each logged row, on the main process; one that returns True from ``row`` ends the run.
+        model: trains this network, which maps ``[B, 3, S, S]`` to logits, in place of the recipe's. It may have
+            ``input_size``, which is S, and ``param_groups(recipe)``, the optimizer's groups. A group may have
+            ``lr_steps``, pairs of a first epoch and a learning rate, in place of the recipe's schedule.
+        open_loader: has the arguments of ``data.loaders.open_loader``.
+        parallel: how several processes share the work; by default ``DataParallel``.
 
     Raises:
-        ValueError: the recipe does not fit the machine, the data or the run to be resumed, or its tracker's package is
-            not installed.
-        TrainingError: a loss or a gradient became NaN or infinite.
-        OSError: the data cannot be had, the disk is full, or another process of the run has ended.
+        ValueError: the recipe does not fit the machine, the data or the run to resume (``FieldError`` has the field).
+        TrainingError: the loss or the gradient became NaN or infinite.
+        OSError: the data could not be downloaded, the disk is full, or another process of the run has ended.
     """
     if data is not None:
-        recipe = dataclasses.replace(recipe, data=data)
-
-    hardware.keep_freed_memory()
-    device = hardware.pick_device(recipe.device)
+        recipe = dataclasses.replace(recipe, data=data.spec if isinstance(data, Dataset) else data)
+    runtime = runtime or runtime_for(recipe.name)
     folder = Path(out) if out else Path("runs") / recipe.name
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first one
-        tracking.check_name(recipe.tracker)
-        runfolder.check_folder(folder, recipe, resume=resume)
-    if recipe.parallel == "columns":
-        columns.check({**VARIANTS, **ABLATIONS}[recipe.variant], int(os.environ.get("WORLD_SIZE", "1")))
-    dataset = datasets.load(recipe.data, recipe.data_dir).as_in(recipe.holdout, recipe.images, flip=recipe.flip)
-    if recipe.test_views != "center" and dataset.test is None:
-        raise ValueError(f"--test-views {recipe.test_views}: allowed is center, unless there is a --holdout")
-    with contextlib.closing(open_session(recipe, folder, dataset, device)) as s:
-        main = s.accelerator.is_main_process
-        place = runfolder.begin_in(folder, recipe, resume=resume) if main else contextlib.nullcontext()
-        display = contextlib.closing(Display(quiet=quiet or not main))
-        with others_present(), workers_alive(), place, display as shown:
-            if resume and s.has_checkpoint():
-                s.restore()
-            return _run(s, shown, resume=resume, profile=profile)
+    if recipe.muon_lr and runtime.parallel == "towers":  # half a matrix would be orthogonalised
+        raise FieldError("muon_lr", "0 if parallel is towers", recipe.muon_lr)
+    system.keep_freed_memory()
+    device = system.pick_device(runtime.device)
+    if os.environ.get("RANK", "0") == "0":
+        check_tracker(runtime.tracker)
+        checkpoint.check_run_dir(folder, recipe, resume=resume)
+    before = checkpoint.read_config(folder) if resume and (folder / CONFIG).is_file() else None
 
+    # --- data
+    dataset = data if isinstance(data, Dataset) else datasets.load(recipe.data, runtime.data_dir)
+    dataset = dataset.prepare(recipe)
+    if recipe.tta != "center" and dataset.test is None:
+        raise FieldError("tta", "center, unless the data set has a test split or images are held out", recipe.tta)
+    norm = make_normalization(recipe.input_scale, dataset.train)
 
-def _run(s: Session, display: Display, *, resume: bool, profile: int) -> Result:
-    recipe, main = s.recipe, s.accelerator.is_main_process
-    if s.progress.step > s.last_step:
-        raise ValueError(f"--max-steps {recipe.max_steps}: the run in {s.folder} is at step {s.progress.step} already")
-    if s.progress.logged == s.last_step:
-        display.line(runfolder.nothing_left(s))
-        if main and not (s.folder / plots.CURVES).is_file():  # killed between its last checkpoint and the picture
-            plots.curves(s.folder)
-        return _result(s, None)
-    config = runfolder.describe_run(s)
-    if resume:
-        config, changes = runfolder.continued(s.folder, config)
-        if changes:
-            display.line(f"goes on with {changes}: not bit for bit as it would have been")
-    if main:
-        runfolder.write_config(s.folder, config)
-    tracker = tracking.start(
-        recipe.tracker if main else None,
-        s.folder,
-        config,
-        resume_step=s.progress.logged if resume else None,
-        say=display.line,
-    )
-    display.line(runfolder.headline(s, config))
-    display.start(s.last_step, s.progress.step)
-    try:
-        with signals() as stopped, profiled(profile if main else 0, s.folder, s.device, display.line) as after_step:
-            result = _result(s, _loop(s, tracker, display, stopped, after_step))
-    except BaseException:
-        tracker.finish({}, "failed")
-        raise
-    summary = result.final | {f"best_{name}": value for name, value in result.best.items()}
-    tracker.finish(summary, "stopped" if result.stopped_by else "finished")
-    if main:
-        plots.curves(s.folder)
-    return result
+    # --- processes and device
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    device, is_main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
+    parallel = parallel or DataParallel(accelerator)
+    shard: Shard = parallel.shard()
+    same_precision = before.get("precision") if before and runtime.precision == "auto" else None
+    precision: str = same_precision or system.pick_precision(runtime.precision, device)
 
+    def all_reduce(own: Tensor) -> Tensor:
+        """The sum over shards."""
+        return own if shard.world == 1 else accelerator.reduce(own)  # type: ignore[no-any-return]
 
-def _loop(
-    s: Session,
-    tracker: tracking.Tracking,
-    display: Display,
-    stopped: Callable[[], int | None],
-    after_step: Callable[[], None],
-) -> int | None:
-    """Train to the last step, or until a signal comes to any of the processes; gives its number."""
-    progress, feed = s.progress, s.batches_from_here()
-    saved_at, stop = time.monotonic(), False
-    s.model.train()
-    while True:
-        # --- every so many steps, and at an epoch's end: validate and log a row
-        if _row_is_due(s) and not _log_row(s, tracker, display, stopped):
-            break  # by a signal; resuming starts with this row
-        if progress.step == s.last_step or stop:
-            break
+    def all_gather(own: Tensor) -> Tensor:
+        """``own`` of each shard, on the CPU: ``[shards, *]``."""
+        return own.cpu()[None] if shard.world == 1 else torch.stack(gather_object([own.cpu()]))
 
-        # --- one step
+    def any_process(*wishes: bool) -> list[bool]:
+        """Each wish that any process has; all processes call this together."""
+        if world == 1:
+            return list(wishes)
+        total: Tensor = accelerator.reduce(torch.tensor(wishes, dtype=torch.float32, device=device))
+        return (total > 0).tolist()  # type: ignore[no-any-return]
+
+    # --- network and optimizer
+    torch.manual_seed(recipe.seed)
+    if model is None:
+        model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
+    net = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = net.input_size if hasattr(net, "input_size") else net.variant.image_sizes[0]
+    info = ModelInfo(recipe.variant, dataset.classes, norm, dataset.name, width_mult=recipe.width_mult)
+    loader = open_loader(dataset, recipe, runtime, norm, size, device, shard)
+    steps_per_epoch = loader.steps_per_epoch
+    total_steps = recipe.epochs * steps_per_epoch
+    last_step = min(total_steps, runtime.max_steps or total_steps)
+
+    wants_compile = device.type == "cuda" and runtime.parallel == "data" if runtime.compile is None else runtime.compile
+    # a dropout ramp would recompile at every step
+    compiled = wants_compile and not recipe.dropout_ramp and system.can_compile(device)
+    if compiled:
+        torch._dynamo.config.recompile_limit = 64  # once for each batch size of each run in this process
+        net.compile(dynamic=False)
+    train_net = parallel.prepare(net)  # net shares its parameters
+    average = copy.deepcopy(net).requires_grad_(False) if recipe.ema else None
+    if average is not None and compiled:
+        average.compile(dynamic=False)
+    eval_net = net if average is None else average
+    dropouts = [(layer, layer.p) for layer in net.modules() if isinstance(layer, nn.Dropout)]
+    optimizer = make_optimizer(net, recipe, device)
+    torch.manual_seed(recipe.seed + shard.rank)  # dropout differs between processes
+
+    state, sums = TrainState(), RunningSums(device)
+    best_weights: dict[str, Tensor] | None = None  # of the best validation, until they are on disk
+    stopping = False
+    shards: dict[int, Images] = {}  # of the images to validate on, kept because they are decoded once
+
+    def evaluate(images: Images, tta: str) -> dict[str, Any] | None:
+        """Metrics of all processes over ``images``; None if a signal came meanwhile."""
+        mine = shards.setdefault(id(images), images.subset(range(shard.rank, len(images), shard.world)))
+        turns = -(-len(images) // (shard.world * eval_batch_size(device)))  # of the largest shard
+        batches = itertools.islice(itertools.chain(loader.eval(mine, tta), itertools.repeat(None)), turns)
+        viewing = eval_net if tta == "center" else TestTimeAugmentation(eval_net, size, mirror=dataset.flip)
+        metrics = Metrics(len(dataset.classes), device)
+        with autocast(device, precision):
+            complete = measure(viewing, batches, metrics, lambda: any_process(stopped() is not None)[0])
+        if not complete:
+            return None
+        metrics.reduce(all_reduce)
+        return metrics.result(expected=len(images))
+
+    def check_finite() -> None:
+        """TrainingError if the loss or the gradient of a step was NaN or infinite. Waits for the device."""
         began = time.perf_counter()
-        images, labels = next(feed)
-        progress.waited += time.perf_counter() - began
-        train_step(s, images, labels)
-        progress.seconds += time.perf_counter() - began
-        after_step()
+        bad_step = int(sums.bad_step)
+        state.seconds += time.perf_counter() - began
+        if bad_step:
+            raise _diverged("the loss or its gradient", bad_step, state, sums, recipe)
 
-        # --- show, and save by the clock
-        if display.due():
-            _check_finite(s)
-            display.show(progress.step, s.read_local(), progress.seconds)
-        save_is_due = time.monotonic() - saved_at >= 60 * s.recipe.save_every
-        stop, save = s.accord.each_step(stopped() is not None, save_is_due)
-        if save:
-            _save(s)
-            saved_at = time.monotonic()
-    _save(s)
-    return round(s.accord.now(stopped() or 0)[0]) or None
+    def log_row() -> bool:
+        """Validate and log a row. False if a signal stopped the validation."""
+        nonlocal best_weights, stopping
+        check_finite()
+        step, began = state.step, time.perf_counter()
+        val = evaluate(dataset.val, "center")
+        if val and not math.isfinite(val["loss"]):  # the step's own loss was that of the weights before it
+            raise _diverged("the validation loss", step, state, sums, recipe)
+        opens_test = dataset.test is not None and step == total_steps
+        test = evaluate(dataset.test, recipe.tta) if val and opens_test and dataset.test else None
+        if val is None or (opens_test and test is None):
+            return False
+        state.validating += time.perf_counter() - began
+
+        row: dict[str, float] = {"step": step, "epoch": step / steps_per_epoch}
+        is_full = step % recipe.val_every == 0 or step == last_step
+        if is_full:
+            row |= sums.result(all_reduce)
+            images = row.pop("images")
+            row |= {"val_loss": val["loss"], "val_acc": val["top1"]}
+            row["lr"] = optimizer.param_groups[0]["lr"]
+            row |= {
+                "images_per_sec": images / state.seconds,
+                "data_wait_pct": 100 * state.waited / state.seconds,
+                "seconds": state.seconds,
+                "wait_seconds": state.waited,
+                "val_seconds": state.validating,
+                "save_seconds": state.saving,
+            }
+            if step % recipe.val_every == 0:  # a row at max_steps leaves the sums to the resumed run
+                sums.reset()
+                state.seconds = state.waited = state.validating = state.saving = 0.0
+        if step % steps_per_epoch == 0:
+            row["epoch_val_acc"] = val["top1"]
+            state.note_epoch(val["top1"], recipe.patience)
+        if test:
+            row |= {"test_loss": test["loss"], "test_acc": test["top1"]}
+        if is_full:
+            state.row = row
+        if is_scheduled(step) and val["top1"] > state.best_acc:
+            state.best_acc, state.best_step = val["top1"], step
+            weights = parallel.full_state(eval_net.state_dict())
+            if is_main:
+                best_weights = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+        state.logged = step
+        if is_main:
+            metrics_file.add(row)
+        wishes = [callback.row(row) for callback in following]  # of the main process; every one gets the row
+        stopping |= any_process(any(wishes))[0]
+        bar.row(row)
+        return True
+
+    def save() -> None:
+        """Write last.ckpt, and best.safetensors if there is a new best. All processes call it together."""
+        nonlocal best_weights
+        check_finite()
+        began = time.perf_counter()
+        snapshot = {
+            "model": dict(parallel.full_state(net.state_dict())),
+            "optimizer": dict(parallel.full_state(optimizer.state_dict())),
+            "running": {"sums": all_gather(sums.sums), "grad_norm": sums.grad_norm},
+            "random": {name: all_gather(own) for name, own in _random_states(device).items()},
+        }
+        if average is not None:
+            snapshot["average"] = dict(parallel.full_state(average.state_dict()))
+        if is_main:
+            metrics_file.sync()  # so that no checkpoint on the disk is newer than the rows it counts
+            if best_weights is not None:
+                record = {"step": state.best_step, "best val_acc on the way, %": state.best_acc}
+                checkpoint.save_weights(folder / BEST, best_weights, describe_weights(record))
+                best_weights = None
+            snapshot["progress"] = dataclasses.asdict(state)
+            row = state.row if state.row.get("step") == state.step else {}
+            units = {
+                "val_acc": "val_acc, %",
+                "val_loss": "val_loss",
+                "test_acc": "test_acc, %",
+                "test_loss": "test_loss",
+            }
+            record = {"step": state.step, **{unit: row[name] for name, unit in units.items() if name in row}}
+            checkpoint.save_checkpoint(folder / LAST, snapshot, describe_weights(record))
+        state.saving += time.perf_counter() - began
+
+    def describe_weights(record: Mapping[str, float]) -> ModelInfo:
+        machine = system.describe(device)
+        origin: dict[str, str | int | float] = {
+            "recipe": recipe.name, "seed": recipe.seed, "steps of the whole schedule": total_steps, **record,
+            "validation images": dataset.val_split, "device": machine.get("gpu", machine["cpu"]),
+        }  # fmt: skip
+        return dataclasses.replace(info, record=origin)
+
+    def restore() -> None:
+        """Load everything from last.ckpt. ValueError if it does not fit."""
+        nonlocal state
+        path = folder / LAST
+        saved = checkpoint.load_checkpoint(path)
+        try:
+            state = TrainState(**saved["progress"])
+            net.load_state_dict(parallel.own_state(saved["model"]))
+            optimizer.load_state_dict(dict(parallel.own_state(saved["optimizer"])))
+            if average is not None:
+                average.load_state_dict(parallel.own_state(saved["average"]))
+            sums.restore(saved["running"], shard)
+            _restore_random(saved["random"], device, shard, recipe.seed + state.step)
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+            if out_of_memory(error):
+                raise
+            reason = f"lacks {error.args[0]}" if isinstance(error, KeyError) else first_line(error)
+            raise ValueError(
+                f"{path}: cannot be resumed from ({reason}); its weights can still be loaded with load_model"
+            ) from error
+
+    def is_scheduled(step: int) -> bool:
+        """Whether an uninterrupted run validates at this step."""
+        return step % recipe.val_every == 0 or step % steps_per_epoch == 0 or step == total_steps
+
+    def result(stopped_by: int | None) -> Result:
+        best = {"val_acc": state.best_acc, "step": state.best_step} if state.best_step else {}
+        final = state.row if state.row.get("step") == state.step else {}
+        return Result(folder, final, best, stopped_by)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(loader.close)
+        stack.enter_context(_lost_process(world))
+        if is_main:
+            stack.enter_context(checkpoint.lock_run_dir(folder))
+            if not resume:  # another run may have come and gone since the first look
+                _check_unused(folder)
+            for half_written in folder.glob("*.tmp"):  # by a run that was killed
+                half_written.unlink()
+        bar = ProgressBar(quiet=runtime.quiet or not is_main)
+        stack.callback(bar.close)
+        for note in dataset.notes:
+            bar.line(note)
+
+        # --- resume
+        if resume and _all_or_none(any_process, (folder / LAST).is_file(), folder):
+            restore()
+        if state.step > last_step:
+            raise FieldError("max_steps", f"at least {state.step}, the step of the run in {folder}", runtime.max_steps)
+        if state.logged == last_step:
+            ended = "its end" if last_step == total_steps else f"where max_steps ended it, of {total_steps}"
+            bar.line(f"nothing to do: the run in {folder} is at step {state.step}, {ended}")
+            if is_main and not (folder / CURVES).is_file():  # killed between its last checkpoint and the picture
+                draw_curves(folder, len(dataset.classes))
+            return result(None)
+        part = {
+            "step": state.step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "device": device.type,
+            "precision": precision, "loader": loader.kind, "compiled": compiled, "lrn": lrn_backend(device),
+            "processes": world, "hardware": system.describe(device), "versions": system.versions(),
+            "commit": system.git_commit(),
+        }  # fmt: skip
+        config = {
+            "recipe": dataclasses.asdict(recipe), "runtime": dataclasses.asdict(runtime), "seed": recipe.seed,
+            "data": {
+                "spec": recipe.data, "name": dataset.name, "fingerprint": dataset.fingerprint(),
+                "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
+                "test": len(dataset.test or ()),
+            },
+            "classes": list(dataset.classes),
+            "normalization": {"mean": norm.mean, "std": norm.std, "mean_image": bool(norm.mean_image)},
+            "total_steps": total_steps, "steps_per_epoch": steps_per_epoch,
+            **{name: value for name, value in part.items() if name != "step"},
+            "parts": [part],
+        }  # fmt: skip
+        if before:
+            config, changes = continue_config(before, config)
+            if changes:
+                bar.line(f"resuming with {changes}; results will not be bit-identical")
+        if is_main:
+            checkpoint.write_config(folder, config)
+
+        # --- callbacks
+        following: list[Callback] = []
+        if is_main:
+            metrics_file = MetricsFile(folder / METRICS, state.logged if resume else None)
+            stack.callback(metrics_file.close)
+            if metrics_file.last_step < state.logged:
+                missing = f"steps {metrics_file.last_step + 1} to {state.logged}"
+                bar.line(f"warning: {METRICS} lacks the rows of {missing}, which the checkpoint has")
+            following = [make_tracker(runtime.tracker), PlateauWarning(), Curves(), *callbacks]
+            run_info = RunInfo(
+                recipe, runtime, folder, config, net, dataset, len(dataset.classes), total_steps, steps_per_epoch,
+                metrics_file.count, state.logged if resume else None, bar.line,
+            )  # fmt: skip
+            for callback in following:
+                callback.start(run_info)
+        bar.line(_headline(recipe, dataset, config, folder, state.step, last_step))
+        bar.start(last_step, state.step)
+
+        # --- the loop
+        batches = _batches_from(loader, state.step)
+        saved_at = time.monotonic()
+        agree_every = 1 if device.type == "cpu" or world == 1 else 16  # asking makes a GPU finish its queue
+        outcome, summary = "failed", {}
+        try:
+            with (
+                signals() as stopped,
+                profiled(runtime.profile if is_main else 0, folder, device, bar.line) as after_step,
+            ):
+                train_net.train()
+                while True:
+                    row_is_due = state.step > state.logged and (is_scheduled(state.step) or state.step == last_step)
+                    if row_is_due and not log_row():
+                        break  # a signal came; the resumed run starts with this row
+                    if state.step == last_step or stopping:
+                        break
+
+                    # one step
+                    began = time.perf_counter()
+                    images, labels = next(batches)  # [B, 3, S, S] float32, [B] int64: this process's shard
+                    state.waited += time.perf_counter() - began
+                    for group in optimizer.param_groups:
+                        group["lr"] = group_rate(recipe, group, state.step, steps_per_epoch, state.drops)
+                    if recipe.dropout_ramp:
+                        for layer, p in dropouts:
+                            layer.p = p * state.step / total_steps
+                    with autocast(device, precision):
+                        logits = train_net(images)
+                    loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+                    place = state.step % steps_per_epoch * recipe.batch_size
+                    global_batch = min(recipe.batch_size, len(dataset.train) - place)
+                    # DDP takes the mean over processes, which may have different numbers of images
+                    weight = len(labels) * shard.world / global_batch
+                    (loss * weight).backward()  # type: ignore[no-untyped-call]
+                    grad_norm = clip_gradient(net, recipe.clip_norm or math.inf, parallel.grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    state.step += 1
+                    if average is not None:
+                        update_average(average, net, min(recipe.ema, state.step / (9 + state.step)))
+                    sums.add(loss.detach(), logits.detach(), labels, grad_norm, state.step)
+                    state.seconds += time.perf_counter() - began
+                    after_step()
+
+                    # show progress; save by the clock
+                    if bar.is_due():
+                        check_finite()
+                        now = sums.result(lambda own: own * shard.world)
+                        bar.show(state.step, now["train_loss"], now["train_acc"], now["images"] / state.seconds)
+                    if state.step % agree_every == 0:
+                        save_is_due = time.monotonic() - saved_at >= 60 * runtime.save_every
+                        has_signal, saving = any_process(stopped() is not None, save_is_due)
+                        stopping |= has_signal
+                        if saving:
+                            save()
+                            saved_at = time.monotonic()
+                save()
+                number = max(gather_object([stopped() or 0])) if world > 1 else stopped()
+            done = result(number or None)
+            outcome = "stopped" if done.stopped_by else "finished"
+            summary = done.final | {f"best_{name}": value for name, value in done.best.items()}
+        finally:
+            for callback in following:
+                callback.end(summary, outcome)  # type: ignore[arg-type]
+        return done
 
 
-def train_step(s: Session, images: Tensor, labels: Tensor) -> Tensor:
-    """One step of SGD on ``images`` ``[B, 3, S, S]`` and ``labels`` ``[B]``, this process's shard of the batch.
+# --- the parts of a step
 
-    Gives the mean loss, still on the device: nothing is read back from there.
+
+def learning_rate(
+    recipe: Recipe, step: int, steps_per_epoch: int, drops: int = 0, *, layer: str = "", bias: bool = False
+) -> float:
+    """The learning rate of step ``step``, counted from 0.
+
+    Args:
+        drops: how often the plateau schedule has divided it by 10.
+        layer: a layer that the schedule treats differently.
+        bias: of biases, not of weights.
     """
-    recipe, progress = s.recipe, s.progress
-    set_rates(s.optimizer, recipe, progress.step, s.batches.steps_per_epoch, progress.drops)
-    if recipe.dropout_ramp:
-        for layer in s.net.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = s.net.variant.dropout * progress.step / s.total_steps
-    logits = s.model(images)
-    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    s.accelerator.backward(loss * s.loss_weight(len(labels)))
-    grad_norm = clip_gradient(s.net, recipe.clip_norm or math.inf)
-    s.optimizer.step()
-    s.optimizer.zero_grad()
-    progress.step += 1
-    s.update_average()
-    s.running.add(loss.detach(), logits.detach(), labels, grad_norm, progress.step)
-    return loss.detach()
+    warmup, total = round(recipe.warmup * steps_per_epoch), recipe.epochs * steps_per_epoch
+    peak = recipe.lr * recipe.bias_lr if bias else recipe.lr
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if recipe.schedule == "plateau":
+        return peak * 0.1**drops
+    if recipe.schedule == "source":
+        rate = source_rate(step, total, recipe.lr, layer)
+        return peak if bias and rate > 0 else rate  # the biases' rate is constant until their layer stops
+    return peak * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
 
 
-def _row_is_due(s: Session) -> bool:
-    return s.progress.step > s.progress.logged and (s.on_schedule or s.progress.step == s.last_step)
+def source_rate(step: int, total: int, lr: float, layer: str = "") -> float:
+    """The weights' learning rate in the run of the released code, with its 91 epochs scaled to ``total`` steps.
+
+    It was divided by 10 at epochs 25, 51 and 79; in ``conv1`` also at 67, and there it was 0 from 72 on
+    (layers/layer-params-145.cfg, lines 169 to 181). The code counts epochs from 1, so each may be one pass less.
+    """
+    epoch = 91 * step / total
+    if layer == "conv1" and epoch >= 72:
+        return 0.0
+    drops = [25, 51, 67, 79] if layer == "conv1" else [25, 51, 79]
+    return lr * 0.1 ** sum(epoch >= drop for drop in drops)
 
 
-def _log_row(s: Session, tracker: tracking.Tracking, display: Display, stopped: Callable[[], int | None]) -> bool:
-    """Validate, and log what training and validation came to. False where a signal cut the validation short."""
-    recipe, progress, step = s.recipe, s.progress, s.progress.step
-    _check_finite(s)
-    began = time.perf_counter()
-    scores = _evaluate(s, s.dataset.val, "center", stopped)
-    if scores and not math.isfinite(scores["loss"]):  # the step's own loss was that of the weights before it
-        raise _diverged(s, "the validation loss", step)
-    tested = _test(s, stopped) if scores and step == s.total_steps and s.dataset.test else {}
-    if scores is None or tested is None:
-        return False
-    progress.validating += time.perf_counter() - began
-    row: dict[str, float] = {"step": step, "epoch": step / s.batches.steps_per_epoch}
-    full = step % recipe.val_every == 0 or step == s.last_step
-    if full:
-        row |= s.running.read(s.all_reduce)
-        seen = row.pop("images")
-        row |= {"val_loss": scores["loss"], "val_acc": scores["top1"]}
-        row["lr"] = learning_rate(recipe, step - 1, s.batches.steps_per_epoch, progress.drops)
-        row |= progress.times(seen)
-        if step % recipe.val_every == 0:  # a row at --max-steps leaves the sums to the run's continuation
-            s.running.reset()
-            progress.reset_times()
-    if step % s.batches.steps_per_epoch == 0:
-        row["epoch_val_acc"] = scores["top1"]
-        progress.note_epoch(scores["top1"], recipe.patience)
-    row |= tested
-    tracker.log(row)
-    display.row(row)
-    if s.on_schedule:
-        s.keep_if_best(scores["top1"])
-    progress.logged = step
-    if full:
-        progress.row = row
-        warn_of_plateau(s, display.line)
-    return True
+def group_rate(recipe: Recipe, group: Mapping[str, Any], step: int, steps_per_epoch: int, drops: int) -> float:
+    """The learning rate of one parameter group of ``make_optimizer``."""
+    if "lr_steps" in group:  # of a network with its own schedule
+        rates: list[float] = [lr for first, lr in group["lr_steps"] if step >= first * steps_per_epoch]
+        return rates[-1]
+    layer, bias = group.get("layer", ""), group.get("bias", False)
+    rate = learning_rate(recipe, step, steps_per_epoch, drops, layer=layer, bias=bias)
+    return rate * recipe.muon_lr / recipe.lr if group.get("muon") else rate
 
 
-def _save(s: Session) -> None:
-    _check_finite(s)
-    began = time.perf_counter()
-    s.save()
-    s.progress.saving += time.perf_counter() - began
-
-
-def _result(s: Session, stopped_by: int | None) -> Result:
-    best = {"val_acc": s.progress.best_acc, "step": s.progress.best_step} if s.progress.best_step else {}
-    final = s.progress.row if s.progress.row.get("step") == s.progress.step else {}
-    return Result(s.folder, final, best, stopped_by)
-
-
-def _test(s: Session, stopped: Callable[[], int | None]) -> dict[str, float] | None:
-    """The test images, opened for the first time, in the recipe's views; None if a signal cut it short."""
-    assert s.dataset.test is not None
-    found = _evaluate(s, s.dataset.test, s.recipe.test_views, stopped)
-    return found and {"test_loss": found["loss"], "test_acc": found["top1"]}
-
-
-def _evaluate(s: Session, images: Images, views: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
-    """The network on all processes' shards of ``images``; None where one of them has been told to stop."""
-    metrics = Metrics(s.card.num_classes, s.device)
-    norm, flip = s.card.normalization, s.dataset.flip
-    model, batches = with_views(s.eval_model, s.net.variant, views, s.shard_of(images), norm, s.device, flip)
-    turns = -(-len(images) // (s.shard.world * eval_batch_size(s.device)))  # of the largest shard
-    padded = itertools.islice(itertools.chain(batches, itertools.repeat(None)), turns)
-    if not measure(model, padded, metrics, lambda: s.accord.now(stopped() is not None)[0] > 0):
-        return None
-    metrics.reduce(s.all_reduce)
-    return metrics.result(expected=len(images))
-
-
-def _check_finite(s: Session) -> None:
-    """TrainingError where a step's loss or gradient was NaN or infinite. Waits for the steps: their time."""
-    began = time.perf_counter()
-    step = int(s.running.bad_step)
-    s.progress.seconds += time.perf_counter() - began
-    if step:
-        raise _diverged(s, "the loss or its gradient", step)
-
-
-def _diverged(s: Session, what: str, step: int) -> TrainingError:
-    row = s.progress.row
-    last = f"at step {row['step']} train_loss was {row['train_loss']:.3f}" if row else "no row was logged before"
-    return TrainingError(
-        f"{what} became NaN or infinite at step {step}; {last}, and the last gradient's norm is "
-        f"{float(s.running.grad_norm):.3g}. "
-        f"Try a lower --lr (it was {s.recipe.lr:g}), --clip-norm 1 or --precision fp32"
+def make_optimizer(net: Any, recipe: Recipe, device: torch.device) -> SGDMuon:
+    """The recipe's optimizer, fused where torch has it."""
+    groups = net.param_groups(recipe) if hasattr(net, "param_groups") else list(_param_groups(net, recipe))
+    return SGDMuon(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
     )
+
+
+def _param_groups(net: AlexNet_2012, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """One group if all parameters are treated alike; else weights, biases, and conv1's or Muon's own groups."""
+    uniform = recipe.decay_biases and recipe.bias_lr == 1 and recipe.schedule != "source"
+    if uniform and not recipe.muon_lr:
+        yield {"params": list(net.parameters())}
+        return
+    own = MUON_LAYERS if recipe.muon_lr else ("conv1",) if recipe.schedule == "source" else ()
+    layers = list(net.weight_layers())
+    for is_own in (False, True) if own else (False,):
+        chosen = [layer for name, layer in layers if (name in own) == is_own]
+        weights, biases = [layer.weight for layer in chosen], [layer.bias for layer in chosen]
+        special: dict[str, Any] = {}
+        if is_own and recipe.muon_lr:
+            special = {"muon": True, "momentum": MUON_MOMENTUM, "weight_decay": MUON_DECAY}
+        elif is_own:
+            special = {"layer": "conv1"}
+        yield {"params": weights, "bias": False, **special}
+        decay = {} if recipe.decay_biases else {"weight_decay": 0.0}
+        yield {"params": biases, "bias": True, "layer": special.get("layer", ""), **decay}
+
+
+def clip_gradient(net: nn.Module, max_norm: float, whole_norm: Callable[[Tensor], Tensor]) -> Tensor:
+    """Scale the gradient to ``max_norm`` if it is longer. Returns its norm before that, float32.
+
+    On a CPU, torch 2.15 adds the squares of a tensor one after another in float32, which makes the norm of 58 million
+    random numbers 0.18% too small. So the norms of rows are taken first, as fast and correct to 1e-6.
+    """
+    parameters = [p for p in net.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if all(each.is_cpu for each in gradients):
+        gradients = [torch.linalg.vector_norm(each.flatten(1), dim=1) if each.ndim > 1 else each for each in gradients]
+    norm = whole_norm(nn.utils.get_total_norm(gradients))
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the average towards the weights: ``average = decay · average + (1 − decay) · weights``."""
+    for mean, weight in zip(average.parameters(), net.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+
+
+class RunningSums:
+    """Training loss and accuracy since the last full row, on the device, and the first step that went wrong."""
+
+    def __init__(self, device: torch.device) -> None:
+        double = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(3, device=device, dtype=double)  # loss · images, correct predictions, images
+        self.grad_norm = torch.zeros((), device=device)
+        self.bad_step = torch.zeros((), device=device, dtype=torch.int64)
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, grad_norm: Tensor, step: int) -> None:
+        """Add one step: its mean loss, ``logits`` ``[B, classes]``, and the gradient's norm before clipping."""
+        images = len(labels)
+        correct = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.to(self.sums.dtype) * images, correct, torch.full_like(correct, images)])
+        self.grad_norm = grad_norm
+        is_bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
+        self.bad_step = torch.where((self.bad_step == 0) & is_bad, step, self.bad_step)
+
+    def result(self, all_reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """``train_loss`` (nats), ``train_acc`` (percent), ``grad_norm`` of the last step, and the number of images."""
+        loss, correct, images = all_reduce(self.sums).tolist()
+        return {
+            "train_loss": loss / images,
+            "train_acc": 100 * correct / images,
+            "grad_norm": float(self.grad_norm),
+            "images": images,
+        }
+
+    def reset(self) -> None:
+        self.sums.zero_()
+
+    def restore(self, saved: Mapping[str, Tensor], shard: Shard) -> None:
+        """This process's sums. If the number of processes has changed, the first one takes all of them."""
+        sums = saved["sums"].view(-1, 3)
+        if len(sums) != shard.world:
+            sums = F.pad(sums.sum(0, keepdim=True), (0, 0, 0, shard.world - 1))
+        self.sums.copy_(sums[shard.rank])
+        self.grad_norm = saved["grad_norm"].to(self.sums.device)
+
+
+# --- what surrounds the loop
+
+
+class PlateauWarning(Callback):
+    """Says once, from step 200 on, that the loss is still that of guessing, and the likely cause."""
+
+    def start(self, run: RunInfo) -> None:
+        self.run, self.warned = run, not isinstance(run.model, AlexNet_2012)  # the hint is about its recipes
+
+    def row(self, row: dict[str, float]) -> None:
+        chance = math.log(self.run.num_classes)
+        if self.warned or row["step"] < 200 or row.get("train_loss", 0.0) < chance - 0.05:
+            return
+        self.warned = True
+        self.run.say(
+            f"warning: after {row['step']:.0f} steps the loss is {row['train_loss']:.3f}, that of guessing "
+            f"(ln {self.run.num_classes} = {chance:.3f}). Likely cause: {plateau_hint(self.run.recipe)}"
+        )
+
+
+def plateau_hint(recipe: Recipe) -> str:
+    """The likely cause of a loss that stays at ln(classes), and which field to change."""
+    pair = f"init {recipe.init} with input_scale {recipe.input_scale}"
+    small_weights, raw = recipe.init not in ("source", "he"), recipe.input_scale != "imagenet"
+    if recipe.variant != "classic" and small_weights and raw:
+        return f"{pair} in variant {recipe.variant}, whose towers see half of the maps. Try init source"
+    if (recipe.init == "he") != raw:
+        return f"not {pair}, which starts well; check the labels, or try another lr"
+    if recipe.init == "he":
+        return f"{pair}: weights this large need standardised input. Try input_scale imagenet, or init paper"
+    return f"{pair}: weights this small are made for raw pixels. Try input_scale raw, or init he"
+
+
+def continue_config(before: Mapping[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """``config.json`` of a resumed run, and what has changed since its last part, in words.
+
+    Commit, hardware and versions stay those of the start, and ``parts`` gets one more entry.
+
+    Raises:
+        FieldError: not the images that the run was started with.
+    """
+    old, new = before.get("data", {}), now["data"]
+    for name in ("fingerprint", "train", "val"):
+        if name in old and old[name] != new[name]:
+            requirement = f"the images that the run was started with ({name} {old[name]}, not {new[name]})"
+            raise FieldError("data", requirement, new["spec"])
+    part = now["parts"][0]
+    parts = before.get("parts") or [{"step": 0, **{name: before.get(name) for name in part if name != "step"}}]
+    last = {name: before.get(name) for name in ("precision", "loader")} | parts[-1]  # 0.1.0 kept these two outside
+    compared = ("device", "precision", "loader", "processes", "compiled", "lrn")
+    changes = [
+        f"{name} {part[name]} (was {last[name]})" for name in compared if last.get(name) not in (None, part[name])
+    ]
+    kept = {name: before[name] for name in part if name in before}
+    return now | kept | {"parts": [*parts, part]}, ", ".join(changes)
+
+
+def _headline(
+    recipe: Recipe, dataset: datasets.Dataset, config: Mapping[str, Any], folder: Path, step: int, last_step: int
+) -> str:
+    images = f"{len(dataset.train):,} training and {len(dataset.val):,} validation images"
+    if dataset.test:
+        images += f"; {len(dataset.test):,} test images, evaluated at the end"
+    compiled = ", compiled" if config["compiled"] else ""
+    how = f"{config['device']}, {config['precision']}, loader {config['loader']}{compiled}"
+    return (
+        f"{recipe.name}: {dataset.name} ({dataset.val_split}), {images}\n"
+        f"{how}; steps {step} to {last_step} of {config['total_steps']}; {folder}"
+    )
+
+
+def _diverged(what: str, step: int, state: TrainState, sums: RunningSums, recipe: Recipe) -> TrainingError:
+    last = "no row was logged before"
+    if state.row:
+        last = f"at step {state.row['step']} train_loss was {state.row['train_loss']:.3f}"
+    return TrainingError(
+        f"{what} became NaN or infinite at step {step}; {last}, and the last gradient norm is "
+        f"{float(sums.grad_norm):.3g}. Try a lower lr (it was {recipe.lr:g}), clip_norm 1 or precision fp32"
+    )
+
+
+def _batches_from(loader: loaders.Loader, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training batches from ``step`` on, one epoch after another."""
+    epoch, place = divmod(step, loader.steps_per_epoch)
+    while True:
+        yield from loader.train(epoch, place)
+        epoch, place = epoch + 1, 0
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def _restore_random(saved: Mapping[str, Tensor], device: torch.device, shard: Shard, seed: int) -> None:
+    """This process's random states. If the number of processes has changed, the first one takes its own."""
+    states = {name: each.view(-1, each.shape[-1]) for name, each in saved.items()}
+    if len(states["cpu"]) != shard.world and shard.rank > 0:
+        torch.manual_seed(seed + shard.rank)
+        return
+    own = {name: each[shard.rank].clone() for name, each in states.items()}  # torch reads a view from its start
+    torch.set_rng_state(own["cpu"])
+    if "cuda" in own and device.type == "cuda":
+        torch.cuda.set_rng_state(own["cuda"], device)
+    if "mps" in own and device.type == "mps":
+        torch.mps.set_rng_state(own["mps"])
+
+
+def _check_unused(folder: Path) -> None:
+    if any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise ValueError(f"{folder}: already exists; choose a different folder, or resume the run in it")
+
+
+def _all_or_none(any_process: Callable[..., list[bool]], here: bool, folder: Path) -> bool:
+    """Whether the checkpoint is there. ValueError if only some processes see it."""
+    seen, missed = any_process(here, not here)
+    if seen and missed:
+        raise ValueError(f"{folder}: some processes see its {LAST} and others do not; use a folder that all share")
+    return here
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Callable[[], int | None]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; yields a function that returns its number, or None.
+
+    A second signal raises KeyboardInterrupt with its number, unless it comes within a second: a job scheduler signals
+    every process, and torchrun passes on what it gets. Outside the main thread, which gets no signals, nothing is
+    caught. Of two nested blocks, both see what either caught.
+    """
+    caught: list[tuple[int, float]] = getattr(signal.getsignal(signal.SIGINT), "caught", [])
+
+    def note(number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if caught and now - caught[0][1] > SECOND_SIGNAL_S:
+            raise KeyboardInterrupt(number)
+        caught.append((number, now))
+
+    note.caught = caught  # type: ignore[attr-defined]
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in handled}
+    try:
+        yield lambda: caught[0][0] if caught else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _lost_process(world: int) -> Iterator[None]:
+    """Turn an error of torch.distributed into a ConnectionError of one line. gloo raises plain RuntimeErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world == 1 or not (isinstance(error, dist.DistError) or type(error) is RuntimeError) or out_of_memory(error):
+            raise
+        raise ConnectionError(
+            f"this process or another one of the run failed ({first_line(error)}); resume continues from the last "
+            "checkpoint, with any number of processes"
+        ) from error

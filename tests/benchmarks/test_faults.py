@@ -1,46 +1,57 @@
-"""A little of what `make faults` does at length, and that it sees what is wrong."""
+"""A little of what `make faults` does at length, and that it notices what is wrong."""
 
 import random
 import shutil
 
 import pytest
 
-from breaking import checkpoints, inputs, kills, runs
+import faults
+from faults import FOLDER, Moment
 
 
-def test_mutated_files_can_be_had_again_and_differ() -> None:
+def test_mutations_can_be_repeated() -> None:
     data = bytes(range(256)) * 8
-    first, again = (inputs.mutated(random.Random(3), data) for _ in range(2))
+    first, again = (faults.mutated(random.Random(3), data) for _ in range(2))
     assert first == again != data
 
 
-def test_an_answer_of_another_kind_is_wrong(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert inputs.answered(["train", "--lr", "x"]) == (2, "")
-    monkeypatch.setattr(inputs, "main", lambda argv: 1)
-    assert inputs.answered(["train"]) == (1, "exit code 1: ")
-    monkeypatch.setattr(inputs, "main", lambda argv: [][0])
-    assert inputs.answered(["train"]) == (None, "IndexError: list index out of range")
+def test_an_unexpected_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert faults.answer(["train", "--lr", "x"]) == (2, "")
+    monkeypatch.setattr(faults, "alexnet", lambda words: 1)
+    assert faults.answer(["train"])[1]
+    monkeypatch.setattr(faults, "alexnet", lambda words: [][0])
+    assert "IndexError" in faults.answer(["train"])[1]
+
+
+def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
+    moments = [
+        Moment({0: b"old"}, {"a": 0}, synced=0),
+        Moment({0: b"old"}, {"a": 0}, synced=FOLDER),
+        Moment({0: b"old", 1: b""}, {"a": 0, "a.tmp": 1}),
+        Moment({0: b"old", 1: b"new"}, {"a": 0, "a.tmp": 1}, synced=1),
+        Moment({0: b"old", 1: b"new"}, {"a": 0, "a.tmp": 1}),
+        Moment({1: b"new"}, {"a": 1}, synced=FOLDER),
+        Moment({1: b"new"}, {"a": 1}),
+    ]
+
+    def states(count: int) -> set[bytes]:
+        """What ``a`` may hold after a cut at moment ``count``."""
+        found = [faults.after_cut(random.Random(seed), moments[:count]) for seed in range(200)]
+        return {contents[names["a"]] for names, contents in found}
+
+    assert states(4) == {b"old"}
+    assert states(6) == {b"old", b"new"}  # the rename may not have reached the disk
+    assert states(7) == {b"new"}
+    unsynced = [Moment({0: b""}, {"a": 0}, synced=FOLDER), Moment({0: b"new"}, {"a": 0}), Moment({0: b"new"}, {"a": 0})]
+    found = [faults.after_cut(random.Random(seed), unsynced) for seed in range(200)]
+    assert {b"", b"new", b"n", b"n\0\0"} <= {contents[0] for _, contents in found}
 
 
 @pytest.mark.slow
-def test_a_little_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kills, "CHUNK", 3)
-    monkeypatch.setattr(kills, "WHOLE_CHUNK", 3)
-    monkeypatch.setattr(checkpoints, "CHUNK", 30)
-    monkeypatch.setattr(checkpoints, "CUTS", 30)
-    whole = kills.of_the_whole_network(0)
-    for found in (kills.at_random(1), whole, checkpoints.flipped(0), checkpoints.cut(0), inputs.bad_inputs(0, 34)):
-        assert found["trials"] >= 3
-        assert found["wrong"] == []
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
-def test_a_kill_and_an_error_at_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = runs.Trial.calls_on_files
-    monkeypatch.setattr(runs.Trial, "calls_on_files", lambda trial: real(trial)[7:8])
-    kind = next(iter(runs.KINDS))
-    for found in (kills.killed_at_each_call(kind), kills.failed_at_each_call(kind, "ENOSPC")):
-        assert (found["trials"], found["wrong"]) == (1, [])
+@pytest.mark.parametrize("part", faults.PARTS)
+def test_a_little_of_each_part(part: str) -> None:
+    if part == "at each call" and not shutil.which("strace"):
+        pytest.skip("needs strace")
+    found = faults.PARTS[part][0](0, 34 if part == "bad inputs" else 3)
+    assert found["trials"] >= 3
+    assert found["wrong"] == []

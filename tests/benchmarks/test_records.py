@@ -1,108 +1,145 @@
-"""Records: whose figures they hold, and that none passes for another's."""
+"""Records, and the pages made from them."""
 
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import accuracy
-import ladder
-import report
-from alexnet import recipes
-from record import Growing, origin
+import hub
+import pages
+import trials
+from alexnet import load_model, recipes
+from alexnet.data import datasets
+from alexnet.data.augment import AUGMENTATIONS
+from alexnet.recipes import Runtime
+from record import ROOT, GrowingRecord, origin
 
-CPU = torch.device("cpu")
+RUNTIME = Runtime(tracker="none", quiet=True)
 
 
-def test_a_run_keeps_its_own_origin_and_other_settings_do_not_mix(tmp_path: Path) -> None:
+def test_a_growing_record_keeps_what_others_add_and_refuses_another_head(tmp_path: Path) -> None:
     path = tmp_path / "trials.json"
-    Growing(path, {"epochs": 1}, ("name", "seed")).add({"name": "a", "seed": 0, "commit": "old"})
+    GrowingRecord(path, {"epochs": 1}, ("name", "seed")).add({"name": "a", "seed": 0, "commit": "old"})
     path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": "by hand"}))
-    again, at_once = (Growing(path, {"epochs": 1}, ("name", "seed")) for _ in range(2))
-    at_once.add({"name": "c", "seed": 0})
-    assert again.has(name="a", seed=0)
-    assert not again.has(name="a", seed=1)
-    again.add({"name": "b", "seed": 0, **origin(CPU)})
-    runs = json.loads(path.read_text())["runs"]
-    assert [run["name"] for run in runs] == ["a", "c", "b"]
-    assert json.loads(path.read_text())["notes"] == "by hand"
-    assert runs[0] == {"name": "a", "seed": 0, "commit": "old"}
-    assert {"hardware", "versions", "commit", "date"} < set(runs[2])
-    with pytest.raises(ValueError, match=r"its runs have another epochs; name another file"):
-        Growing(path, {"epochs": 2}, ("name", "seed"))
-    assert json.loads(path.read_text())["runs"] == runs
+    one, other = (GrowingRecord(path, {"epochs": 1}, ("name", "seed")) for _ in range(2))
+    other.add({"name": "c", "seed": 0})
+    one.add({"name": "b", "seed": 0, **origin()})
+    stored = json.loads(path.read_text())
+    assert [run["name"] for run in stored["runs"]] == ["a", "c", "b"]
+    assert stored["notes"] == "by hand"
+    assert stored["runs"][0] == one.find(name="a", seed=0) == {"name": "a", "seed": 0, "commit": "old"}
+    assert one.find(name="a", seed=1) is None
+    assert {"hardware", "versions", "commit", "date"} < set(stored["runs"][2])
+    with pytest.raises(ValueError, match="epochs"):
+        GrowingRecord(path, {"epochs": 2}, ("name", "seed"))
+    assert json.loads(path.read_text()) == stored
 
 
-def test_a_label_is_of_one_recipe(tiny_network: None, tmp_path: Path) -> None:
-    recipe = recipes.quickstart(batch_size=16, max_steps=2, val_every=2)
-    path = accuracy.measure(recipe, tmp_path / "runs", tmp_path, "label")
+@pytest.fixture(scope="module")
+def full_record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, recipes.Recipe]:
+    """The folder of a record of one full epoch, and its recipe."""
+    folder = tmp_path_factory.mktemp("results")
+    recipe = recipes.quickstart(images=40, epochs=1, batch_size=16, val_every=2, width_mult=1 / 16)
+    accuracy.measure(recipe, RUNTIME, folder / "runs" / "full", folder / "accuracy-full.json")
+    return folder, recipe
+
+
+def test_a_run_becomes_a_record_once(full_record: tuple[Path, recipes.Recipe]) -> None:
+    folder, recipe = full_record
+    path = folder / "accuracy-full.json"
     record = json.loads(path.read_text())
-    assert (record["final"]["step"], record["recipe"]["max_steps"], record["parts"][0]["step"]) == (2, 2, 0)
-    assert str(tmp_path) not in path.read_text()
-    assert accuracy.measure(recipe, tmp_path / "runs", tmp_path, "label") == path
-    with pytest.raises(ValueError, match=r"accuracy-quickstart-label-s0.json: a run with another lr; choose another"):
-        accuracy.measure(dataclasses.replace(recipe, lr=0.5), tmp_path / "runs", tmp_path, "label")
+    assert sum(map(sum, record["confusion"])) == record["data"]["val"]
+    correct = sum(row[i] for i, row in enumerate(record["confusion"]))
+    assert 100 * correct / record["data"]["val"] == pytest.approx(record["final"]["val_acc"])
+    assert str(folder) not in path.read_text()
+    assert accuracy.measure(recipe, RUNTIME, folder / "runs" / "full", path) == record
+    with pytest.raises(ValueError, match=r"accuracy-full\.json"):
+        accuracy.measure(dataclasses.replace(recipe, lr=0.5), RUNTIME, folder / "runs" / "full", path)
+    again = json.loads(json.dumps(accuracy.record_of(folder / "runs" / "full", notes="a remark")))
+    assert again.pop("notes") == "a remark"
+    assert again == record
 
 
-def test_a_whole_run_has_an_interval_its_classes_and_its_curves(tiny_network: None, tmp_path: Path) -> None:
-    recipe = recipes.quickstart(images=40, epochs=1, batch_size=16, val_every=2)
-    path = accuracy.measure(recipe, tmp_path / "runs", tmp_path, "whole")
-    part = accuracy.measure(dataclasses.replace(recipe, max_steps=2), tmp_path / "runs", tmp_path, "part")
-    record = json.loads(path.read_text())
-    right = sum(row[i] for i, row in enumerate(record["confusion"]))
-    assert sum(map(sum, record["confusion"])) == 359
-    assert 100 * right / 359 == pytest.approx(record["final"]["val_acc"])
-    assert record["weights_sha256"] != json.loads(part.read_text())["weights_sha256"]
+def test_a_record_is_shown_with_its_interval_its_confusion_and_its_flags(
+    full_record: tuple[Path, recipes.Recipe], tmp_path: Path
+) -> None:
+    found = pages.records(full_record[0])
+    (record,) = found["accuracy"]
+    table = pages.accuracy_table(found["accuracy"])
+    assert f"| {record['final']['val_acc']:.2f} (" in table
+    assert "--width-mult 0.0625" in table
+    assert "--val-every" not in table
+    assert pages.machine(record) in pages.results_page(found)
+    part = record | {"final": record["final"] | {"epoch": 0.5}}
+    assert pages.full_runs([part, record]) == [record]
 
-    found = report.records(tmp_path)
-    share = record["final"]["val_acc"]
-    assert f"| 1 of 1 | 1 | {share:.2f} (" in report.readme_table(found)
-    assert "0.667 of 1" not in report.readme_table(found)  # the beginning of a run, while there is a whole one
-    page = report.results_page(found)
-    assert "0.667 of 1" in page
-    assert f"| 0 | {100 * record['confusion'][0][0] / sum(record['confusion'][0]):.1f} | **" in page
-    assert report.readme_curves(found["accuracy"]).endswith("here seven epochs of digits.")  # no run of classic
-    for each in found["accuracy"]:
-        each["recipe"]["name"] = "classic"
-    assert report.shown(found["accuracy"])["file"] == path.name
-    assert report.readme_curves(found["accuracy"]).endswith("here `classic` on digits, 1 epochs, seed 0.")
-    report.draw(found, tmp_path)
-    assert [file.name for file in tmp_path.glob("*.png")] == ["curves.png"]  # of a single run the other shows no more
-    found["accuracy"].append(record | {"recipe": record["recipe"] | {"name": "modern"}, "file": "modern.json"})
-    assert "(docs/thirteen-epochs.png)" in report.readme_curves(found["accuracy"])
-    report.draw(found, tmp_path)
-    plain = (tmp_path / "thirteen-epochs.png").read_bytes()
-    found["accuracy"][-1]["recipe"]["label_smoothing"] = 0.1
-    report.draw(found, tmp_path)
-    assert len(plain) > 1000
-    assert (tmp_path / "thirteen-epochs.png").read_bytes() != plain  # its training loss is another one, and is named so
-
-    seed_1 = {"recipe": record["recipe"] | {"seed": 1}, "final": record["final"] | {"val_acc": 99.0}}
-    found["accuracy"].append(record | seed_1 | {"file": "lucky.json"})
-    assert f"with seed 0 ([{path.name}](results/{path.name})): a row a true class" in report.results_page(found)
+    other = {"recipe": record["recipe"] | {"seed": 1}, "final": record["final"] | {"val_acc": 99.0}, "file": "1.json"}
+    both = [record, record | other]
+    assert "±" in pages.accuracy_table(both)
+    assert pages.most_accurate(both) is record  # seed 0, not the better one
+    for each in both:
+        each["recipe"] = each["recipe"] | {"name": "classic"}
+    pages.draw(found | {"accuracy": both}, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["curves.png", "thirteen-epochs.png"]
 
 
-def test_a_trial_is_compared_with_the_one_before_it_seed_by_seed() -> None:
-    accuracies = {
-        "classic": (50.0, 60.0),
-        "He initialisation on standardised input": (51.0, 60.5),
-        ladder.RUNGS[-1]: (70.0, 80.0),
-        "modern, lr 0.02": (69.0, 78.0),
-    }
+def test_a_trial_is_compared_seed_by_seed_with_the_one_it_builds_on() -> None:
+    accuracies = {"classic": (50.0, 60.0), "He initialisation on standardised input": (51.0, 60.5)}
     runs = [
-        {"name": name, "seed": seed, "val_acc": found, "data": {"name": "x", "train": 40, "val": 100}, **origin(CPU)}
+        {"name": name, "seed": seed, "val_acc": found, "data": {"name": "x", "train": 40, "val": 100}}
         for name, both in accuracies.items()
         for seed, found in enumerate(both)
     ]
-    record = {"command": "c", "epochs": 2, "file": "f.json", "widths": "quarter", "runs": runs}
-    shorter = record | {"epochs": 1, "runs": [runs[0] | {"views": {"ten-crop": 50.5}}]}
-    page = ladder.page([record, shorter])
-    assert "| with | 2 epochs of 40 images, a fourth of the maps | 1 epoch of 40 images, a fourth of the maps |" in page
-    assert "| classic | 55.00 ± 7.07 | 50.00 |" in page
-    assert "| He initialisation on standardised input | 55.75 ± 6.72 (+0.75 ± 0.35) | – |" in page
-    assert "| lr 0.08 = `modern` | 75.00 ± 7.07 | – |" in page  # the line before it did not run
-    assert "| modern, lr 0.02 | 73.50 ± 6.36 (−1.50 ± 0.71) | – |" in page
-    assert "| classic | 1 epoch of 40 images, a fourth of the maps | 50.00 | 50.50 |" in page  # by ten views
-    assert "2 seeds; 100 images held out, standard error of an accuracy 5.00 points or less: `c` on x" in page
+    runs[0]["tta"] = {"flip": 50.5}
+    table = pages.trials_table([{"epochs": 2, "width_mult": 0.25, "runs": runs}])
+    assert "| 2 epochs of 40 images, width × 0.25 |" in table
+    assert "| 55.00 ± 7.07; flip 50.50 |" in table
+    assert "| 55.75 ± 6.72 (+0.75 ± 0.35) |" in table
+
+
+def test_pages_are_what_the_records_say() -> None:
+    for path, text in pages.pages(ROOT).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run make results"
+
+
+def test_every_trial_is_a_recipe_of_its_own() -> None:
+    made = {name: recipes.classic(**trials.changes_of(name)) for name in trials.TRIALS}
+    for name, recipe in made.items():
+        assert set(recipe.augment) <= set(AUGMENTATIONS), name
+    assert len(set(made.values())) == len(made)
+
+
+def test_a_trial_trains_to_the_end_without_test_images() -> None:
+    recipe = recipes.quickstart(images=64, epochs=1, width_mult=1 / 16, val_every=10**9)
+    dataset = dataclasses.replace(datasets.load("digits").with_holdout(100), test=None)
+    found = trials.measure(recipe, dataset, ["center"])
+    assert found["step"] == -(-found["data"]["train"] // recipe.batch_size)
+    assert (found["data"]["val_split"], found["data"]["test"]) == ("holdout", 0)
+    assert found["tta"]["center"] == pytest.approx(found["val_acc"])
+
+
+def test_a_shift_by_reflection_moves_each_image() -> None:
+    images = torch.arange(2 * 3 * 64 * 64.0).view(2, 3, 64, 64)
+    draws = SimpleNamespace(randint=lambda high: torch.tensor([28, 0]))
+    shifted = trials.reflected_shift(images.clone(), draws)
+    assert torch.equal(shifted[0], images[0])
+    assert torch.equal(shifted[1, :, 28:, 28:], images[1, :, :-28, :-28])
+    assert torch.equal(shifted[1, :, 28:, :28], images[1, :, :-28, 1:29].flip(-1))
+
+
+def test_a_folder_for_the_hub_loads_and_has_the_measured_number(
+    full_record: tuple[Path, recipes.Recipe], tmp_path: Path
+) -> None:
+    folder, _ = full_record
+    model = load_model(folder / "runs" / "full")
+    hub.write_folder(model, tmp_path / "hub", folder / "accuracy-full.json")
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    (record,) = pages.records(folder)["accuracy"]
+    assert pages.with_interval(record) in card
+    assert load_model(tmp_path / "hub").info == model.info
+    hub.write_folder(model, tmp_path / "plain", None)
+    assert "`alexnet train quickstart`" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")

@@ -1,20 +1,27 @@
-"""The specs: which data set each one gives, and what is said of those that give none."""
+"""The specs, and what a data set does: splits, subsets, fingerprints."""
 
-import sys
-from pathlib import Path
+import hashlib
+import os
+import shutil
 
 import numpy as np
 import pytest
 import tiny_cifar10
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import encoded, image_folder, parquet_folder, png, write_parquet
 from PIL import Image
 
-from alexnet.data.datasets import describe, load
-from alexnet.data.images import ImageError
+from alexnet import recipes
+from alexnet.data import datasets
+from alexnet.data.datasets import Dataset, Files, Images, Pixels, describe, hold_out, load
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7, 3), dtype=np.uint8)
 
 
-def refusal(spec, data_dir="data") -> str:
-    with pytest.raises(ValueError, match=r".") as caught:
-        load(spec, data_dir)
+def refusal(spec, data_dir="data", kind=ValueError) -> str:
+    with pytest.raises(kind) as caught:
+        load(str(spec), data_dir)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
@@ -26,92 +33,104 @@ def no_network(monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("an address was looked up"))
 
 
-def test_a_home_that_is_not_there_is_refused(no_network):
-    assert refusal("~nobody-of-this-name/images").startswith(
-        "--data ~nobody-of-this-name/images: there is no such user"
-    )
-    assert refusal("cifar10", "~nobody-of-this-name").startswith(
-        "--data-dir ~nobody-of-this-name: there is no such user"
-    )
+def noise(labels, title="made up") -> Images:
+    return Images(np.array(labels), Pixels(np.zeros((len(labels), 2, 2, 3), np.uint8), title))
 
 
-# digits
+# Specs
 
 
-def test_digits(no_network):
-    source = load("digits")
-    assert (source.spec, source.name, source.val_split, source.flip) == ("digits", "digits", "val", False)
-    assert source.classes == tuple("0123456789")
-    assert (len(source.train), len(source.val)) == (1438, 359)
-    assert source.train.array().shape == (1438, 8, 8, 3)
-    assert source.train.image(0).mode == "RGB"
-    everything = np.concatenate([source.train.array(), source.val.array()])
-    assert (everything.min(), everything.max()) == (0, 255)
-    assert np.unique(everything).tolist() == [round(i * 255 / 16) for i in range(17)]
-    total = np.bincount(source.train.labels) + np.bincount(source.val.labels)
-    assert np.abs(np.bincount(source.val.labels) - total / 5).max() <= 0.5
-
-
-def test_the_split_of_the_digits_never_changes():
-    val = load("digits").val
-    assert [val.name(i) for i in range(3)] == ["digits row 3", "digits row 7", "digits row 13"]
-    assert val.labels[:12].tolist() == [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
-    assert np.array_equal(val.array(), load("digits").val.array())
-
-
-def test_the_digits_are_sklearns():
-    from sklearn.datasets import load_digits
-
-    train, digits = load("digits").train, load_digits()
-    row = int(train.name(100).removeprefix("digits row "))
-    assert np.array_equal(np.asarray(train.image(100))[..., 1], np.rint(digits.images[row] * 255 / 16))
-    assert train.labels[100] == digits.target[row]
-
-
-# cifar10, as torchvision keeps it
+def test_digits_never_change(no_network):
+    digits = load("digits")
+    assert (digits.spec, digits.name, digits.val_split, digits.flip) == ("digits", "digits", "val", False)
+    assert digits.classes == tuple("0123456789")
+    assert (len(digits.train), len(digits.val)) == (1438, 359)
+    assert [digits.val.name(i) for i in range(3)] == ["digits row 3", "digits row 7", "digits row 13"]
+    assert digits.val.labels[:12].tolist() == [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
+    assert np.unique(digits.train.array()).tolist() == [round(i * 255 / 16) for i in range(17)]
+    assert digits.fingerprint() == "297532414bba2816"
 
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_cifar10_on_disk(tmp_path, monkeypatch, no_network, inside):
     folder = tiny_cifar10.write_batches(tmp_path, monkeypatch)
     data_dir = folder if inside else tmp_path
-    source = load("cifar10", data_dir)
-    assert (source.name, list(source.classes), source.val_split) == ("CIFAR-10", tiny_cifar10.CLASSES, "test")
-    assert np.array_equal(source.train.array(), np.concatenate([tiny_cifar10.pixels(n) for n in range(1, 6)]))
-    assert np.array_equal(source.val.array(), tiny_cifar10.pixels(6))
-    assert source.val.labels.tolist() == tiny_cifar10.labels(6).tolist()
-    assert source.train.labels.dtype == np.int64
-    assert source.train.name(21) == "CIFAR-10 train row 21"
-    found = describe("cifar10", data_dir)
-    assert found == {
-        "spec": "cifar10",
-        "found": True,
-        "where": str(folder),
-        "how": "CIFAR-10: 10 classes, 100 training images, 20 in test",
-    }
+    dataset = load("cifar10", data_dir)
+    assert (dataset.name, list(dataset.classes), dataset.val_split) == ("CIFAR-10", tiny_cifar10.CLASSES, "test")
+    assert np.array_equal(dataset.train.array(), np.concatenate([tiny_cifar10.pixels(n) for n in range(1, 6)]))
+    assert np.array_equal(dataset.val.array(), tiny_cifar10.pixels(6))
+    assert dataset.val.labels.tolist() == tiny_cifar10.labels(6).tolist()
+    how = "CIFAR-10: 10 classes, 100 training images, 20 in test"
+    assert describe("cifar10", data_dir) == {"spec": "cifar10", "found": True, "where": str(folder), "how": how}
 
 
-def test_a_damaged_batch_is_named_and_never_unpickled(tmp_path, monkeypatch, no_network):
-    folder = tiny_cifar10.write_batches(tmp_path, monkeypatch)
-    trap = tmp_path / "the pickle ran"
+def test_a_damaged_batch_is_never_unpickled(tmp_path, monkeypatch, no_network):
+    folder, trap = tiny_cifar10.write_batches(tmp_path, monkeypatch), tmp_path / "the pickle ran"
     (folder / "data_batch_3").write_bytes(
         b"cpathlib\nPath.touch\n(cpathlib\nPath\n(V" + str(trap).encode() + b"\ntRtR."
     )
-    text = refusal("cifar10", tmp_path)
-    assert text.startswith(f"{folder / 'data_batch_3'}: damaged (its md5 checksum is wrong)")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert str(tmp_path) in refusal("cifar10", tmp_path, ConnectionError)
     assert not trap.exists()
-    assert describe("cifar10", tmp_path) == {"spec": "cifar10", "found": False, "where": None, "how": text}
-    (folder / "data_batch_3").unlink()
-    assert "data_batch_3: missing or empty" in refusal("cifar10", tmp_path)
+    assert describe("cifar10", tmp_path)["found"] is False
 
 
-# the datasets library
+@pytest.mark.parametrize(("jpegs", "name"), [(0, "CIFAR-10"), (3, "CIFAR-10 (3 test images as JPEG)")])
+def test_cifar10_is_recognised_by_its_pixels(tmp_path, monkeypatch, jpegs, name):
+    rows = [{"bytes": png(np.full((32, 32, 3), i, np.uint8)), "path": None} for i in range(10)]
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", range(10), rows=rows)
+    for i in range(jpegs):
+        rows[i]["bytes"] = encoded(Image.new("RGB", (32, 32), (i, i, 200)), "JPEG")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", range(10), rows=rows)
+    assert load(str(tmp_path)).name == tmp_path.name
+    whole = b"".join(bytes([i]) * (1 + 3072) for i in range(10))
+    first, all_ten = (hashlib.md5(part).hexdigest() for part in (whole[:3073], whole))
+    monkeypatch.setattr(datasets, "CIFAR10_IMAGES", 10)
+    monkeypatch.setattr(datasets, "FIRST_MD5", (first,))
+    monkeypatch.setattr(datasets, "TRAIN_MD5", (all_ten,))
+    monkeypatch.setattr(datasets, "TEST_MD5", (all_ten,))
+    assert load(str(tmp_path)).name == name
+
+
+@pytest.mark.parametrize(
+    ("spec", "close"),
+    [("cifar-10", "cifar10"), ("CIFAR10", "cifar10"), ("Digits", "digits"), ("imagenet", ""), ("", "")],
+)
+def test_an_unknown_spec(spec, close, no_network):
+    text = refusal(spec)
+    assert repr(spec) in text
+    assert f"(did you mean {close}?)" in text if close else "did you mean" not in text
+    assert describe(spec) == {"spec": spec, "found": False, "where": None, "how": text}
+
+
+def test_paths(tmp_path, monkeypatch):
+    image_folder(tmp_path / "pets")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("~/pets").classes == ("cat", "dog")
+    monkeypatch.chdir(tmp_path / "pets")
+    assert load(".").name == "pets"
+    assert "~nobody-of-this-name" in refusal("~nobody-of-this-name/images")
+    assert "~nobody-of-this-name" in refusal("cifar10", "~nobody-of-this-name")
+    (tmp_path / "pets.zip").touch()
+    assert "a file" in refusal(tmp_path / "pets.zip")
+    how = "pets: 2 classes, 6 training images, 6 in val"
+    where = str(tmp_path / "pets")
+    assert describe(where) == {"spec": where, "found": True, "where": where, "how": how}
+
+
+def test_describe_never_downloads(tmp_path, no_network):
+    assert describe("cifar10", tmp_path)["found"] is describe("hf:someone/pets")["found"] is False
+    assert list(tmp_path.iterdir()) == []
+
+
+# The datasets library
 
 
 @pytest.fixture
 def hub(monkeypatch):
     """Give `datasets.load_dataset` something to return, made by the library itself."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     names = ["cat", "dog", "elk"]
 
     def split(count, image="picture", label="animal", kind=None):
@@ -126,168 +145,182 @@ def hub(monkeypatch):
     return offer
 
 
-@pytest.mark.parametrize(("split", "called"), [("test", "test"), ("validation", "val")])
-def test_hub_data_set(hub, split, called):
-    hub(train={"count": 30}, **{split: {"count": 6}})
-    source = load("hf:someone/pets")
-    assert (source.name, source.classes, source.val_split) == ("someone/pets", ("cat", "dog", "elk"), called)
-    assert (len(source.train), len(source.val)) == (30, 6)
-    assert source.train.image(17).getpixel((0, 0)) == (17, 0, 0)
-    assert source.train.labels[:4].tolist() == [0, 1, 2, 0]
-    assert source.val.name(2) == f"someone/pets {split} row 2"
-
-
-def test_hub_data_set_with_three_splits(hub):
-    from datasets import Value
-
+def test_hub_data_set(hub):
     hub(train={"count": 30}, validation={"count": 6}, test={"count": 3})
-    source = load("hf:someone/pets")
-    assert (source.val_split, len(source.val), len(source.test)) == ("val", 6, 3)
-    assert source.test.name(2) == "someone/pets test row 2"
-    hub(train={"count": 30}, validation={"count": 6}, test={"count": 3, "label": "label", "kind": Value("string")})
-    assert "someone/pets test: the column 'label' must hold integers, but it holds string" in refusal("hf:someone/pets")
-    hub(train={"count": 30}, validation={"count": 6}, test={"count": 3, "label": "id", "kind": Value("int64")})
-    assert load("hf:someone/pets").test is None
-
-
-def test_hub_data_set_with_plain_numbers(hub):
-    from datasets import Value
-
-    hub(
-        train={"count": 9, "label": "label", "kind": Value("int64")},
-        test={"count": 3, "label": "label", "kind": Value("int64")},
-    )
-    assert load("hf:x").classes == ("0", "1", "2")
+    dataset = load("hf:someone/pets")
+    assert (dataset.name, dataset.classes, dataset.val_split) == ("someone/pets", ("cat", "dog", "elk"), "val")
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (30, 6, 3)
+    assert dataset.train.image(17).getpixel((0, 0)) == (17, 0, 0)
+    assert dataset.test.name(2) == "someone/pets test row 2"
+    hub(train={"count": 30}, test={"count": 6})
+    assert load("hf:someone/pets").val_split == "test"
 
 
 def test_hub_data_set_with_training_images_only(hub):
     hub(train={"count": 300})
-    source = load("hf:someone/pets")
-    assert source.val_split == "val (a tenth of train, seed 0)"
-    assert np.bincount(source.val.labels).tolist() == [10, 10, 10]
-    rows = {side.name(i) for side in (source.train, source.val) for i in range(len(side))}
+    dataset = load("hf:someone/pets")
+    assert dataset.val_split == "val (a tenth of train, seed 0)"
+    assert np.bincount(dataset.val.labels).tolist() == [10, 10, 10]
+    rows = {side.name(i) for side in (dataset.train, dataset.val) for i in range(len(side))}
     assert len(rows) == 300
-    again = load("hf:someone/pets").val
-    assert [again.name(i) for i in range(30)] == [source.val.name(i) for i in range(30)]
 
 
 def test_hub_data_set_that_cannot_be_used(hub, monkeypatch):
     import datasets
 
     hub(test={"count": 3})
-    assert "no train split; there are 'test'" in refusal("hf:x")
-    assert "such as hf:uoft-cs/cifar10" in refusal("hf:")
+    assert "'test'" in refusal("hf:x")
+    assert "hf:uoft-cs/cifar10" in refusal("hf:")
     hub(train={"count": 9, "kind": datasets.Value("string")})
-    assert "x train: no column label, labels, fine_label among its columns 'picture', 'animal'" in refusal("hf:x")
-
-    def fails(error):
-        def load_dataset(name):
-            raise error
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-
-    fails(datasets.exceptions.DatasetNotFoundError("Dataset 'x' doesn't exist\non the Hub"))
-    assert refusal("hf:x") == "--data hf:x: Dataset 'x' doesn't exist on the Hub"
-    fails(ConnectionError("Couldn't reach 'x' on the Hub"))
-    with pytest.raises(ConnectionError, match=r"^--data hf:x: Couldn't reach 'x' on the Hub$"):
-        load("hf:x")
+    assert "'animal'" in refusal("hf:x")
+    for error in (datasets.exceptions.DatasetNotFoundError("no\nsuch set"), ConnectionError("no hub")):
+        monkeypatch.setattr(datasets, "load_dataset", lambda name, error=error: (_ for _ in ()).throw(error))
+        assert "hf:x" in refusal("hf:x", kind=ConnectionError if isinstance(error, ConnectionError) else ValueError)
 
 
-def test_the_datasets_library_itself_reads_a_local_folder(tmp_path, monkeypatch, no_network):
-    datasets = pytest.importorskip("datasets")
+def test_the_datasets_library_itself_reads_local_folders(tmp_path, monkeypatch, no_network):
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "set"
-    folder.mkdir()
+    (tmp_path / "set").mkdir()
     for split in ("train", "test"):
-        (folder / f"{split}-00000-of-00001.parquet").write_bytes(tiny_cifar10.parquet(split))
-    source = load(f"hf:{folder}")
-    assert list(source.classes) == tiny_cifar10.CLASSES
-    assert np.array_equal(source.val.array(), tiny_cifar10.pixels(6))
+        (tmp_path / "set" / f"{split}-00000-of-00001.parquet").write_bytes(tiny_cifar10.parquet(split))
+    dataset = load(f"hf:{tmp_path / 'set'}")
+    assert list(dataset.classes) == tiny_cifar10.CLASSES
+    assert np.array_equal(dataset.val.array(), tiny_cifar10.pixels(6))
+    files = load(f"hf:{image_folder(tmp_path / 'pets', ('train', 'test'))}")  # whose tables hold the path alone
+    assert files.train.image(4).getpixel((0, 0)) == (1, 1, 9)
 
 
-def test_the_image_files_of_a_local_folder_and_of_no_other_are_opened(tmp_path, monkeypatch, no_network):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "set"
-    for split in ("train", "test"):
-        for name, colour in (("cat", "black"), ("dog", "white")):
-            (folder / split / name).mkdir(parents=True)
-            Image.new("RGB", (4, 4), colour).save(folder / split / name / "1.png")
-    source = load(f"hf:{folder}")
-    assert source.train.image(1).getpixel((0, 0)) == (255, 255, 255)  # the library's tables hold the path alone
-    made = datasets.load_dataset(str(folder))
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: made)
-    with pytest.raises(ImageError, match=r"x train row 0 \(.*cat/1.png\): the row points to a file outside of"):
-        load("hf:x").train.image(0)
+# Splits
 
 
-def test_a_missing_datasets_library_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    text = refusal("hf:x")
-    assert text == "--data hf:x: needs the datasets library: pip install 'alexnet-2012[hf]'"
-    assert describe("hf:x")["how"] == text
+@pytest.fixture(params=["pixels", "table", "files"])
+def images(request, tmp_path) -> Images:
+    """The same twelve images in each kind of store."""
+    labels = np.arange(12) % 3
+    if request.param == "pixels":
+        return Images(labels, Pixels(PIXELS, "made up"))
+    contents = [png(array) for array in PIXELS]
+    if request.param == "files":
+        paths = [tmp_path / f"{i:02}.png" for i in range(12)]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+        return Images(labels, Files([str(path) for path in paths], str(tmp_path)))
+    rows = [{"bytes": content, "path": None} for content in contents]
+    for part, own in (("0", slice(5)), ("1", slice(5, 12))):
+        write_parquet(tmp_path / f"train-0000{part}-of-00002.parquet", labels[own], rows=rows[own])
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [0, 1, 2])
+    return load(str(tmp_path)).train
 
 
-# specs
+def test_every_store_gives_the_same_images(images):
+    assert np.array_equal(images.array(), PIXELS)
+    assert images.array() is images.array()
+    assert np.array_equal(images.image(-1), PIXELS[-1])
+    with pytest.raises(IndexError):
+        images.image(12)
+    some = images.subset([4, 2, 2, -1])
+    assert some.labels.tolist() == [1, 2, 2, 2]
+    assert np.array_equal(some.array(), PIXELS[[4, 2, 2, 11]])
+    assert np.array_equal(some.subset(np.array([3, 0])).array(), PIXELS[[11, 4]])
+    assert np.array_equal(images.subset(images.labels == 1).array(), PIXELS[1::3])
+    assert some.name(0) == images.name(4)
+    assert images.subset([]).array() is None
 
 
-@pytest.mark.parametrize(
-    ("spec", "close"),
-    [
-        ("cifar-10", "cifar10"),
-        ("CIFAR10", "cifar10"),
-        ("digit", "digits"),
-        ("Digits", "digits"),
-        ("imagenet", ""),
-        ("", ""),
-    ],
-)
-def test_an_unknown_spec(spec, close, no_network):
-    text = refusal(spec)
-    hint = f" (did you mean {close}?)" if close else ""
-    allowed = "allowed are cifar10, digits, a folder, or hf:NAME"
-    assert text == f"--data {spec!r}: no such data set or folder{hint}; {allowed}"
+def test_array_is_none_beyond_its_limit(images, monkeypatch):
+    monkeypatch.setattr(datasets, "ARRAY_LIMIT", PIXELS.nbytes - 1)
+    assert images.array() is None
 
 
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "pets.zip").touch()
-    assert refusal(str(tmp_path / "pets.zip")).endswith(
-        "pets.zip: a file; allowed are cifar10, digits, a folder, or hf:NAME"
-    )
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.sampled_from([5, 10]))
+def test_hold_out_takes_a_share_of_every_class(labels, part):
+    images = noise(labels)
+    train, held = hold_out(images, part)
+    names = [side.name(i) for side in (train, held) for i in range(len(side))]
+    assert sorted(names) == sorted(images.name(i) for i in range(len(images)))
+    for label in set(labels):
+        count = labels.count(label)
+        assert (held.labels == label).sum() == min(max(1, round(count / part)), count - 1)
+    again = hold_out(images, part)[1]
+    assert [again.name(i) for i in range(len(again))] == [held.name(i) for i in range(len(held))]
 
 
-def test_a_folder_in_the_home_folder(tmp_path, monkeypatch):
-    from test_folders import image_folder
-
-    image_folder(tmp_path / "pets")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert load("~/pets").classes == ("cat", "dog")
-    monkeypatch.chdir(tmp_path)
-    assert load("pets").name == load("./pets/").name == "pets"
-    monkeypatch.chdir(tmp_path / "pets")
-    assert load(".").name == "pets"
-
-
-def test_describe_never_downloads(tmp_path, no_network):
-    how = f"not in '{tmp_path}': downloaded when it is used (about 150 MB)"
-    assert describe("cifar10", tmp_path) == {"spec": "cifar10", "found": False, "where": None, "how": how}
-    assert list(tmp_path.iterdir()) == []
-    assert describe("hf:someone/pets")["found"] is False
-    digits = "digits: 10 classes, 1,438 training images, 359 in val"
-    assert describe("digits") == {"spec": "digits", "found": True, "where": "in scikit-learn", "how": digits}
-    assert describe("imagenet") == {"spec": "imagenet", "found": False, "where": None, "how": refusal("imagenet")}
-    assert describe(str(tmp_path))["how"] == refusal(str(tmp_path))
+def test_a_data_set_as_a_recipe_uses_it():
+    train, test = noise(np.repeat([0, 1, 2], [50, 30, 20])), noise([0, 1, 2])
+    dataset = Dataset("spec", "name", ("a", "b", "c"), train, test, "test")
+    found = dataset.prepare(recipes.classic(holdout=10, images=30, augment=("random_crop",)))
+    assert np.bincount(found.val.labels).tolist() == [5, 3, 2]
+    assert np.bincount(found.train.labels).tolist() == [15, 9, 6]
+    assert (found.test, found.val_split, found.flip) == (test, "holdout", False)
+    assert dataset.prepare(recipes.classic()).flip
+    names = [{images.name(i) for i in range(len(images))} for images in (found.train, found.val)]
+    assert not names[0] & names[1]
+    assert found.with_holdout(5) is found  # it has images to validate on, and others to be evaluated on
+    assert np.bincount(dataset.with_fewer(99).train.labels).tolist() == [50, 30, 20]
+    for change in (dataset.with_holdout, dataset.with_fewer):
+        for count in (0, 100):
+            with pytest.raises(ValueError, match=str(count)):
+                change(count)
+    single = Dataset("spec", "name", ("a", "b"), noise([0, 1]), noise([0, 1]), "test")
+    with pytest.raises(ValueError, match="holdout"):
+        single.with_holdout(1)
 
 
-def test_describe_a_folder(tmp_path):
-    from test_folders import image_folder
+def test_of_data_without_a_test_split_none_is_given_for_one():
+    on_val, on_test = (Dataset("spec", "name", ("a", "b"), noise([0, 1]), noise([0]), name) for name in ("val", "test"))
+    assert on_val.eval_images("val") == ("val", on_val.val)
+    assert on_test.eval_images("test") == ("test", on_test.val)
+    with pytest.raises(ValueError, match="val"):
+        on_val.eval_images("test")
 
-    spec = image_folder(tmp_path / "pets")
-    assert describe(Path(spec).as_posix()) == {
-        "spec": spec,
-        "found": True,
-        "where": spec,
-        "how": "pets: 2 classes, 6 training images, 6 in val",
-    }
+
+# Fingerprints
+
+
+def fingerprint(images, val=None, classes=("a", "b", "c"), test=None) -> str:
+    return Dataset("spec", "name", classes, images, val or images.subset([0, 1]), "val", test=test).fingerprint()
+
+
+def test_any_change_changes_the_fingerprint(images):
+    same, order = fingerprint(images), np.arange(12)
+    other = Images(np.roll(images.labels, 1), images.store)
+    swapped = Images(images.labels, images.store, np.roll(order, 3))
+    changed = [
+        fingerprint(other, images.subset([0, 1])),
+        fingerprint(swapped, images.subset([0, 1])),
+        fingerprint(images, images.subset([1, 0])),
+        fingerprint(images, classes=("a", "c", "b")),
+        fingerprint(images, classes=("a", "b", os.fsdecode(b"\xff"))),
+        fingerprint(images, test=images),
+    ]
+    assert len({same, *changed}) == 7
+    assert same == fingerprint(images)
+
+
+def test_of_many_bytes_all_sizes_and_a_sample_are_looked_at(images, monkeypatch):
+    read: list[int] = []
+    monkeypatch.setattr(datasets, "READ_WHOLE", 100)
+    monkeypatch.setattr(datasets, "READ_OF_MORE", 3)
+    kind = type(images.store)
+    whole = kind.encoded
+    monkeypatch.setattr(kind, "encoded", lambda self, row: (read.append(row), whole(self, row))[1])
+    images.fingerprint()
+    assert read == [0, 5, 11]
+
+
+def test_fingerprints_are_what_they_were(tmp_path):
+    """Runs begun before must be resumable."""
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(bytes([65 + i]) * 48)
+    files = Files([str(tmp_path / f"{i}.png") for i in range(3)], str(tmp_path))
+    assert Images(np.arange(3), files).fingerprint().hex()[:16] == "0dda2b2bd62ea872"
+
+
+def test_a_folder_that_moved_is_the_same_data_set(tmp_path):
+    for name in ("parquet", "files"):
+        spec = (parquet_folder if name == "parquet" else image_folder)(tmp_path / name)
+        before = load(spec).fingerprint()
+        shutil.move(spec, spec + " moved")
+        assert load(spec + " moved").fingerprint() == before

@@ -1,31 +1,20 @@
 """Opening one image: every mode, every kind of damage."""
 
-import io
 import os
-import signal
 import struct
 import subprocess
 import sys
-import threading
-import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import LFS_POINTER, encoded
 from PIL import Image, ImageOps
 
-from alexnet.data import images
-from alexnet.data.images import ImageError, decoding, open_image
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
+from alexnet.data.images import ImageError, open_image, prefetch
 
 
 def picture(width: int = 24, height: int = 16) -> Image.Image:
@@ -204,12 +193,13 @@ def huge_png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("pillows_own", [89_478_485, None, 1])
 def test_an_absurdly_large_image_is_refused_whatever_pillows_limit_is(monkeypatch, pillows_own):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_own)
-    assert "178,956,970 pixels" in refusal(huge_png(100_000, 100_000), "bomb.png")
-    assert pillows_own == Image.MAX_IMAGE_PIXELS
+    assert "pixels" in refusal(huge_png(100_000, 100_000), "bomb.png")
 
 
-def test_our_limit_is_where_pillows_is():
-    assert images.MAX_PIXELS == 2 * 89_478_485
+def test_the_limit_of_pixels():
+    assert open_image(encoded(picture()), max_pixels=24 * 16).size == (24, 16)
+    with pytest.raises(ImageError, match="383 pixels"):
+        open_image(encoded(picture()), max_pixels=24 * 16 - 1)
 
 
 def test_what_is_not_a_file(tmp_path):
@@ -243,16 +233,15 @@ def test_a_newline_in_a_name_stays_out_of_the_message(tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_text_under_a_pictures_name(tmp_path):
-    path = tmp_path / "notes.jpg"
-    path.write_text("not a picture at all")
-    assert "supported format (JPEG, PNG" in refusal(path)
-
-
-def test_heic_is_named(tmp_path):
-    path = tmp_path / "IMG_0001.HEIC"
-    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-    assert "HEIC is not supported; save it as JPEG" in refusal(path)
+@pytest.mark.parametrize(("name", "content", "word"), [
+    ("notes.jpg", b"not a picture at all", "JPEG, PNG"),
+    ("IMG_0001.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC"),
+    ("a.png", LFS_POINTER, "git lfs pull"),
+])  # fmt: skip
+def test_what_is_no_image_is_told_apart(tmp_path, name, content, word):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert word in refusal(path)
 
 
 def test_postscript_starts_no_interpreter(tmp_path, monkeypatch):
@@ -278,91 +267,10 @@ def test_importing_the_sources_loads_nothing_heavy():
     assert out.stdout.strip() == "set()"
 
 
-# many at once
-
-
-@pytest.fixture
-def in_use(monkeypatch):
-    """Record, at every image, the pixels that all threads hold; room for two pictures of 24×16."""
-    monkeypatch.setattr(images, "MAX_PIXELS_AT_ONCE", 2 * 24 * 16)
-    seen = []
-    to_rgb = images._to_rgb
-    monkeypatch.setattr(images, "_to_rgb", lambda image: (seen.append(images._AT_ONCE.used), to_rgb(image))[1])
-    yield seen
-    assert images._AT_ONCE.used == 0
-
-
-@pytest.mark.timeout(60)
-def test_the_pixels_decoded_at_once_are_bounded(in_use):
-    most, lock, held = [0], threading.Lock(), [0]
-
-    def work(data):
-        with decoding(data) as image:
-            with lock:
-                held[0] += image.width * image.height
-                most[0] = max(most[0], held[0])
-            time.sleep(0.002)
-            with lock:
-                held[0] -= image.width * image.height
-
-    sizes = [(24, 16), (48, 16), (12, 8), (100, 100), (1, 1)]  # the third fills it, the fourth is larger than it
-    data = [encoded(picture(*size)) for size in sizes] * 20
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(work, data))
-    assert len(in_use) == 100
-    assert most[0] == 100 * 100  # such an image has it for itself
-    assert max(used for used in in_use if used < 100 * 100) <= 2 * 24 * 16
-    assert 100 * 100 in in_use
-    assert not [used for used in in_use if used > 100 * 100]
-
-
-@pytest.mark.timeout(60)
-def test_a_damaged_image_gives_its_room_back(in_use):
-    whole = encoded(NOISE)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: refusal(whole[:-300], "half.png"), range(20)))
-    for error in (KeyError, KeyboardInterrupt):
-        with pytest.raises(error), decoding(whole):
-            raise error
-    assert images._AT_ONCE.used == 0
-
-
-@pytest.mark.timeout(60)
-def test_one_thread_never_waits_for_itself(in_use):
-    data = encoded(picture(48, 16))
-    with decoding(data) as first:
-        assert np.array_equal(open_image(data), first)
-        with decoding(data) as second:
-            assert np.array_equal(second, first)
-    assert in_use == [768, 1536, 1536]
-
-
-def test_after_the_block_the_image_is_gone():
-    with decoding(FILES[0]) as image:
-        kept = np.asarray(image)
-    assert np.array_equal(kept, open_image(FILES[0]))
-    with pytest.raises(ValueError, match="closed image"):
-        image.resize((2, 2))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.timeout(60)
-def test_a_forked_worker_does_not_wait_for_threads_it_does_not_have(in_use):
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with decoding(encoded(picture(48, 16))), images._AT_ONCE.changed:  # the lock itself, too
-            entered.set()
-            leave.wait()
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    entered.wait()
-    child = os.fork()
-    if not child:
-        signal.alarm(20)
-        os._exit(int(open_image(encoded(picture(48, 16))).width != 48))
-    leave.set()
-    holder.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def test_prefetch_keeps_the_order_and_its_distance():
+    begun: list[int] = []
+    results = prefetch(lambda item: (begun.append(item), item * item)[1], range(100), most=5)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    results.close()
+    assert max(begun) <= 8
+    assert list(prefetch(str, range(20), most=3)) == [str(item) for item in range(20)]

@@ -1,211 +1,184 @@
-"""Both loaders: the transforms, the order, the share of each process, the choice between them."""
+"""Both paths of training images, and evaluation: the order, each process's share, the same images from anywhere."""
 
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from pictures import image_folder
 from PIL import Image
 
 from alexnet import recipes
 from alexnet.data import datasets, loaders
-from alexnet.data.splits import Images
-from alexnet.data.statistics import normalization
-from alexnet.data.stores import Pixels
-from alexnet.data.transforms import Augmentation, EvalTransform, TrainTransform
+from alexnet.data.augment import AUGMENTATIONS
+from alexnet.data.datasets import Dataset, Images, Pixels
+from alexnet.data.images import ImageError
+from alexnet.data.loaders import Loader, Shard, eval_batches
+from alexnet.data.normalization import make_normalization, normalized
 
 CPU = torch.device("cpu")
+ALL = ("random_resized_crop", "flip", "pca_color_std", "cutout")
+EVERYTHING = {"input_scale": "mean-image", "augment": ALL, "batch_size": 32}
 
 
 @pytest.fixture(scope="module")
-def digits() -> datasets.Dataset:
-    return datasets.load("digits")
+def digits() -> Dataset:
+    return datasets.load("digits").with_fewer(200)
 
 
-def open_(dataset: datasets.Dataset, shard: loaders.Shard = loaders.Shard(), **changes: object) -> loaders.Batches:  # noqa: B008
+@pytest.fixture(scope="module")
+def slopes() -> Dataset:
+    """Coloured images with a mean image that is far from even."""
+    slope = np.linspace(0, 120, 32)[None, :, None, None] * [1.0, 0.5, 0.2]
+    noise = np.random.default_rng(3).integers(0, 130, (64, 32, 1, 3))
+    pixels = np.repeat((slope + noise).astype(np.uint8), 32, axis=2)
+    images = Images(np.arange(64) % 2, Pixels(pixels, "slopes"))
+    return Dataset("slopes", "slopes", ("a", "b"), images, images, "val")
+
+
+def open_(dataset: Dataset, loader: str = "auto", shard: Shard = Shard(), **changes) -> Loader:  # noqa: B008
     recipe = recipes.quickstart(**changes)
-    norm = normalization(recipe.input_scale, dataset.train)
-    return loaders.open_batches(dataset, recipe, norm, 224, CPU, shard)
-
-
-def test_raw_is_pixels_minus_the_mean(digits: datasets.Dataset) -> None:
-    norm = normalization("raw", digits.train)
-    pixels = digits.train.array()
-    assert pixels is not None
-    assert np.allclose(np.array(norm.mean) * 255, pixels.reshape(-1, 3).mean(0))
-    assert norm.std == (1 / 255,) * 3
-    white = Image.new("RGB", (256, 256), (255, 255, 255))
-    out = EvalTransform(224, norm)(white)
-    assert torch.allclose(out[:, 0, 0], 255 - 255 * torch.tensor(norm.mean), atol=1e-3)
-
-
-def test_both_loaders_give_the_same_order(digits: datasets.Dataset) -> None:
-    resident, workers = open_(digits, loader="resident"), open_(digits, loader="workers")
-    assert (resident.kind, workers.kind) == ("resident", "workers")
-    for epoch in (0, 1):
-        ours = [labels for _, labels in itertools.islice(resident.train(epoch), 3)]
-        theirs = [labels for _, labels in itertools.islice(workers.train(epoch), 3)]
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def test_both_ways_to_judge_give_the_same_images(digits: datasets.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    norm = normalization("raw", digits.train)
-    ours = list(loaders.eval_batches(digits.val, norm, 224, CPU))
-    monkeypatch.setattr(loaders, "are_small", lambda _: False)
-    theirs = list(loaders.eval_batches(digits.val, norm, 224, CPU))
-    assert sum(len(labels) for _, labels in ours) == len(digits.val)
-    for (images, labels), (others, other_labels) in zip(ours, theirs, strict=True):
-        assert torch.equal(labels, other_labels)
-        assert (images - others).abs().max() <= 2.0  # in 0..255
+    norm = make_normalization(recipe.input_scale, dataset.train)
+    return loaders.open_loader(dataset, recipe, recipes.Runtime(loader=loader), norm, 224, CPU, shard)
 
 
 @pytest.mark.parametrize("loader", ["resident", "workers"])
-def test_starting_in_the_middle_gives_the_same_batches(digits: datasets.Dataset, loader: str) -> None:
-    batches = open_(digits, loader=loader)
-    whole = list(itertools.islice(batches.train(1), 4))
-    torch.rand(7)  # the global state must not matter
-    rest = list(itertools.islice(open_(digits, loader=loader).train(1, start=2), 2))
-    for (images, labels), (again, labels_again) in zip(whole[2:], rest, strict=True):
-        assert torch.equal(images, again)
-        assert torch.equal(labels, labels_again)
-
-
-def test_workers_leave_the_global_random_state_alone(digits: datasets.Dataset) -> None:
-    dataset = loaders._Transformed(
-        digits.train, TrainTransform(224, normalization("raw", digits.train), Augmentation())
-    )
-    before = torch.get_rng_state()
-    first, second, other = dataset[0, 11][0], dataset[0, 11][0], dataset[0, 12][0]
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
-
-
-def test_starting_workers_leaves_the_global_random_state_alone(digits: datasets.Dataset) -> None:
-    """That state drives dropout, and a resumed run starts its workers at another step."""
-    before = torch.get_rng_state()
-    batches = open_(digits, loader="workers")
-    next(batches.train(0))
-    next(batches.train(1))
-    batches.close()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("loader", ["resident", "workers"])
-def test_an_epoch_is_every_image_once(digits: datasets.Dataset, loader: str) -> None:
-    batches = open_(digits, loader=loader)
-    sizes, counts = [], np.zeros(10, dtype=int)
-    for images, labels in batches.train(0):
-        sizes.append(len(images))
-        counts += np.bincount(labels.numpy(), minlength=10)
-    assert len(sizes) == batches.steps_per_epoch
-    assert sizes[:-1] == [32] * (len(sizes) - 1)
-    assert counts.tolist() == np.bincount(digits.train.labels, minlength=10).tolist()
-
-
-def test_processes_share_each_batch(digits: datasets.Dataset) -> None:
-    whole = next(open_(digits).train(0))
-    parts = [next(open_(digits, loaders.Shard(rank, 2)).train(0)) for rank in (0, 1)]
-    for rank, (images, labels) in enumerate(parts):
-        assert torch.equal(images, whole[0][rank::2])
-        assert torch.equal(labels, whole[1][rank::2])
-
-
-def test_a_killed_worker_is_one_line_and_a_bug_is_a_bug() -> None:
-    """What torch says of a killed worker, our own child or a fork server's, and of a full /dev/shm."""
-    for told in (
-        "DataLoader worker (pid 7) is killed by signal: Killed. ",
-        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
-        "Pin memory thread exited unexpectedly",
-        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        "RuntimeError: unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)",
-    ):
-        with (
-            pytest.raises(OSError, match=r"^a data worker was killed .*/dev/shm.* `--resume` .*"),
-            loaders.workers_alive(),
-        ):
-            raise RuntimeError(told)
-    with pytest.raises(RuntimeError, match="a bug"), loaders.workers_alive():
-        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\na bug")
-
-
-def test_workers_that_cannot_be_started_are_one_line(digits: datasets.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(loaders.DataLoader, "__iter__", refuse)
-    with pytest.raises(OSError, match="temporarily unavailable"):
-        next(open_(digits, loader="workers").train(0))
-
-
-def test_signals_stay_held_while_a_fork_server_starts() -> None:
-    """Python's resource tracker, which then starts too, lets both through again as it does."""
-    code = """
-import multiprocessing.resource_tracker, signal
-multiprocessing.set_start_method("forkserver")
-from alexnet.data import loaders
-with loaders._signals_held():
-    multiprocessing.resource_tracker.ensure_running()
-    assert {signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, [])
-assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_seeds_and_epochs_differ(digits: datasets.Dataset) -> None:
-    orders = {tuple(loaders.epoch_order(100, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9
-
-
-def test_crops_and_noise_are_drawn_anew_in_each_epoch_and_for_each_seed(digits: datasets.Dataset) -> None:
-    places, crops, noises = set(), set(), set()
-    for seed in range(2):
-        resident, workers = (open_(digits, loader=kind, seed=seed) for kind in ("resident", "workers"))
-        for epoch in range(2):
-            places.add(tuple(resident._boxes(epoch).left.tolist()))  # type: ignore[attr-defined]
-            workers.sampler.epoch = epoch  # type: ignore[attr-defined]
-            crops.add(next(iter(workers.sampler))[0][1])  # type: ignore[attr-defined]
-            recipe = recipes.quickstart(color_noise="std", input_scale="mean-image", seed=seed)
-            noises.add(loaders._noise_draws(4, recipe, epoch)[0, 0].item())
-    assert len(places) == len(crops) == len(noises) == 4
-
-
-def test_digits_are_never_mirrored(digits: datasets.Dataset) -> None:
-    assert not open_(digits, flip=True).augmentation.flip  # type: ignore[attr-defined]
-
-
-def test_refusals(digits: datasets.Dataset) -> None:
-    with pytest.raises(ValueError, match=r"--batch-size 5000: digits has only 1438"):
-        open_(digits, batch_size=5000)
-    with pytest.raises(ValueError, match="last batch has 30 images for 31 processes"):
-        open_(digits, loaders.Shard(0, 31))
-    large = Images(np.arange(4) % 2, Pixels(np.zeros((4, 200, 200, 3), dtype=np.uint8), "large"))
-    photos = datasets.Dataset("photos", "photos", ("a", "b"), large, large, "val")
-    with pytest.raises(ValueError, match=r"--loader resident: the images of photos are 200×200"):
-        open_(photos, loader="resident", batch_size=2, input_scale="imagenet")
-
-
-def two_colours() -> datasets.Dataset:
-    pixels = np.full((8, 8, 8, 3), 100, np.uint8)
-    pixels[::2] = [40, 90, 120]
-    images = Images(np.arange(8) % 2, Pixels(pixels, "two"))
-    return datasets.Dataset("two", "two", ("a", "b"), images, images, "val")
-
-
-@pytest.mark.parametrize("loader", ["resident", "workers"])
-def test_colour_noise_is_drawn_for_each_seed_and_the_same_from_the_middle(loader: str) -> None:
-    """Even images, so that crops do not matter."""
-
-    def batch(seed: int, start: int) -> torch.Tensor:
-        batches = open_(two_colours(), loader=loader, seed=seed, batch_size=4, color_noise="std")
-        (images, labels), *_ = itertools.islice(batches.train(1, start), 1)
-        batches.close()
-        return images[labels.argsort(stable=True)][:, :, 0, 0]
-
-    opened = open_(two_colours(), loader=loader, seed=0, batch_size=4, color_noise="std")
-    (_, _), (whole, labels) = opened.train(1)
+def test_an_epoch_is_every_image_once(digits: Dataset, loader: str) -> None:
+    opened = open_(digits, loader)
+    assert opened.kind == loader
+    batches = list(opened.train(0))
+    assert [len(images) for images, _ in batches] == [32] * 6 + [len(digits.train) - 192]
+    assert len(batches) == opened.steps_per_epoch
+    labels = torch.cat([labels for _, labels in batches])
+    assert labels.bincount().tolist() == np.bincount(digits.train.labels).tolist()
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
     opened.close()
-    assert torch.equal(whole[labels.argsort(stable=True)][:, :, 0, 0], batch(0, 1))
-    assert not torch.equal(batch(0, 1), batch(1, 1))
+
+
+def test_both_paths_give_the_same_images(slopes: Dataset) -> None:
+    for augment in (ALL, ("random_crop", "alternating_flip"), ()):
+        resident, workers = (
+            open_(slopes, kind, **EVERYTHING | {"augment": augment}) for kind in ("resident", "workers")
+        )
+        for (ours, labels), (theirs, other_labels) in zip(resident.train(1), workers.train(1), strict=True):
+            assert torch.equal(labels, other_labels)
+            assert (ours - theirs).abs().max() <= 2.0  # in 0..255; workers round to 8 bits
+
+
+@pytest.mark.parametrize("loader", ["resident", "workers"])
+def test_from_the_middle_and_in_several_processes_the_images_are_the_same(slopes: Dataset, loader: str) -> None:
+    whole = list(open_(slopes, loader, **EVERYTHING).train(1))
+    torch.rand(7)  # the global state must not matter
+    (rest,) = open_(slopes, loader, **EVERYTHING).train(1, start=1)
+    assert torch.equal(rest[0], whole[1][0])
+    assert torch.equal(rest[1], whole[1][1])
+    for rank in (0, 1):
+        for (part, labels), (images, every) in zip(
+            open_(slopes, loader, Shard(rank, 2), **EVERYTHING).train(1), whole, strict=True
+        ):
+            # a product of fewer images may add in another order
+            torch.testing.assert_close(part, images[rank::2], atol=1e-3, rtol=0)
+            assert torch.equal(labels, every[rank::2])
+    for other in (
+        open_(slopes, loader, **EVERYTHING | {"seed": 1}).train(1),
+        open_(slopes, loader, **EVERYTHING).train(2),
+    ):
+        assert not torch.equal(next(other)[0], whole[0][0])
+
+
+def test_the_global_random_state_is_left_alone(digits: Dataset) -> None:
+    """It drives dropout, and a resumed run starts its threads at another step."""
+    before = torch.get_rng_state()
+    for loader in ("resident", "workers"):
+        next(open_(digits, loader).train(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("loader", ["resident", "workers"])
+def test_the_mean_image_is_subtracted_where_each_crop_was(slopes: Dataset, loader: str) -> None:
+    """The crops of the mean image itself come out as zeros, wherever they are taken."""
+    norm = make_normalization("mean-image", slopes.train)
+    mean = np.rint(slopes.train.array().mean(0)).astype(np.uint8)  # type: ignore[union-attr]
+    same = Images(np.arange(8) % 2, Pixels(np.repeat(mean[None], 8, 0), "mean"))
+    dataset = Dataset("mean", "mean", ("a", "b"), same, same, "val")
+    for augment in (("random_resized_crop", "flip"), ("random_crop",)):
+        recipe = recipes.classic(batch_size=8, augment=augment)
+        opened = loaders.open_loader(dataset, recipe, recipes.Runtime(loader=loader), norm, 224, CPU)
+        (images, _) = next(opened.train(0))
+        assert images.abs().max() <= 1.6  # of 0..255
+    (images, _) = next(eval_batches(same, norm, 224, CPU))
+    assert images.abs().max() <= 1.6
+
+
+def test_digits_are_never_mirrored(digits: Dataset) -> None:
+    for mirror in ("flip", "alternating_flip"):
+        (ours, _), (plain, _) = (
+            next(open_(digits, augment=("random_crop", *names)).train(0)) for names in ((mirror,), ())
+        )
+        assert torch.equal(ours, plain)
+
+
+def test_an_augmentation_of_ones_own(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alexnet.data.augment import Augmentation
+
+    monkeypatch.setitem(AUGMENTATIONS, "darker", Augmentation("crop", lambda images, draws: images - 5))
+    (ours, _), (plain, _) = (next(open_(digits, augment=names).train(0)) for names in (("darker",), ()))
+    assert torch.allclose(ours, plain - 5)
+
+
+def test_the_order_of_a_million_is_a_function_of_seed_and_epoch() -> None:
+    order = loaders.epoch_order(1_281_167, seed=1, epoch=2)
+    assert order[:4].tolist() == [989122, 1001024, 548369, 452996]
+    assert torch.equal(order.bincount(), torch.ones(1_281_167, dtype=torch.int64))
+
+
+def test_refusals(digits: Dataset) -> None:
+    for field, options in {
+        "batch_size": {"batch_size": 5000}, "augment": {"augment": ("random_crop", "flipp")},
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=field):
+            open_(digits, **options)
+    with pytest.raises(ValueError, match="31"):
+        open_(digits, shard=Shard(0, 31), batch_size=30)
+    large = Images(np.arange(4) % 2, Pixels(np.zeros((4, 200, 200, 3), dtype=np.uint8), "large"))
+    with pytest.raises(ValueError, match="resident"):
+        open_(Dataset("photos", "photos", ("a", "b"), large, large, "val"), "resident", batch_size=2)
+
+
+def test_a_damaged_image_is_named(tmp_path) -> None:
+    spec = image_folder(tmp_path)
+    path = tmp_path / "train/cat/1.png"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ImageError, match=str(path)):
+        list(open_(datasets.load(spec), "workers", batch_size=2, input_scale="imagenet").train(0))
+
+
+@pytest.mark.parametrize(("tta", "size"), [("center", 224), ("flip", 224), ("ten-crop", 256)])
+def test_evaluation_is_in_order_and_at_the_size_of_its_views(digits: Dataset, tta: str, size: int) -> None:
+    opened, images = open_(digits), digits.val.subset(np.arange(150))
+    batches = list(opened.eval(images, tta))
+    assert torch.cat([labels for _, labels in batches]).tolist() == images.labels.tolist()
+    assert batches[0][0].shape == (128, 3, size, size)
+    assert not list(opened.eval(images.subset([]), tta))
+
+
+def test_both_ways_to_evaluate_give_the_same_images(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, images = make_normalization("raw", digits.train), digits.val.subset(np.arange(40))
+    ((ours, _),) = eval_batches(images, norm, 224, CPU)
+    monkeypatch.setattr(loaders, "are_small", lambda _: False)
+    ((theirs, _),) = eval_batches(images, norm, 224, CPU)
+    assert (ours - theirs).abs().max() <= 2.0  # in 0..255
+    white = np.full((224, 224, 3), 255, np.uint8)
+    assert torch.allclose(normalized([white], norm, CPU)[0, :, 0, 0], 255 - 255 * torch.tensor(norm.mean), atol=1e-3)
+
+
+def test_large_images_of_several_sizes(tmp_path) -> None:
+    for i, size in enumerate([(120, 300), (500, 375), (97, 97), (256, 256)]):
+        for split in ("train", "val"):
+            (tmp_path / split / str(i % 2)).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size, (10 * i, 0, 0)).save(tmp_path / split / str(i % 2) / f"{i}.png")
+    opened = open_(datasets.load(str(tmp_path)), batch_size=4, input_scale="raw")
+    assert opened.kind == "workers"
+    ((images, labels),) = itertools.islice(opened.train(0), 1)
+    assert images.std((2, 3)).max() < 1e-3
+    assert sorted(labels.tolist()) == [0, 0, 1, 1]

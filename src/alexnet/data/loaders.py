@@ -1,67 +1,43 @@
-"""From a data set's images to batches: to train on, by one of two paths, and to judge by.
+"""From a data set's images to batches: to train on, by one of two paths, and to evaluate on.
 
-Both paths take the same order of images, drawn from the seed and the epoch alone, and draw each image's crop from the
-seed, the epoch and its place, so a run resumed in the middle of an epoch sees exactly what the uninterrupted one saw.
+``resident``: small square images stay on the device as uint8, and crops are computed there, a batch at a time.
+``workers``: threads decode each image to its central 256×256 pixels, as the paper does, and cut the crop out.
+
+Both take the same order of images and the same augmentations, which depend on the seed, the epoch and an image's place
+in it alone, so a run resumed in the middle of an epoch sees exactly what the uninterrupted one saw.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing.resource_tracker
-import os
-import signal
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing.connection import wait
-from typing import Any, ClassVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
-from alexnet.data.images import ImageError, ahead
-from alexnet.data.normalization import RESIZE, Normalization, Normalize, normalize_small, normalized
-from alexnet.data.resident import Boxes, CropMatrices, centre_crop, draw_boxes, draw_crops
-from alexnet.data.splits import Dataset, Images
-from alexnet.data.statistics import SMALL_SIDE, are_small, color_noise
-from alexnet.data.transforms import SCALE, Augmentation, ColorNoise, EvalTransform, TrainTransform
-from alexnet.recipes import Recipe
+from alexnet.data.augment import AUGMENTATIONS, MIRRORS, STREAMS, BoxCrops, Boxes, Draws, Stage, cut_box, generator
+from alexnet.data.datasets import Dataset, Images
+from alexnet.data.images import prefetch
+from alexnet.data.normalization import (
+    RESIZE,
+    SMALL_SIDE,
+    Normalization,
+    are_small,
+    central_pixels,
+    mean_pixels,
+    normalized,
+)
+from alexnet.recipes import FieldError, Recipe, Runtime, check_choice
 
-__all__ = ["Batches", "Shard", "eval_batch_size", "eval_batches", "open_batches", "workers_alive"]
-
-SMALLEST_CROP = 198  # RESIZE · √(0.8 · 3/4), rounded
-WORKERS = min(4, os.cpu_count() or 1)
+__all__ = ["Batch", "Loader", "Shard", "epoch_order", "eval_batch_size", "eval_batches", "open_loader"]
 
 Batch = tuple[Tensor, Tensor]
-"""Images float32 ``[B, 3, size, size]`` and labels int64 ``[B]``, on one device."""
-
-
-@dataclass(eq=False)
-class Batches(ABC):
-    """The training images in batches, by either path."""
-
-    images: Images
-    recipe: Recipe
-    norm: Normalization
-    augmentation: Augmentation
-    size: int
-    device: torch.device
-    shard: Shard
-    kind: ClassVar[str]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self.images) // self.recipe.batch_size)
-
-    @abstractmethod
-    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's shard of the epoch's batches, from batch ``start`` on."""
-
-    def close(self) -> None:  # noqa: B027
-        """End what runs beside this process. A program that leaves workers behind never ends."""
+"""Images float32 ``[B, 3, S, S]`` and labels int64 ``[B]``, on one device."""
 
 
 @dataclass(frozen=True)
@@ -76,194 +52,120 @@ class Shard:
         return slice(first + self.rank, end, self.world)
 
 
-def open_batches(
-    dataset: Dataset, recipe: Recipe, norm: Normalization, size: int, device: torch.device, shard: Shard = Shard()
-) -> Batches:
-    """The resident path where ``recipe.loader`` allows it and the data fit it, the worker path otherwise."""
+class Loader(Protocol):
+    """What the training loop takes its batches from."""
+
+    kind: str
+    steps_per_epoch: int
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's part of the epoch's batches, from batch ``start`` on."""
+
+    def eval(self, images: Images, tta: str) -> Iterator[Batch]:
+        """The images in order, at the size that the test-time augmentation takes its crops from."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+def open_loader(
+    dataset: Dataset, recipe: Recipe, runtime: Runtime, norm: Normalization, size: int, device: torch.device,
+    shard: Shard = Shard(),
+) -> Loader:  # fmt: skip
+    """The resident path where ``runtime.loader`` allows it and the images fit it, else the path of workers.
+
+    Args:
+        size: side of the network's input.
+
+    Raises:
+        FieldError: a batch size or an augmentation that cannot be, or images that the loader asked for cannot take.
+        ImageError: the first training image is damaged; for small images, any of them.
+    """
     batch, count = recipe.batch_size, len(dataset.train)
     if batch > count:
-        raise ValueError(f"--batch-size {batch}: {dataset.name} has only {count} training images")
-    if (last := count % batch or batch) < shard.world:
-        raise ValueError(f"--batch-size {batch}: an epoch's last batch has {last} images for {shard.world} processes")
-    why_not = not_resident(dataset)
-    if recipe.loader == "resident" and why_not:
-        raise ValueError(f"--loader resident: {why_not}; allowed: auto or workers")
-    noise, divisor = color_noise(recipe.color_noise, dataset.train), 1.1 if recipe.color_noise == "std" else 1.0
-    augmentation = Augmentation(recipe.flip and dataset.flip, recipe.crop, noise, divisor)
-    kind = WorkerBatches if recipe.loader == "workers" or why_not else ResidentBatches
-    return kind(dataset.train, recipe, norm, augmentation, size, device, shard)
-
-
-def not_resident(dataset: Dataset) -> str:
-    """Why the resident path cannot take this data set; empty if it can."""
-    width, height = dataset.train.image(0).size
-    if height != width or height > SMALL_SIDE:
-        return f"the images of {dataset.name} are {height}×{width}; the resident path takes squares up to {SMALL_SIDE}"
-    if not are_small(dataset.train):
-        return f"the images of {dataset.name} are not of one size, or too many for memory"
-    return ""
+        raise FieldError("batch_size", f"at most {count}, the training images of {dataset.name}", batch)
+    if (count % batch or batch) < shard.world:
+        raise FieldError("batch_size", f"one that leaves {shard.world} images or more for an epoch's last batch", batch)
+    for name in recipe.augment:
+        check_choice("augment", name, AUGMENTATIONS)
+    resident = runtime.loader != "workers" and are_small(dataset.train)
+    if runtime.loader == "resident" and not resident:
+        allowed = f"auto or workers, for the images of {dataset.name} are not squares of one size up to {SMALL_SIDE}"
+        raise FieldError("loader", f"{allowed}, or too many for memory", runtime.loader)
+    return BatchLoader("resident" if resident else "workers", dataset, recipe, norm, size, device, shard)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of the training images in an epoch: int64 ``[count]``."""
-    return torch.randperm(count, generator=_generator(seed, epoch, stream=0))
+    return torch.randperm(count, generator=generator(seed, epoch, STREAMS["order"]))
 
 
-def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
-    # SeedSequence mixes the three numbers so that neighbouring seeds and epochs give unrelated streams.
-    mixed = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed >> 1))
+class BatchLoader:
+    """Both paths: ``kind`` is ``resident`` or ``workers``. See ``open_loader``."""
 
-
-@dataclass(eq=False)
-class ResidentBatches(Batches):
-    """All images as uint8 on the device; crops made there, a batch at a time."""
-
-    kind = "resident"
-
-    def __post_init__(self) -> None:
-        array, device = self.images.array(), self.device
-        assert array is not None  # open_batches asked
-        self.pixels, self.labels = torch.from_numpy(array).to(device), torch.from_numpy(self.images.labels).to(device)
-        side = self.pixels.shape[1]
-        self.normalize = normalize_small(self.norm, side, device)
-        self.noise = ColorNoise(self.augmentation, self.norm, device)
-        self.matrices = CropMatrices(side, RESIZE, self.size, min(SMALLEST_CROP, self.size), device)
-
-    def _boxes(self, epoch: int) -> Boxes:
-        random, flip = _generator(self.recipe.seed, epoch, stream=1), self.augmentation.flip
-        if self.augmentation.crop == "random":
-            return draw_crops(len(self.images), RESIZE, self.size, random, flip=flip)
-        return draw_boxes(len(self.images), RESIZE, random, flip=flip, scale=SCALE)
+    def __init__(
+        self, kind: str, dataset: Dataset, recipe: Recipe, norm: Normalization, size: int, device: torch.device,
+        shard: Shard,
+    ) -> None:  # fmt: skip
+        self.kind, self.images, self.recipe, self.norm = kind, dataset.train, recipe, norm
+        self.size, self.device, self.shard = size, device, shard
+        self.names = [name for name in recipe.augment if dataset.flip or name not in MIRRORS]
+        self.steps_per_epoch = -(-len(self.images) // recipe.batch_size)
+        array = self.images.array() if kind == "resident" else None
+        self.pixels = None if array is None else torch.from_numpy(array).to(device)  # [N, side, side, 3]
+        self.mean = mean_pixels(norm, None if self.pixels is None else self.pixels.shape[1]).to(device)
+        self.std = torch.tensor(norm.std, device=device)[:, None, None] * 255
+        self.cut = BoxCrops(self.mean.shape[-1] if self.pixels is None else self.pixels.shape[1], size, device)
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        count, size = len(self.images), self.recipe.batch_size
-        # drawn for the whole epoch, and sent to the device once: a step then waits for nothing
-        order = epoch_order(count, self.recipe.seed, epoch).to(self.device)
-        boxes = self._boxes(epoch).to(self.device)
-        draws = _noise_draws(count, self.recipe, epoch).to(self.device)
-        for first in range(start * size, count, size):
-            mine = self.shard.of(first, min(first + size, count))
-            index = order[mine]
-            images = self.normalize(self.pixels[index])
-            if len(draws):
-                images = self.noise(images, draws[mine], -1)
-            yield self.matrices.apply(images, boxes[mine]), self.labels[index]
+        count, step = len(self.images), self.recipe.batch_size
+        order = epoch_order(count, self.recipe.seed, epoch)
+        draws = functools.partial(Draws, self.recipe, epoch, order, images=self.images, norm=self.norm)
+        boxes = self._augment("box", Boxes.central(count, self.size), draws("box"))
+        color, crop = draws("color"), draws("crop")
+        labels = torch.from_numpy(self.images.labels)[order].to(self.device)
+        batches = [self.shard.of(first, min(first + step, count)) for first in range(start * step, count, step)]
+        small = self._decoded(order, boxes, batches) if self.pixels is None else self._resident(order, batches)
+        for places, images in zip(batches, small, strict=True):
+            images = self._augment("color", images, color.at(places))
+            if self.pixels is not None:
+                images = self.cut(images, boxes[places])
+            yield self._augment("crop", images, crop.at(places)), labels[places]
 
+    def _augment(self, stage: Stage, images: Any, draws: Draws) -> Any:
+        for name in self.names:
+            if AUGMENTATIONS[name].stage == stage:
+                images = AUGMENTATIONS[name].apply(images, draws)
+        return images
 
-def _noise_draws(count: int, recipe: Recipe, epoch: int) -> Tensor:
-    """Three draws of N(0, 1) for each place in an epoch: float32 ``[count, 3]``; none where it has no colour noise."""
-    noisy = recipe.color_noise != "none" and epoch < round(recipe.color_noise_until * recipe.epochs)
-    return torch.randn(count if noisy else 0, 3, generator=_generator(recipe.seed, epoch, stream=3))
+    def _resident(self, order: Tensor, batches: Sequence[slice]) -> Iterator[Tensor]:
+        """For each batch, whole images, normalised: float32 ``[B, 3, side, side]``."""
+        assert self.pixels is not None
+        order = order.to(self.device)  # once an epoch: a step then waits for nothing
+        for places in batches:
+            yield (self.pixels[order[places]].permute(0, 3, 1, 2).float() - self.mean) / self.std
 
+    def _decoded(self, order: Tensor, boxes: Boxes, batches: Sequence[slice]) -> Iterator[Tensor]:
+        """For each batch, crops, normalised: float32 ``[B, 3, size, size]``."""
 
-@dataclass(eq=False)
-class WorkerBatches(Batches):
-    """torchvision's transforms, image by image in worker processes: the reference, and the path for large images."""
+        def read(place: int) -> np.ndarray:
+            pixels = central_pixels(self.images.image(int(order[place])), resize=self.norm.resize)
+            return cut_box(pixels, boxes, place, self.size)
 
-    kind = "workers"
+        rows = [range(len(order))[places] for places in batches]
+        crops = prefetch(read, itertools.chain.from_iterable(rows), most=2 * self.recipe.batch_size)
+        for places, own in zip(batches, rows, strict=True):
+            pixels = torch.from_numpy(np.stack(list(islice(crops, len(own))))).to(self.device).permute(0, 3, 1, 2)
+            mean = self.mean
+            if self.norm.mean_image:  # of each crop, the part of the mean image that lies where it was cut
+                mean = self.cut(mean.expand(len(own), -1, -1, -1), boxes[places])
+            yield pixels.float().sub_(mean).div_(self.std)
 
-    def __post_init__(self) -> None:
-        self.normalize = Normalize(self.norm, self.size, self.device)
-        self.noise = ColorNoise(self.augmentation, self.norm, self.device)
-        self.sampler = _EpochSampler(len(self.images), self.recipe.batch_size, self.recipe.seed, self.shard)
-        self.loader = DataLoader(
-            _Transformed(self.images, TrainTransform(self.size, self.norm, self.augmentation)),
-            batch_sampler=self.sampler,
-            num_workers=WORKERS,
-            persistent_workers=True,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # without one of its own it draws from the state that drives dropout
-        )
-
-    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        self.sampler.epoch, self.sampler.start = epoch, start
-        count, size = len(self.images), self.recipe.batch_size
-        draws = _noise_draws(count, self.recipe, epoch).to(self.device)
-        try:
-            with _signals_held():  # what the iterator starts, inherits this
-                batches = iter(self.loader)
-            for place, (images, labels) in enumerate(batches, start):
-                images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-                if images.dtype == torch.uint8:  # a quarter of the bytes on their way here
-                    images = self.normalize(images)
-                if len(draws):
-                    images = self.noise(images, draws[self.shard.of(place * size, min((place + 1) * size, count))], 1)
-                yield images, labels.to(self.device, non_blocking=True)
-        except ImageError as error:  # torch puts the worker's whole trace into the message; its last line is ours
-            last = str(error).strip().splitlines()[-1]
-            raise ImageError(last.removeprefix(f"{ImageError.__module__}.{ImageError.__name__}: ")) from None
-        except (OSError, EOFError) as error:  # also of a socket whose worker was killed
-            iterator: Any = self.loader._iterator  # None where its workers could not be started
-            if iterator is None or not wait([worker.sentinel for worker in iterator._workers], timeout=1):
-                raise
-            raise RuntimeError("DataLoader worker ended") from error  # as torch says it
+    def eval(self, images: Images, tta: str) -> Iterator[Batch]:
+        return eval_batches(images, self.norm, RESIZE if tta == "ten-crop" else self.size, self.device)
 
     def close(self) -> None:
-        # torch has no public way to end persistent workers while an exception's trace may still refer to them
-        if (iterator := self.loader._iterator) is not None:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def workers_alive() -> Iterator[None]:
-    """Turn what a killed data worker looks like, wherever the loop is then, into a ChildProcessError of one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        died = str(error).startswith(("DataLoader worker", "Pin memory thread"))
-        if not died and "unable to allocate shared memory" not in str(error):
-            raise
-        raise ChildProcessError(
-            "a data worker was killed or got no memory; memory or /dev/shm (in a container, --shm-size) may be short; "
-            "`--resume` goes on from the last checkpoint"
-        ) from error
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back here; processes started meanwhile hold them for good.
-
-    Ctrl-C and job schedulers signal every process at once. Without its workers, or the server that forks them (Python's
-    default from 3.14 on), the loop could not end as it should.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    if multiprocessing.get_start_method() != "fork":
-        multiprocessing.resource_tracker.ensure_running()  # which, as it starts, would let both through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (image, seed of its crop); the loop sets the epoch and the batch to start from."""
-
-    def __init__(self, count: int, batch_size: int, seed: int, shard: Shard) -> None:
-        self.count, self.batch_size, self.seed, self.shard = count, batch_size, seed, shard
-        self.epoch = self.start = 0
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.count, self.seed, self.epoch)
-        crops = torch.randint(2**62, (self.count,), generator=_generator(self.seed, self.epoch, stream=2))
-        for first in range(self.start * self.batch_size, self.count, self.batch_size):
-            mine = self.shard.of(first, min(first + self.batch_size, self.count))
-            yield list(zip(order[mine].tolist(), crops[mine].tolist(), strict=True))
-
-
-class _Transformed(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    def __init__(self, images: Images, transform: TrainTransform) -> None:
-        self.images, self.transform = images, transform
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        index, crop_seed = key
-        # the transform draws from the global state; give it the image's own
-        with self.images.decoding(index) as image, torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(crop_seed)
-            return self.transform(image), int(self.images.labels[index])
+        """Nothing outlives an epoch."""
 
 
 def eval_batch_size(device: torch.device) -> int:
@@ -274,7 +176,7 @@ def eval_batch_size(device: torch.device) -> int:
 def eval_batches(images: Images, norm: Normalization, size: int, device: torch.device) -> Iterator[Batch]:
     """The images in order, resized to 256 and cropped to the central ``size``, and their labels, on the device.
 
-    Small squares of one size go through the matrices of the resident path, others through torchvision in threads.
+    Small squares of one size are cropped by the matrices of the resident path, others are decoded by threads.
     """
     step, labels = eval_batch_size(device), torch.from_numpy(images.labels).to(device)
     if not len(images):  # one of several processes, with fewer images than processes
@@ -282,18 +184,13 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
     if are_small(images):
         array = images.array()
         assert array is not None
-        side = array.shape[1]
-        normalize, crop = normalize_small(norm, side, device), centre_crop(side, RESIZE, size, device)
+        mean, std = mean_pixels(norm, array.shape[1]).to(device), torch.tensor(norm.std, device=device) * 255
+        cut = BoxCrops(array.shape[1], size, device)
         for first in range(0, len(array), step):
-            x = normalize(torch.from_numpy(array[first : first + step]).to(device))
-            yield crop(x), labels[first : first + step]
+            pixels = torch.from_numpy(array[first : first + step]).to(device).permute(0, 3, 1, 2).float()
+            crops = cut((pixels - mean) / std[:, None, None], Boxes.central(len(pixels), size))
+            yield crops, labels[first : first + step]
         return
-    transform = EvalTransform(size, norm)
-
-    def read(index: int) -> np.ndarray:
-        with images.decoding(index) as image:
-            return transform.pixels(image)
-
-    pixels = ahead(read, range(len(images)), 2 * step)
+    decoded = prefetch(lambda row: central_pixels(images.image(row), size, norm.resize), range(len(images)), 2 * step)
     for first in range(0, len(images), step):
-        yield normalized(list(islice(pixels, step)), norm, device), labels[first : first + step]
+        yield normalized(list(islice(decoded, step)), norm, device), labels[first : first + step]

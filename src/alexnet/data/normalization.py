@@ -1,38 +1,52 @@
-"""What is subtracted from pixels, and what they are divided by: the last step from an image to the network's input."""
+"""From an image to the network's input: resizing to 256, and what is subtracted from pixels and divides them.
+
+The numbers of a data set's training images are computed here, too: mean, mean image and colour components.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from alexnet.data.resident import resampling_matrix
+from alexnet.data.images import prefetch
 
-__all__ = ["IMAGENET", "RESIZE", "Normalization", "Normalize", "encode_mean_image", "normalize_small", "normalized"]
+if TYPE_CHECKING:
+    from alexnet.data.datasets import Images
+
+__all__ = [
+    "IMAGENET", "RESIZE", "Normalization", "Normalize", "Statistics", "are_small", "central_pixels",
+    "encode_mean_image", "make_normalization", "mean_pixels", "normalized", "resampling_matrix", "statistics",
+]  # fmt: skip
 
 RESIZE = 256  # side of the patch of an image that crops are taken from (the paper, section 2)
-RESIZES = ("short-side", "warp")
+SMALL_SIDE = 96  # of larger images, the resident path's matrices would be larger than the images
+STRIP = 32  # times as long as wide: no crop reaches beyond the middle of such an image
+LARGE_IMAGES = 2000  # of larger images, so many are enough for the statistics
+LARGE_MEAN_SIDE = 32  # of the mean image of large images; each of its pixels is the mean over 8×8
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """``(x / 255 − mean) / std`` per channel, RGB. With ``std`` 1/255 the values are 0..255 minus the mean.
+    """``(x / 255 − mean) / std`` per channel, RGB. With ``std`` 1/255 the result is 0..255 minus the mean.
 
     Raises:
-        ValueError: figures that cannot be used, in one line that names which.
+        ValueError: numbers that cannot be used, in one line that names the field.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     mean_image: str = field(default="", repr=False)
-    """Where not empty, subtracted in place of ``mean``: a float32 array ``[side, side, 3]`` in 0..1, little-endian, in
+    """If not empty, subtracted in place of ``mean``: a float32 array ``[side, side, 3]`` in 0..1, little-endian, in
     base64. It stands for the 256×256 pixels that images are cropped from, and is resized to them bilinearly."""
     resize: Literal["short-side", "warp"] = "short-side"
     """How an image becomes the 256×256 pixels that crops are taken from. ``short-side``: its shorter side at 256, then
@@ -42,29 +56,40 @@ class Normalization:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if not (isinstance(values, tuple) and len(values) == 3 and all(map(_is_number, values))):
-                raise ValueError(f"{name}: three finite numbers are wanted")
+                raise ValueError(f"{name} must be three finite numbers, got {values!r}")
         if min(self.std) < 1e-30:
-            raise ValueError("std: three positive numbers are wanted")
-        if self.resize not in RESIZES:
-            raise ValueError(f"resize {self.resize!r}: allowed is one of {', '.join(RESIZES)}")
+            raise ValueError(f"std must be three positive numbers, got {self.std!r}")
+        if self.resize not in ("short-side", "warp"):
+            raise ValueError(f"resize must be short-side or warp, got {self.resize!r}")
         if self.mean_image != "":
-            _pixels_of(self.mean_image)
+            _decoded(self.mean_image)
 
 
 class Normalize:
-    """uint8 ``[..., 3, S, S]`` to float32 ``(x / 255 − mean) / std``; S is ``size``, cropped from the centre of 256."""
+    """uint8 or float ``[..., 3, H, W]`` in 0..255 to float32 ``(x / 255 − mean) / std``.
+
+    Args:
+        size: H and W of the images, which are the central pixels of the 256×256 ones.
+    """
 
     def __init__(self, norm: Normalization, size: int, device: torch.device | None = None) -> None:
-        mean = torch.tensor(norm.mean)[:, None, None]
-        if norm.mean_image:
-            whole = _decode_mean_image(norm, RESIZE).permute(2, 0, 1)  # [3, 256, 256]
-            first = round((RESIZE - size) / 2)  # as torchvision's CenterCrop
-            mean = whole[:, first : first + size, first : first + size]
-        self.mean = mean.to(device)
-        self.std = torch.tensor(norm.std, device=device)[:, None, None]
+        first = round((RESIZE - size) / 2)  # as torchvision's CenterCrop
+        mean = mean_pixels(norm, RESIZE)
+        self.mean = (mean[..., first : first + size, first : first + size] if norm.mean_image else mean).to(device)
+        self.std = torch.tensor(norm.std, device=device)[:, None, None] * 255
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
+        return images.float().sub_(self.mean).div_(self.std)
+
+
+def mean_pixels(norm: Normalization, side: int | None = None) -> Tensor:
+    """What is subtracted from pixels in 0..255: the mean image, resized to ``side``, or the mean as ``[3, 1, 1]``."""
+    if not norm.mean_image:
+        return torch.tensor(norm.mean)[:, None, None] * 255
+    pixels = _decoded(norm.mean_image)
+    resize = resampling_matrix(len(pixels), side or len(pixels))  # bilinearly, as the images themselves are resized
+    resized = torch.einsum("ia,abc,jb->ijc", resize, torch.from_numpy(pixels), resize).float()
+    return resized.permute(2, 0, 1) * 255
 
 
 def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.device) -> Tensor:
@@ -73,11 +98,35 @@ def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.
     return Normalize(norm, batch.shape[-1], device)(batch)
 
 
-def normalize_small(norm: Normalization, side: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """``Normalize`` for images ``[N, side, side, 3]`` still to be resized; the same thing, for resizing is linear."""
-    mean = _decode_mean_image(norm, side) if norm.mean_image else torch.tensor(norm.mean)
-    mean, std = mean.to(device) * 255, torch.tensor(norm.std, device=device) * 255
-    return lambda images: (images.float() - mean) / std
+def central_pixels(image: Image.Image, size: int = RESIZE, resize: str = "short-side") -> np.ndarray:
+    """The central ``size`` × ``size`` pixels of an RGB image resized to 256: uint8 ``[size, size, 3]``.
+
+    Resized by torch as uint8 with the channels innermost in memory, for which torch has vector code; pixels differ by
+    at most 1 from Pillow's. See ``Normalization.resize`` for the two ways.
+    """
+    from torchvision.transforms.v2 import functional as TF
+
+    if max(image.size) > STRIP * min(image.size):  # else the longer side could be millions of pixels long
+        image = TF.center_crop(image, [min(side, STRIP * min(image.size)) for side in image.size[::-1]])
+    pixels = TF.pil_to_tensor(image)
+    if resize == "warp":
+        pixels = TF.resize(pixels, [RESIZE, RESIZE], antialias=False)
+    else:
+        pixels = TF.resize(pixels, [RESIZE], antialias=True)
+    return np.ascontiguousarray(TF.center_crop(pixels, [size, size]).permute(1, 2, 0).numpy())
+
+
+def resampling_matrix(source: int, target: int) -> Tensor:
+    """The matrix ``[target, source]`` of bilinear resizing with antialiasing, float64; its rows sum to 1.
+
+    PIL's and torchvision's definition: a triangle around each target pixel's centre, as wide as a target pixel where
+    the image shrinks and as wide as a source pixel where it grows, cut at the borders and normalised.
+    """
+    scale = source / target
+    centre = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
+    position = torch.arange(source, dtype=torch.float64) + 0.5
+    weights = (1 - (position[None] - centre[:, None]).abs() / max(scale, 1.0)).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def encode_mean_image(pixels: np.ndarray) -> str:
@@ -85,27 +134,16 @@ def encode_mean_image(pixels: np.ndarray) -> str:
     return base64.b64encode((pixels / 255).astype("<f4").tobytes()).decode()
 
 
-def _decode_mean_image(norm: Normalization, side: int) -> Tensor:
-    """float32 ``[side, side, 3]`` in 0..1: the mean image, resized bilinearly as the images themselves are."""
-    pixels = _pixels_of(norm.mean_image)
-    resize = resampling_matrix(len(pixels), side)
-    return torch.einsum("ia,abc,jb->ijc", resize, torch.from_numpy(pixels), resize).float()
-
-
-def _pixels_of(mean_image: str) -> np.ndarray:
+def _decoded(mean_image: str) -> np.ndarray:
     """float64 ``[side, side, 3]``. ValueError where the text is anything but a mean image."""
-    wrong = ValueError("mean_image: float32 values [side, side, 3] in base64 are wanted")
     try:
         data = base64.b64decode(mean_image, validate=True)
     except (TypeError, binascii.Error, ValueError):
-        raise wrong from None
+        data = b""
     side = math.isqrt(len(data) // 12)
-    if side == 0 or len(data) != 12 * side**2:
-        raise wrong
-    pixels = np.frombuffer(data, "<f4").astype(np.float64).reshape(side, side, 3)
-    if not np.isfinite(pixels).all():
-        raise wrong
-    return pixels
+    if side == 0 or len(data) != 12 * side**2 or not np.isfinite(pixels := np.frombuffer(data, "<f4")).all():
+        raise ValueError("mean_image must be finite float32 values [side, side, 3] in base64")
+    return pixels.astype(np.float64).reshape(side, side, 3)
 
 
 def _is_number(value: object) -> bool:
@@ -113,3 +151,81 @@ def _is_number(value: object) -> bool:
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # as torchvision's documentation gives it
+
+
+# statistics of the training images
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """In pixel values of 0..255, float64."""
+
+    mean_image: np.ndarray
+    """``[side, side, 3]``: the mean over images."""
+    covariance: np.ndarray
+    """``[3, 3]``: of the three channels over all pixels of all images."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """``[3]``: of each channel."""
+        return np.asarray(self.mean_image.mean((0, 1)))
+
+    @property
+    def std(self) -> np.ndarray:
+        """``[3]``: the standard deviation of each channel, over all pixels."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def components(self) -> tuple[np.ndarray, np.ndarray]:
+        """Principal components of the colours: eigenvalues ``[3]``, largest first, and as columns their vectors."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return values[::-1].clip(min=0), vectors[:, ::-1]
+
+
+@functools.lru_cache(maxsize=1)
+def statistics(images: Images) -> Statistics:
+    """The statistics of a split. ``ImageError`` for a damaged image.
+
+    Small squares are taken whole, all of them; of other images, the central 256×256 pixels of 2,000 at equal distances.
+    """
+    small = are_small(images)
+    count, total, squares = 0, np.zeros(()), np.zeros((3, 3))
+    for block in _small_blocks(images) if small else _large_blocks(images):  # [N, side, side, 3]
+        pixels = block.reshape(-1, 3)  # sums of whole numbers, so exact in any order
+        count, total, squares = count + len(block), total + block.sum(0), squares + pixels.T @ pixels
+    mean_image = total / count
+    mean = mean_image.mean((0, 1))
+    covariance = squares / (count * mean_image[..., 0].size) - np.outer(mean, mean)
+    if not small:
+        side, part = LARGE_MEAN_SIDE, RESIZE // LARGE_MEAN_SIDE
+        mean_image = mean_image.reshape(side, part, side, part, 3).mean((1, 3))
+    return Statistics(mean_image, covariance)
+
+
+def are_small(images: Images) -> bool:
+    """Whether the images are squares of one size, 96 pixels at most, and fit into memory together."""
+    width, height = images.image(0).size  # answers for large images before all are decoded
+    return width == height <= SMALL_SIDE and images.array() is not None
+
+
+def _small_blocks(images: Images, size: int = 1000) -> Iterator[np.ndarray]:
+    array = images.array()
+    assert array is not None
+    for first in range(0, len(array), size):
+        yield array[first : first + size].astype(np.float64)
+
+
+def _large_blocks(images: Images) -> Iterator[np.ndarray]:
+    chosen = np.linspace(0, len(images) - 1, min(LARGE_IMAGES, len(images))).astype(int).tolist()
+    for pixels in prefetch(lambda index: central_pixels(images.image(index)), chosen, most=32):
+        yield pixels[None].astype(np.float64)
+
+
+def make_normalization(input_scale: str, images: Images) -> Normalization:
+    """The normalisation of a recipe's ``input_scale``: ``imagenet``, or ``raw`` or ``mean-image`` of these images."""
+    if input_scale == "imagenet":
+        return IMAGENET
+    found = statistics(images)
+    red, green, blue = (float(value) for value in found.mean / 255)
+    mean_image = encode_mean_image(found.mean_image) if input_scale == "mean-image" else ""
+    return Normalization((red, green, blue), (1 / 255,) * 3, mean_image)

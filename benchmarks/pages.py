@@ -1,0 +1,459 @@
+"""Write RESULTS.md, the tables of README.md and the pictures of both from the records in results/.
+
+    python benchmarks/pages.py [--check]
+
+Every published number comes from a record, so none can be mistyped or outlive its measurement. ``RESULTS.md.jinja`` has
+the words of RESULTS.md. ``--check`` writes nothing and fails if a page differs from what the records say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import statistics
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import trials
+from alexnet.curves import canvas, draw_curves, mark_chance, save_png, set_ticks
+from alexnet.tools.reproduce import EXPERIMENTS
+from alexnet.tools.reproduce import spread as arm_values
+from record import ROOT
+
+Record = dict[str, Any]
+LOSSY = "lossy copy of CIFAR-10 (JPEG q75)"
+NAMES = {"CIFAR-10 (JPEG q75 copy)": LOSSY, "synthetic 32×32": "noise in CIFAR-10's shape"}
+COLOURS = {
+    "classic": "#1b6ca8", "modern": "#2e8b57", "reference": "#d1495b", "source": "#2e8b57", "paper": "#1b6ca8",
+    "zero-bias": "#d1495b", "caffe": "#8a6fb0", "he": "#c98a1b",
+}  # fmt: skip
+MEASURES = {
+    "train_step": "training step of 128, with its data",
+    "matrix_rate_share": "share of the bf16 matrix rate that a step reaches",
+    "data_path": "data path alone",
+    "lrn": "response normalisation, forward and backward, 128×96×55×55; bf16 channels last against float32",
+    "lrn_float32": "the same, both in float32",
+    "validation": "validation of 10,000 images; the baseline's in two passes",
+    "classic_job": "the whole `classic` job, 13 epochs",
+    "classic_job_one_pass": "the same, if the baseline validated in one pass",
+    "inference": "inference from 512 image files",
+    "peak_memory": "peak memory of steps and validations",
+}
+OUTCOMES = {
+    "runs": "runs", "states": "different states", "refused": "refused", "harmless": "read as they were",
+    "outlived": "continued", "survived": "continued", "seconds_to_start": "s to start",
+    "milliseconds_a_row": "ms a row",
+}  # fmt: skip
+
+
+def records(folder: Path) -> dict[str, list[Record]]:
+    """The records in ``folder`` by kind, each with its file's name."""
+    found: dict[str, list[Record]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found[record["kind"]].append(record | {"file": path.name})
+    return found
+
+
+# --- words and numbers
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; columns in which no row has anything are left out, columns of numbers are right-aligned."""
+    rows = [list(row) for row in rows]
+    kept = [i for i in range(len(head)) if any(row[i] != "–" for row in rows)]
+    numbers = [all(re.match(r"\**[–−+\d]", row[i]) for row in rows) for i in kept]
+    text = ["| " + " | ".join(line[i] for i in kept) + " |" for line in (head, *rows)]
+    return "\n".join([text[0], "|" + "|".join("---:" if each else "---" for each in numbers) + "|", *text[1:]])
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """``mean ± standard deviation``; a single value as it is; – for none."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}" if values else "–"
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def number(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def data_of(record: Record) -> str:
+    data = record.get("data") or record["runs"][0]["data"]
+    name = data if isinstance(data, str) else data["name"]
+    return NAMES.get(name, name)
+
+
+def machine(record: Record) -> str:
+    """Hardware and torch's version."""
+    hardware = record["hardware"]
+    name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['cores']} cores"
+    return f"{name}; torch {record['versions']['torch']}"
+
+
+def origins(record: Record) -> str:
+    """Machines of a growing record, and the commits on each."""
+    commits: dict[str, list[str]] = defaultdict(list)
+    for run in record["runs"]:
+        commits[machine(run)].append(run["commit"])
+    return "; ".join(f"{name}, commit {', '.join(dict.fromkeys(each))}" for name, each in commits.items())
+
+
+def notes(record: Record) -> str:
+    return f"; {record['notes'].rstrip('.')}" if "notes" in record else ""
+
+
+def link(record: Record) -> str:
+    return f"[{record['file']}](results/{record['file']})"
+
+
+# --- accuracy
+
+
+def full_runs(accuracy: Iterable[Record]) -> list[Record]:
+    """The runs that reached the end of their schedule."""
+    return [record for record in accuracy if record["final"]["epoch"] == record["recipe"]["epochs"]]
+
+
+def groups(accuracy: Iterable[Record]) -> list[list[Record]]:
+    """Runs that differ only in their seed."""
+    found = defaultdict(list)
+    for record in accuracy:
+        found[setting(record), record["steps"], data_of(record), record["precision"], machine(record)].append(record)
+    return [found[key] for key in sorted(found)]
+
+
+def setting(record: Record) -> str:
+    """The recipe, and the flags by which the run differs from it."""
+    words = record["command"].removeprefix("alexnet train ")
+    return re.sub(r" --(data|max-steps|tracker|val-every|seed) \S+", "", words)
+
+
+def commits(runs: Sequence[Record]) -> str:
+    """The commits of some runs, and from which step on if a run was resumed by another one."""
+    told = []
+    for run in runs:
+        parts = [part for part in run.get("parts", ()) if part.get("commit")]
+        changed = [f"{b['commit']} from step {b['step']}" for a, b in pairwise(parts) if a["commit"] != b["commit"]]
+        told.append(", ".join([f"commit {run['commit']}", *changed]))
+    return "; ".join(dict.fromkeys(told))
+
+
+def test_accuracy(record: Record) -> float:
+    """Percent of the test images: validated on at every row, or evaluated once at the end."""
+    return float(record["final"].get("test_acc", record["final"]["val_acc"]))
+
+
+def with_interval(record: Record) -> str:
+    """A run's test accuracy and its Wilson interval."""
+    from scipy.stats import binomtest
+
+    images = record["data"]["test"] if "test_acc" in record["final"] else record["data"]["val"]
+    found = binomtest(round(test_accuracy(record) * images / 100), images).proportion_ci(method="wilson")
+    return f"{test_accuracy(record):.2f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def accuracy_table(accuracy: Iterable[Record]) -> str:
+    head = ["recipe", "data", "epochs", "runs", "test accuracy, %", "test loss", "minutes a run", "on"]
+    rows = []
+    for runs in groups(accuracy):
+        first, finals = runs[0], [run["final"] for run in runs]
+        epochs = f"{first['final']['epoch']:.3g} of {first['recipe']['epochs']}"
+        share = with_interval(first) if len(runs) == 1 else spread([test_accuracy(run) for run in runs], 2)
+        loss = spread([final.get("test_loss", final["val_loss"]) for final in finals], 3)
+        minutes = spread([run["wall_seconds"] / 60 for run in runs if run["wall_seconds"]], 0)
+        place = f"{first['device']}, {first['precision']}"
+        rows.append([f"`{setting(first)}`", data_of(first), epochs, str(len(runs)), share, loss, minutes, place])
+    return table(head, rows)
+
+
+def most_accurate(accuracy: Iterable[Record]) -> Record | None:
+    """Seed 0 of the setting with the highest test accuracy."""
+    return max((each for each in full_runs(accuracy) if each["recipe"]["seed"] == 0), key=test_accuracy, default=None)
+
+
+def confusion_table(record: Record) -> str:
+    rows = [
+        [name, f"{100 * row[i] / sum(row):.1f}", *(f"**{n}**" if i == j else str(n) for j, n in enumerate(row))]
+        for i, (name, row) in enumerate(zip(record["classes"], record["confusion"], strict=True))
+    ]
+    return table(["true class", "correct, %", *record["classes"]], rows)
+
+
+# --- speed
+
+
+def rate_of(record: Record) -> float:
+    return float((record | record["hardware"])["matrix_tflops_bf16"])
+
+
+def speed_table(record: Record, names: Iterable[str] = MEASURES) -> str:
+    by_name = {row["name"]: row for row in record["rows"]}
+    rows = []
+    for row in (by_name[name] for name in names if name in by_name):
+        sides = [
+            f"{number(row[side])} ({number(min(row[f'{side}_all']))} to {number(max(row[f'{side}_all']))})"
+            for side in ("ours", "baseline")
+        ]
+        unit = row["unit"] + (f"; {row['share_of_copy_pct']}% of a copy's rate" if "share_of_copy_pct" in row else "")
+        ratios = "; ".join([f"**{row['ratio']:.2f}**", *(f"{ratio:.2f}" for ratio in row.get("other_runs", ()))])
+        rows.append([MEASURES[row["name"]], *sides, unit, ratios])
+    return table(["measure", "ours", "baseline", "unit", "ratio"], rows)
+
+
+def time_to(record: Record) -> str:
+    """One paragraph about the minutes to an accuracy."""
+    schedule, baseline = record["schedule"], record["baseline"]
+    runs = [run for run in record["runs"] if run["schedule"] == schedule]
+    images = f"{schedule['images']:,}" if "images" in schedule else "all"
+    shares = ", ".join(f"{run['test_acc']:.1f}" for run in runs)
+    return (
+        f"**{record['seconds'] / 60:.1f} minutes to {record['accuracy']:g}% of the test images** ({data_of(record)}), "
+        f"against {baseline['seconds'] / 3600:.1f} hours of the baseline's 13 epochs: **{record['ratio']:.0f}×**. "
+        f"`{record['recipe']}` with Muon and a dropout ramp, {schedule.get('epochs', 1)} epoch(s) of {images} images; "
+        f"{len(runs)} seeds reach {shares}%. The time is that of the steps, the final validation and the test, on "
+        f"{machine(runs[0])}; the baseline's is computed from its step ({baseline['train_step']:.2f} s) and validation "
+        f"({baseline['validation']:.0f} s), measured in the same call. Record: {link(record)}."
+    )
+
+
+# --- trials, claims, faults, starting to learn
+
+
+def trials_table(found: Sequence[Record]) -> str:
+    """A row for each trial, a column for each record."""
+
+    def accuracies(record: Record, name: str | None) -> dict[int, float]:
+        return {run["seed"]: run["val_acc"] for run in record["runs"] if run["name"] == name}
+
+    def cell(record: Record, name: str) -> str:
+        own, base = accuracies(record, name), accuracies(record, trials.TRIALS[name][0])
+        gains = [own[seed] - base[seed] for seed in own if seed in base]
+        sign = "+" if gains and statistics.mean(gains) >= 0 else ""
+        by_tta = defaultdict(list)
+        for run in (run for run in record["runs"] if run["name"] == name):
+            for tta, share in (run.get("tta") or run.get("views") or {}).items():
+                by_tta[tta].append(share)
+        more = [f"; {tta} {spread(shares, 2)}" for tta, shares in by_tta.items()]
+        return (
+            spread(list(own.values()), 2)
+            + f" ({sign}{spread(gains, 2)})".replace("-", "−") * bool(gains)
+            + "".join(more)
+        )
+
+    names = [name for name in trials.TRIALS if any(accuracies(record, name) for record in found)]
+    rows = [[f"{name} (the recipe `modern`)" if name == trials.MODERN else name] for name in names]
+    return table(
+        ["with", *map(length, found)],
+        [row + [cell(each, name) for each in found] for row, name in zip(rows, names, strict=True)],
+    )
+
+
+def length(record: Record) -> str:
+    width = {"quarter": 0.25}.get(record.get("widths", ""), record.get("width_mult", 1.0))
+    epochs = f"{record['epochs']} epoch{'s' * (record['epochs'] > 1)}"
+    return f"{epochs} of {record['runs'][0]['data']['train']:,} images" + f", width × {width:g}" * (width != 1)
+
+
+def seeds(record: Record) -> str:
+    count = len({run["seed"] for run in record["runs"]})
+    return f"{count} seed{'s' * (count > 1)}"
+
+
+def standard_error(record: Record) -> float:
+    """Of an accuracy on the held-out images, in points: the largest of all runs."""
+    return max((run["val_acc"] * (100 - run["val_acc"]) / run["data"]["val"]) ** 0.5 for run in record["runs"])
+
+
+def claims_table(found: Sequence[Record]) -> str:
+    by_name = {record["experiment"]: record for record in found}
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        paper = "; ".join(dict.fromkeys(comparison.paper for comparison in experiment.rule if comparison.decides))
+        means, verdict, title = "–", f"not run: `alexnet reproduce {name}`", f"`{name}`"
+        if record := by_name.get(name):
+            arms = "; ".join(f"{arm['name']} {arm_values(arm)}" for arm in record["arms"])
+            means, verdict, title = f"{record['measure']}: {arms}", f"**{record['verdict']}**", f"[`{name}`](#{name})"
+        rows.append([f"{title} {experiment.claim}", paper, means, verdict])
+    return table(["claim", "the paper", "here: mean ± SD (runs)", "verdict"], rows)
+
+
+def faults_table(record: Record) -> str:
+    kinds: dict[str, list[Record]] = defaultdict(list)
+    for run in record["runs"]:
+        kinds[": ".join(filter(None, [run["part"], run.get("what", "")]))].append(run)
+    rows = []
+    for name, runs in kinds.items():
+        totals = {key: sum(run.get(key, 0) for run in runs) for key in ("trials", *OUTCOMES)}
+        outcome = [f"{total:,.0f} {OUTCOMES[key]}" for key, total in totals.items() if key in OUTCOMES and total]
+        if "calls" in runs[0]:
+            outcome += [f"{count} {call}" for call, count in runs[0]["calls"].items()]
+        codes = sum((Counter(codes) for run in runs for codes in run.get("answers", {}).values()), Counter[str]())
+        outcome += [f"{count:,} {code}" for code, count in sorted(codes.items())]
+        wrong = sum(len(run["wrong"]) for run in runs)
+        rows.append([name, f"{totals['trials']:,}", str(wrong), ", ".join(outcome) or "–"])
+    return table(["fault", "trials", "wrong", "outcome"], rows)
+
+
+def learning_table(record: Record) -> str:
+    rows = []
+    for run in record["runs"]:
+        start = f"step {run['learned_at']}" if run["learned_at"] else "no"
+        last = statistics.mean(run["losses"][-20:])
+        rows.append([f"`{run['input_scale']}`", f"`{run['init']}`", start, f"{run['losses'][0]:.3f}", f"{last:.3f}"])
+    return table(["input", "initialisation", "starts to learn", "first loss", "last 20 losses"], rows)
+
+
+# --- pages
+
+
+def results_page(found: dict[str, list[Record]]) -> str:
+    """The whole of RESULTS.md."""
+    files = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=files, undefined=jinja2.StrictUndefined, autoescape=False)
+    environment.filters |= {"link": link, "combine": lambda one, other: one | other}
+    environment.globals |= {name: each for name, each in globals().items() if callable(each)} | {"lossy": LOSSY}
+    return environment.get_template("RESULTS.md.jinja").render(found=found).rstrip() + "\n"
+
+
+def shown_run(accuracy: Sequence[Record]) -> Record | None:
+    """The run whose curves README shows: seed 0 of classic."""
+    runs = [each for each in full_runs(accuracy) if (each["recipe"]["name"], each["recipe"]["seed"]) == ("classic", 0)]
+    return runs[-1] if runs else None
+
+
+def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
+    """The generated parts of README, by the name in their markers."""
+    full = full_runs(found["accuracy"])
+    results = [accuracy_table(each for each in found["accuracy"] if each in full or "bundled" in each)]
+    results += [time_to(record) for record in found["time-to"] if "ratio" in record]
+    for record in found["compare"]:
+        if record["file"] == "compare-cpu.json":
+            where = f"Speed on {machine(record)}, a host with {rate_of(record)} TFLOP/s in a large bf16 matrix product:"
+            names = ("train_step", "data_path", "lrn", "classic_job", "classic_job_one_pass")
+            results += [where, speed_table(record, names)]
+    curves = ["![Six curves of a training run: losses and accuracies over steps](docs/curves.png)"]
+    if record := shown_run(found["accuracy"]):
+        curves += [f"The curves that every run leaves in its folder; here `classic` on the {data_of(record)}, seed 0."]
+    if len(full_runs(found["accuracy"])) > 1:
+        curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
+        curves += ["Full runs, a line a seed; a point of `train_loss` is the mean since the one before."]
+    words = {"reproduced": "held", "partly": "held in part", "not reproduced": "did not hold", "": "not tested yet"}
+    verdicts = dict.fromkeys(EXPERIMENTS, "") | {each["experiment"]: each["verdict"] for each in found["reproduce"]}
+    claims = []
+    for verdict, word in words.items():
+        names = [name for name in EXPERIMENTS if verdicts[name] == verdict]
+        links = [f"[`{name}`](RESULTS.md#{name})" if verdict else f"`{name}`" for name in names]
+        claims.append([word, ", ".join(links) or "none"])
+    return {
+        "results": "\n\n".join(results),
+        "curves": "\n\n".join(curves),
+        "claims": table(["of the paper's eight claims about its parts", "experiments"], claims),
+    }
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """The text of each page, from the records."""
+    found, readme = records(root / "results"), root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, block in readme_blocks(found).items():
+        begin, end = f"<!-- {name}: written by benchmarks/pages.py -->", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end)[1]}"
+    return {root / "RESULTS.md": results_page(found), readme: text}
+
+
+# --- pictures
+
+
+def draw(found: dict[str, list[Record]], docs: Path) -> None:
+    """Write each picture for which there are records."""
+    from alexnet.tools.reproduce import draw as draw_experiment
+
+    for record in found["learning"]:
+        draw_learning(record, docs / "why-2.303.png")
+    if record := shown_run(found["accuracy"]):
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / setting(record)  # its name is the picture's title
+            folder.mkdir()
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in record["rows"]))
+            draw_curves(folder, len(record["classes"])).replace(docs / "curves.png")
+    if len(runs := full_runs(found["accuracy"])) > 1:
+        draw_full_runs(runs, docs / "thirteen-epochs.png")
+    for record in found["reproduce"]:
+        draw_experiment(record, docs / "findings" / f"{record['experiment']}.png")
+
+
+def draw_learning(record: Record, path: Path) -> None:
+    """The first losses: a panel for each input scale, a line for each initialisation."""
+    titles = {"raw": "input: 0..255 minus the mean", "imagenet": "input: scaled to a standard deviation of 1"}
+    with canvas(10, 4) as figure:
+        panels = figure.subplots(1, 2, sharey=True)
+        for ax, (scale, title) in zip(panels, titles.items(), strict=True):
+            for run in (run for run in record["runs"] if run["input_scale"] == scale):
+                losses = run["losses"]
+                smooth = [statistics.mean(losses[max(0, i - 19) : i + 1]) for i in range(len(losses))]
+                ax.plot(range(1, len(smooth) + 1), smooth, color=COLOURS[run["init"]], label=run["init"])
+            ax.axhline(math.log(10), color="0.5", linewidth=0.8, linestyle="--")
+            ax.set(title=title, xlabel="step", xlim=(1, record["steps"]), ylim=(1.6, 3.2))
+        panels[0].text(0.03, 0.04, "dashed: guessing, ln 10 = 2.303", transform=panels[0].transAxes, fontsize=9)
+        panels[0].set_ylabel("training loss, mean of 20 steps (nats)")
+        panels[1].legend(title="initialisation", frameon=False, fontsize=9)
+        save_png(figure, path)
+
+
+def draw_full_runs(runs: Sequence[Record], path: Path) -> None:
+    """Training loss and validation accuracy over epochs: a colour a recipe, a line a seed, dashed if narrower."""
+    with canvas(11, 4.2) as figure:
+        loss, accuracy = figure.subplots(1, 2)
+        for record in sorted(runs, key=lambda each: (setting(each), each["recipe"]["seed"])):
+            recipe, final = record["recipe"], record["final"]
+            width = recipe.get("width_mult", 1)
+            name = recipe["name"] + f", width × {width:g}" * (width != 1)
+            images = "held-out images" if recipe.get("holdout") else "test images"
+            smoothed = ", smoothed labels" * bool(recipe.get("label_smoothing"))
+            style = {"color": COLOURS.get(recipe["name"], "#4b5563"), "linestyle": "-" if width == 1 else "--"}
+            rows = [row for row in record["rows"] if "train_loss" in row and "val_acc" in row]
+            for ax, metric, what in ((loss, "train_loss", smoothed), (accuracy, "val_acc", f", {images}")):
+                label = f"{name}{what}" if recipe["seed"] == 0 else None
+                ax.plot([row["epoch"] for row in rows], [row[metric] for row in rows], label=label, **style)
+            at, shift = (final["epoch"], final["val_acc"]), (4, 0)
+            accuracy.annotate(
+                f"{final['val_acc']:.1f}", at, shift, textcoords="offset points", va="center", color=style["color"]
+            )
+        for ax, title, unit in ((loss, "train_loss", "cross-entropy (nats)"), (accuracy, "val_acc", "accuracy (%)")):
+            ax.set(title=title, xlabel="epoch (passes over the training images)", ylabel=unit)
+            set_ticks(ax.xaxis, whole=True, thousands=False)
+            mark_chance(ax, len(runs[0]["classes"]), is_loss=ax is loss)
+            place, box = ("upper right", (0, 0, 1, 0.8)) if ax is loss else ("lower right", (0, 0.08, 1, 1))
+            ax.legend(frameon=False, loc=place, bbox_to_anchor=box)
+        save_png(figure, path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    args = parser.parse_args()
+    if not args.check:
+        draw(records(ROOT / "results"), ROOT / "docs")
+    wrong = {path: text for path, text in pages(ROOT).items() if path.read_text(encoding="utf-8") != text}
+    for path, text in wrong.items():
+        if args.check:
+            print(f"{path.name}: differs from the records; run make results", file=sys.stderr)
+        else:
+            path.write_text(text, encoding="utf-8")
+    return int(args.check and bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

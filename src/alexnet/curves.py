@@ -1,0 +1,198 @@
+"""``curves.png``: the six curves of a run, and the style that all charts of this project share.
+
+Drawn on matplotlib's Agg canvas and from its default settings, so that no window opens and a user's matplotlibrc has no
+effect. The same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet.checkpoint import METRICS, parse_rows, write_atomically
+from alexnet.tracking import Callback, RunInfo
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "COLOURS", "CURVES", "Curves", "canvas", "draw_curves", "draw_metric", "mark_chance", "save_png", "set_ticks",
+]  # fmt: skip
+
+CURVES = "curves.png"
+COLOURS = {
+    "ink": "#24292f", "soft": "#6b7280", "grid": "#e7e9ec", "edge": "#b9bec6",
+    "train": "#2f6690", "validation": "#c0562f", "other": "#4b5563",
+}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": COLOURS["ink"],
+    "text.parse_math": False,  # a class may be called "$5"
+    "axes.edgecolor": COLOURS["edge"],
+    "axes.labelcolor": COLOURS["soft"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 10,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.12,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.8,
+    "xtick.color": COLOURS["soft"],
+    "ytick.color": COLOURS["soft"],
+}
+# metric, x axis, colour, label of the y axis
+PANELS = (
+    ("train_loss", "step", "train", "cross-entropy (nats)"),
+    ("val_loss", "step", "validation", "cross-entropy (nats)"),
+    ("step", "epoch", "other", "step (batches)"),
+    ("train_acc", "step", "train", "top-1 accuracy (%)"),
+    ("val_acc", "step", "validation", "top-1 accuracy (%)"),
+    ("epoch_val_acc", "epoch", "validation", "top-1 accuracy (%)"),
+)
+X_LABELS = {"step": "step (batches)", "epoch": "epoch"}
+FEW_POINTS = 40  # up to here every point gets a dot, because a single row would draw no line
+
+
+class Curves(Callback):
+    """Draws ``curves.png`` when a run ends, however it ends."""
+
+    def start(self, run: RunInfo) -> None:
+        self.folder, self.classes = run.folder, run.num_classes
+
+    def end(self, summary: Mapping[str, float], state: str) -> None:
+        if state != "failed":
+            draw_curves(self.folder, self.classes)
+
+
+def draw_curves(folder: Path, classes: int | None = None) -> Path:
+    """Draw the six curves of ``folder/metrics.jsonl`` as ``folder/curves.png``, 1200×760 pixels; return its path.
+
+    Args:
+        classes: number of classes, for the dashed lines at chance level.
+    """
+    rows = [row for _, row in parse_rows(folder / METRICS)]
+    with canvas(12, 7.6) as figure:
+        axes = figure.subplots(2, 3).flatten()
+        for (metric, against, colour, label), ax in zip(PANELS, axes, strict=True):
+            draw_metric(ax, rows, metric, against, COLOURS[colour], label, classes)
+        _share_scale([axes[0], axes[1]])
+        _share_scale([axes[3], axes[4], axes[5]], bottom=0.0)
+        name = folder.resolve().name.encode("utf-8", "replace").decode()  # a file name may be invalid text
+        figure.suptitle(name, x=0.012, ha="left", fontsize=13, fontweight="bold")
+        return save_png(figure, folder / CURVES)
+
+
+def draw_metric(
+    ax: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    metric: str,
+    against: str,
+    colour: str,
+    label: str,
+    classes: int | None = None,
+) -> None:
+    """Draw one metric of a run against ``step`` or ``epoch``, with its last value beside the title."""
+    points = [(row[against], row[metric]) for row in rows if metric in row and row.get(against) is not None]
+    x = [point[0] for point in points]
+    y = [math.nan if point[1] is None else point[1] for point in points]  # None was NaN or infinite: a gap
+    ax.set_title(metric)
+    ax.set_xlabel(X_LABELS[against])
+    ax.set_ylabel(label)
+    if not points:
+        ax.text(0.5, 0.5, "no rows yet", transform=ax.transAxes, ha="center", va="center", color=COLOURS["soft"])
+        ax.set(xticks=[], yticks=[])
+        return
+    marker = "o" if len(points) <= FEW_POINTS else ""
+    ax.plot(x, y, color=colour, linewidth=1.0 if len(points) > 400 else 1.7, marker=marker, markersize=3.5)
+    ax.margins(x=0.02)
+    set_ticks(ax.xaxis, whole=against == "step" or max(x) >= 4, thousands=against == "step")
+    if len(points) == 1:
+        ax.set_xticks(x)  # else the same value at every tick
+    set_ticks(ax.yaxis, whole=metric == "step", thousands=metric == "step")
+    if metric == "step":
+        return
+    is_loss = metric.endswith("loss")
+    if finite := [(value, at) for at, value in zip(x, y, strict=True) if not math.isnan(value)]:
+        value, at = finite[-1]
+        last = f"{value:.3f}" if is_loss else f"{value:.1f}%"
+        text = f"{last} at {against} {f'{at:,}' if against == 'step' else f'{at:.4g}'}"
+        ax.set_title(text, loc="right", fontsize=9, color=COLOURS["soft"], fontweight="normal")
+    if classes and classes > 1:
+        mark_chance(ax, classes, is_loss=is_loss)
+
+
+def mark_chance(ax: Axes, classes: int, *, is_loss: bool) -> None:
+    """Draw a dashed line at the loss or the accuracy of guessing among ``classes``."""
+    level = math.log(classes) if is_loss else 100 / classes
+    ax.axhline(level, color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
+    ax.annotate(
+        f"ln {classes} = {level:.2f}" if is_loss else f"chance {level:.3g}%",
+        xy=(1, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, -3 if is_loss else 3),  # on the side that the curve has left by the end
+        textcoords="offset points",
+        ha="right",
+        va="top" if is_loss else "bottom",
+        fontsize=8.5,
+        color=COLOURS["soft"],
+    )
+
+
+def set_ticks(axis: Axis, *, whole: bool, thousands: bool) -> None:
+    """Few round tick values; ``whole`` numbers alone, with commas between ``thousands``."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=whole))
+    if thousands:
+        axis.set_major_formatter("{x:,.0f}")
+
+
+def _share_scale(axes: Sequence[Axes], bottom: float | None = None) -> None:
+    drawn = [ax for ax in axes if ax.lines]
+    if drawn:
+        low = min(ax.get_ylim()[0] for ax in drawn) if bottom is None else bottom
+        high = max(ax.get_ylim()[1] for ax in drawn)
+        for ax in drawn:
+            ax.set_ylim(low, high + 0.03 * (high - low))
+
+
+@contextmanager
+def canvas(width: float, height: float, layout: str = "constrained") -> Iterator[Figure]:
+    """A figure of ``width`` × ``height`` inches, 100 pixels each, in this project's style."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(figsize=(width, height), dpi=100, layout=layout, facecolor="white")  # type: ignore[arg-type]
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a figure with a palette of 256 colours, which takes a third of the bytes."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as boxes
+        figure.savefig(drawn, format="png")
+    picture = Image.open(drawn).convert("RGB")
+    picture = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    write_atomically(path, lambda file: picture.save(file, format="PNG", optimize=True))
+    return path

@@ -1,1 +1,0 @@
-"""One training run: its parts, its folder, its record, what it shows."""

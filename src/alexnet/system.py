@@ -1,0 +1,186 @@
+"""The machine: device, precision, memory, compilers, and what a record says about them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet.recipes import FieldError
+
+__all__ = [
+    "autocast", "cache_folder", "can_compile", "cpp_compiler", "describe", "git_commit", "keep_freed_memory",
+    "out_of_memory", "pick_device", "pick_precision", "versions",
+]  # fmt: skip
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``mps``. ``FieldError`` if this machine or this torch lacks it."""
+    reason = {"cuda": _why_no_cuda(), "mps": "" if torch.backends.mps.is_available() else "no MPS device", "cpu": ""}
+    available = [kind for kind, problem in reason.items() if not problem]
+    if name == "auto":
+        return torch.device(available[0])
+    if name not in available:
+        raise FieldError("device", f"auto, {' or '.join(available)} here", name, f" ({reason.get(name, 'unknown')})")
+    return torch.device(name)
+
+
+def _why_no_cuda() -> str:
+    """Why this torch cannot use CUDA here; an empty string if it can."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch was built without CUDA; see pytorch.org/get-started"
+    if not torch.cuda.is_available():
+        return "no GPU found, or its driver is too old for this torch"
+    capability = torch.cuda.get_device_capability()
+    if torch.version.hip is None and not _supports(capability, torch.cuda.get_arch_list()):
+        return f"this torch does not support a GPU of compute capability {capability[0]}.{capability[1]}"
+    return ""
+
+
+def _supports(capability: tuple[int, int], architectures: list[str]) -> bool:
+    """Whether a GPU runs code built for ``sm_86`` (same major version) or ``compute_90`` (any later one)."""
+    for architecture in architectures:
+        kind, _, number = architecture.partition("_")
+        built = divmod(int(number.rstrip("af")), 10)
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return True
+    return False
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """``fp32`` or ``bf16``. ``auto`` picks bf16 if the device multiplies matrices in it natively."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    if device.type == "cpu":
+        features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return "bf16" if any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16")) else "fp32"
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to bfloat16 if ``precision`` is ``bf16``, else a context that changes nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether ``torch.compile`` finds what it needs: a C++ compiler on a CPU; on CUDA Triton, a GPU of compute
+    capability 7.0 or above, a C compiler and Python's headers (python3-dev on Debian).
+    """
+    if device.type != "cuda":
+        return cpp_compiler() is not None
+    if find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0):
+        return False
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # where Triton looks
+    headers = Path(sysconfig.get_path("include", scheme)) / "Python.h"
+    return headers.is_file() and _find(os.environ.get("CC"), "gcc", "clang") is not None
+
+
+def cpp_compiler() -> str | None:
+    """The path of a C++ compiler: ``CXX``, g++ or clang++; None if there is none."""
+    return _find(os.environ.get("CXX"), "g++", "clang++")
+
+
+def _find(*names: str | None) -> str | None:
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's allocator keep freed memory and use huge pages; elsewhere this does nothing.
+
+    By default glibc maps each large tensor and returns it when freed, so every training step touches gigabytes of new
+    pages, with a page fault for each 4 kB. Keeping them shortens a step on two cores by about a third.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first large allocation
+    libc = ctypes.CDLL(None)
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    libc.mallopt(m_arena_max, 1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out. torch has a class for devices, and none for the CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return type(error) is RuntimeError and "allocate memory" in str(error)
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """The machine, for a record: device, processor, cores, memory in GiB and the GPU's name."""
+    found: dict[str, str | int] = {"device": device.type, "cpu": _cpu_name(), "cores": os.cpu_count() or 1}
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+    return found
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The versions that affect a result: this package, Python, torch, torchvision, accelerate and CUDA."""
+    import accelerate
+    import torchvision
+
+    import alexnet
+
+    found = {
+        "alexnet": alexnet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "accelerate": accelerate.__version__,
+    }
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree that this package runs from, with ``+`` if src/ or benchmarks/ have changes.
+
+    None outside a checkout, and in a checkout of something else inside which the package is installed.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if git("ls-files", "--full-name", here.name) != f"src/alexnet/{here.name}":
+            return None
+        changed = git("diff", "--name-only", "HEAD", "--", ":/src", ":/benchmarks")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def cache_folder() -> Path:
+    """This project's cache folder, which may not exist yet.
+
+    Never the folder for temporary files, where others could put code that ``native`` would load: for a user without a
+    home it is a place where nothing can be written.
+    """
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        root = Path(os.devnull)
+    return root / "alexnet-2012"

@@ -1,0 +1,63 @@
+"""``alexnet report``: a self-contained HTML page of one run, or of several runs compared.
+
+``run.py`` and ``templates/run.html`` make the page of one run; ``comparison.py`` and ``templates/comparison.html`` that
+of several. Both read run folders through ``alexnet.checkpoint.load_run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet.checkpoint import load_run
+from alexnet.recipes import FieldError
+from alexnet.tools.html import check_page, write_page
+from alexnet.tools.report import comparison, run
+
+__all__ = ["PAGE", "default_page", "report"]
+
+PAGE = "report.html"
+
+
+def report(folders: Sequence[str | Path], out: str | Path | None = None) -> dict[str, Any]:
+    """Write the page of one or several runs, and return what ``alexnet report --json`` prints.
+
+    Args:
+        folders: run folders. Nothing in them is changed except the page.
+        out: the page, a file whose name ends in ``.html``; by default ``default_page(folders)``.
+
+    Returns:
+        ``out``, ``runs`` (``folder``, ``recipe``, ``seed`` and ``final``, the last full row, of each) and ``findings``.
+
+    Raises:
+        ValueError: a damaged run folder, a run named twice, or an ``out`` that is not allowed.
+        OSError: a folder does not exist, or the page cannot be written.
+    """
+    paths = [Path(folder) for folder in folders]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise FieldError("runs", "different folders", ", ".join(map(str, paths)))
+    if out is not None:
+        check_page(Path(out))
+    runs = [load_run(path) for path in paths]
+    page = Path(out) if out else default_page(paths)
+    html, findings = run.page(runs[0]) if len(runs) == 1 else comparison.page(runs)
+    write_page(page, html)
+    entries = [
+        {"folder": str(each.folder), "recipe": each.recipe.name, "seed": each.recipe.seed, "final": each.final}
+        for each in runs
+    ]
+    return {"out": str(page), "runs": entries, "findings": findings}
+
+
+def default_page(folders: Sequence[Path]) -> Path:
+    """``report.html`` in the folder of the run, or in the folder that holds all of the runs.
+
+    Raises:
+        FieldError: the runs are in several folders.
+    """
+    if len(folders) == 1:
+        return folders[0] / PAGE
+    if len({folder.resolve().parent for folder in folders}) > 1:
+        raise FieldError("out", "given if the runs are in several folders", None)
+    return folders[0].resolve().parent / PAGE

@@ -1,0 +1,215 @@
+"""Count the layers of a network, and tabulate the differences between the networks called AlexNet.
+
+Multiply-adds are those of the convolutions and fully connected layers for one image, as in the literature; ReLU,
+pooling and normalisation are left out. One multiply-add is two floating-point operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from alexnet.model import INITS, VARIANTS, AlexNet_2012, Init
+
+__all__ = ["NETWORKS", "format_summary", "format_variants", "summarize", "variants_table"]
+
+TORCHVISION = "torchvision"
+NETWORKS = ("classic", "paper", "source", "caffe", "caffenet", TORCHVISION)
+"""The columns of ``variants_table``."""
+
+
+def summarize(variant: str = "classic", num_classes: int = 10, width_mult: float = 1.0) -> dict[str, Any]:
+    """Count the parameters and multiply-adds of a network, layer by layer.
+
+    Args:
+        variant: a name in ``VARIANTS``, or ``torchvision`` for ``torchvision.models.alexnet``.
+        width_mult: multiplies the number of channels and hidden units; 1 for torchvision.
+
+    Returns:
+        ``variant``, ``num_classes``, ``parameters``, ``multiply_adds`` and ``layers``. Each layer, in the order of the
+        forward pass, has ``name``, ``type``, ``output`` (its shape without the batch), ``parameters`` and
+        ``multiply_adds``.
+
+    Raises:
+        ValueError: an unknown variant, or an argument out of range.
+    """
+    model, size = _build(variant, num_classes, width_mult)
+    layers: list[dict[str, Any]] = []
+
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+            multiply_adds = 0
+            if isinstance(module, nn.Conv2d):
+                multiply_adds = output.numel() * module.weight[0].numel()  # a filter's weights, for each output value
+            elif isinstance(module, nn.Linear):
+                multiply_adds = module.weight.numel()
+            layers.append(
+                {
+                    "name": name,
+                    "type": type(module).__name__,
+                    "output": list(output.shape[1:]),
+                    "parameters": sum(p.numel() for p in module.parameters()),
+                    "multiply_adds": multiply_adds,
+                }
+            )
+
+        return hook
+
+    for path, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(record(path if variant == TORCHVISION else path.rpartition(".")[2]))
+    with torch.no_grad():
+        model(torch.empty(1, 3, size, size, device="meta"))
+    return {
+        "variant": variant,
+        "num_classes": num_classes,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "multiply_adds": sum(layer["multiply_adds"] for layer in layers),
+        "layers": layers,
+    }
+
+
+def _build(variant: str, num_classes: int, width_mult: float = 1.0) -> tuple[nn.Module, int]:
+    """Return the network on the meta device, which allocates no memory, and the side of its input in pixels."""
+    with torch.device("meta"):
+        if variant == TORCHVISION:
+            return torchvision.models.alexnet(num_classes=num_classes).eval(), 224
+        model = AlexNet_2012(num_classes, variant, width_mult=width_mult)
+    return model.eval(), model.variant.image_sizes[0]
+
+
+def format_summary(summary: Mapping[str, Any]) -> str:
+    """Format the result of ``summarize`` as a table, with a line of totals."""
+    rows = [("layer", "type", "output", "parameters", "multiply-adds")]
+    for layer in summary["layers"]:
+        counts = (f"{layer[key]:,}" if layer[key] else "" for key in ("parameters", "multiply_adds"))
+        rows.append((layer["name"], layer["type"], "×".join(map(str, layer["output"])), *counts))
+    rows.append(("total", "", "", f"{summary['parameters']:,}", f"{summary['multiply_adds']:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{row[i]:{'<' if i < 3 else '>'}{widths[i]}}" for i in range(5)).rstrip() for row in rows]
+    rule = "-" * len(lines[-1])
+    title = f"AlexNet (2012), variant {summary['variant']}, {summary['num_classes']} classes"
+    return "\n".join([title, "", lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def variants_table() -> list[dict[str, Any]]:
+    """Return what differs between the five published variants and ``torchvision.models.alexnet``.
+
+    Each row has ``what``, ``values`` (a text for each of ``NETWORKS``) and ``source``, where the values come from.
+    """
+    small = {name: summarize(name, 10) for name in NETWORKS}
+    large = {name: summarize(name, 1000) for name in NETWORKS}
+    convs = {name: [m for m in _build(name, 10)[0].modules() if isinstance(m, nn.Conv2d)] for name in NETWORKS}
+    variants = {name: VARIANTS[name] for name in NETWORKS if name != TORCHVISION}
+    counted = "counted from the modules"
+
+    def row(what: str, source: str, value: Callable[[str], str], torchvision: str | None = None) -> dict[str, Any]:
+        """A row whose texts ``value`` gives; ``torchvision`` is what torchvision's and PyTorch's source code says."""
+        values = {name: torchvision if name == TORCHVISION and torchvision else value(name) for name in NETWORKS}
+        return {"what": what, "values": values, "source": source}
+
+    return [
+        row("parameters, 1000 classes", counted, lambda n: f"{large[n]['parameters']:,}"),
+        row("parameters, 10 classes", counted, lambda n: f"{small[n]['parameters']:,}"),
+        row("multiply-adds, 1000 classes", counted, lambda n: f"{large[n]['multiply_adds'] / 1e6:,.0f} M"),
+        row(
+            "filters",
+            "paper 3.5; torchvision: cuda-convnet2, layers-imagenet-1gpu.cfg (arXiv:1404.5997 has 384 in conv4)",
+            lambda n: "-".join(str(conv.out_channels) for conv in convs[n]),
+        ),
+        row(
+            "conv1 padding",
+            "layers-145.cfg: padding=0, output rounded up; Caffe: no pad; torchvision/models/alexnet.py",
+            lambda n: "224: 3 right, below" if variants[n].conv1_padding is None else str(variants[n].conv1_padding),
+            str(convs[TORCHVISION][0].padding[0]),
+        ),
+        row(
+            "groups of conv2, 4, 5",
+            "paper 3.2 and figure 2; Caffe: group: 2; classic: this project",
+            lambda n: str(convs[n][1].groups),
+        ),
+        row("layer 1", "paper 3.5; layers-145.cfg; Caffe: train_val.prototxt", lambda n: _order(small[n], 1)),
+        row("layer 2", "paper 3.5; layers-145.cfg [cnorm2a]; Caffe: train_val.prototxt", lambda n: _order(small[n], 2)),
+        row("dropout on", "paper 4.2; layers-145.cfg [hs1a]; Caffe: drop6, drop7", lambda n: _dropout(small[n])),
+        row(
+            "input side",
+            "paper 3.5 says 224, its 55×55 maps need 227; Caffe: crop_size 227; torchvision: min_size",
+            lambda n: " or ".join(map(str, variants[n].image_sizes)),
+            "63 or more",
+        ),
+        row(
+            "norm: α over n = 5",
+            "paper 3.3: α not divided; layer-params-145.cfg: scale, divided by size; Caffe: alpha, divided",
+            lambda n: f"{variants[n].lrn_alpha / 5:.5f}".rstrip("0"),
+            "no norm",
+        ),
+        row(
+            "norm: k",
+            "paper 3.3; layer-params-145.cfg: minDiv; Caffe: default k",
+            lambda n: f"{variants[n].lrn_k:g}",
+            "no norm",
+        ),
+        row(
+            "norm sees",
+            "paper 3.3: all kernels; layers-145.cfg: rnorm1a, rnorm1b; Caffe: one LRN layer over both groups",
+            lambda n: "its own tower" if variants[n].lrn_towers > 1 else "all channels",
+            "no norm",
+        ),
+        row(
+            "weights",
+            "paper 5; layers-145.cfg: initW; Caffe: weight_filler; torch.nn",
+            lambda n: _weights(INITS[variants[n].init]),
+            "U(±1/√fan-in)",
+        ),
+        row(
+            "biases of conv2, 4, 5, fc6, 7",
+            "paper 5; layers-145.cfg: initB; Caffe: bias_filler; torch.nn",
+            lambda n: f"{INITS[variants[n].init].bias:g}",
+            "U(±1/√fan-in)",
+        ),
+    ]
+
+
+_STEPS = {"Conv2d": "conv", "ReLU": "relu", "ResponseNorm": "norm", "WithinMapNorm": "norm in map", "MaxPool2d": "pool"}
+
+
+def _order(summary: Mapping[str, Any], number: int) -> str:
+    """The steps of the numbered convolutional layer, in the order of the forward pass."""
+    steps = [_STEPS[layer["type"]] for layer in summary["layers"] if layer["type"] in _STEPS]
+    starts = [i for i, step in enumerate(steps) if step == "conv"]
+    return ", ".join(steps[starts[number - 1] : starts[number]])
+
+
+def _dropout(summary: Mapping[str, Any]) -> str:
+    kinds = [layer["type"] for layer in summary["layers"] if "Dropout" in layer["type"] or layer["type"] == "Linear"]
+    where = "inputs of fc6, fc7" if kinds[0] == "Dropout" else "outputs of fc6, fc7"
+    return where + (", which are halved at test" if "DropoutOf2012" in kinds else "")
+
+
+def _weights(init: Init) -> str:
+    by_std: dict[float, list[str]] = {}
+    for layer, std in init.std_of.items():
+        by_std.setdefault(std, []).append(layer)
+    others = "".join(f"; {', '.join(layers)}: {std:g}" for std, layers in by_std.items())
+    return f"N(0, {init.std:g})" + others
+
+
+def format_variants(rows: list[dict[str, Any]], *, markdown: bool = False) -> str:
+    """Format ``variants_table``: each value with its networks, or a Markdown table with a column for each network."""
+    if markdown:
+        lines = ["| | " + " | ".join(f"`{name}`" for name in NETWORKS) + " |", "|---" * (len(NETWORKS) + 1) + "|"]
+        lines += [f"| {row['what']} | " + " | ".join(row["values"].values()) + " |" for row in rows]
+        return "\n".join([*lines, "", *(f"- {row['what']}: {row['source']}." for row in rows)])
+    lines = []
+    for row in rows:
+        by_value: dict[str, list[str]] = {}
+        for name, value in row["values"].items():
+            by_value.setdefault(value, []).append(name)
+        lines.append(row["what"])
+        lines += [f"    {value:38} {', '.join(names)}" for value, names in by_value.items()]
+        lines += [f"    source: {row['source']}", ""]
+    return "\n".join(lines).rstrip()

@@ -1,1 +1,0 @@
-"""Files of weights: checkpoints, cards, the hub, and formats from and for elsewhere."""

@@ -1,0 +1,80 @@
+"""Small runs for tests: twenty images, a narrow network, and what makes two runs the same."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from alexnet import load_run, recipes, train
+from alexnet.checkpoint import load_checkpoint, load_weights
+from alexnet.recipes import Runtime, field_types
+
+SMALL: dict[str, Any] = {"batch_size": 8, "val_every": 2, "seed": 1, "epochs": 4, "width_mult": 1 / 16}
+COMMAND = ["train", "quickstart"]
+for _name, _value in SMALL.items():
+    COMMAND += [f"--{_name.replace('_', '-')}", str(_value)]
+
+# every part of a run that classic leaves out
+MANY: dict[str, Any] = {
+    "holdout": 4, "variant": "paper", "input_scale": "mean-image", "ema": 0.9, "schedule": "plateau", "patience": 1,
+    "augment": ("random_crop", "flip", "pca_color_std"), "warmup": 0.5, "nesterov": True, "decay_biases": False,
+    "val_every": 3, "label_smoothing": 0.1, "tta": "ten-crop", "clip_norm": 0.0, "lr": 1e-3,
+}  # fmt: skip
+
+TIMES = {"images_per_sec", "data_wait_pct", "seconds", "wait_seconds", "val_seconds", "save_seconds"}
+
+
+def make_images(folder: Path) -> Path:
+    """A folder of 20 training and 6 validation images of two classes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 3)):
+        for label, name in enumerate(("dark", "light")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(100 * label, 155 + 100 * label, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def run_small(
+    images: Path | str,
+    out: Path,
+    /,
+    *,
+    resume: bool = False,
+    callbacks: tuple[train.Callback, ...] = (),
+    **changes: Any,
+) -> train.Result:
+    """``train.run`` of the recipe quickstart with ``SMALL``; ``changes`` are fields of ``Recipe`` or ``Runtime``."""
+    runtime = {name: changes.pop(name) for name in list(changes) if name in field_types(Runtime)}
+    recipe = recipes.quickstart(**{"data": str(images)} | SMALL | changes)
+    options = {"tracker": "none", "quiet": True} | runtime
+    return train.run(recipe, out=out, runtime=Runtime(**options), resume=resume, callbacks=callbacks)
+
+
+def assert_same_run(folder: Path, whole: Path, extra_row: int = 0) -> None:
+    """Bit for bit the same weights, optimizer, random states, place and rows; only times may differ.
+
+    ``extra_row`` is a step at which ``max_steps`` gave ``folder`` a row that the schedule does not have.
+    """
+    ours, theirs = load_checkpoint(folder / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
+    assert ours.keys() == theirs.keys()
+    for part in {"model", "average", "random"} & ours.keys():
+        assert ours[part].keys() == theirs[part].keys()
+        for name in ours[part]:
+            assert torch.equal(ours[part][name], theirs[part][name]), f"{part}: {name}"
+    buffers = zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True)
+    assert all(torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in buffers)
+    assert torch.equal(ours["running"]["sums"], theirs["running"]["sums"])
+    for name in ("step", "logged", "best_acc", "best_step"):
+        assert ours["progress"][name] == theirs["progress"][name]
+    rows = [row for row in rows_without_times(folder) if row["step"] != extra_row]
+    assert rows == rows_without_times(whole)
+    (best, _), (same_best, _) = (load_weights(each / "best.safetensors") for each in (folder, whole))
+    assert all(torch.equal(best[name], same_best[name]) for name in best.keys() | same_best.keys())
+
+
+def rows_without_times(folder: Path) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in load_run(folder).rows]

@@ -1,0 +1,305 @@
+"""Files of a run: whole or absent, safe, and clear about what is wrong with them."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from alexnet import AlexNet_2012, load_model, load_run
+from alexnet.checkpoint import (
+    check_run_dir,
+    load_checkpoint,
+    load_weights,
+    lock_run_dir,
+    read_config,
+    save_checkpoint,
+    save_weights,
+    write_atomically,
+    write_config,
+)
+from alexnet.data.normalization import Normalization
+from alexnet.model import ModelInfo
+from alexnet.recipes import modern, quickstart, recipe_from_config
+from runs import make_images, run_small
+
+INFO = ModelInfo(
+    "classic", ("cat", "dog", "été"), Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), "pets", width_mult=1 / 16
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> AlexNet_2012:
+    torch.manual_seed(0)
+    return AlexNet_2012(3, width_mult=1 / 16)
+
+
+@pytest.fixture(scope="module")
+def folder(model: AlexNet_2012, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder / "last.ckpt", {"model": model.state_dict(), "step": 3}, INFO)
+    save_weights(folder / "best.safetensors", {k: v + 1 for k, v in model.state_dict().items()}, INFO)
+    return folder
+
+
+# --- weights and checkpoints
+
+
+def test_files_are_read_back(model: AlexNet_2012, folder: Path) -> None:
+    state = load_checkpoint(folder / "last.ckpt")
+    assert (state["info"], state["step"]) == (INFO, 3)
+    weights, info = load_weights(folder / "best.safetensors")
+    assert info == INFO
+    assert all(torch.equal(weights[name], value + 1) for name, value in model.state_dict().items())
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"  # which other libraries ask for
+
+
+def test_load_model_takes_a_folder_a_checkpoint_and_weights(model: AlexNet_2012, folder: Path, tmp_path: Path) -> None:
+    image = torch.randn(1, 3, 224, 224)
+    expected = model.eval()(image)
+    for path in (folder, folder / "last.ckpt", str(folder)):
+        loaded = load_model(path)
+        assert not loaded.training
+        assert not any(p.requires_grad for p in loaded.parameters())
+        assert loaded.info == INFO
+        assert torch.equal(loaded(image), expected)  # of a folder, the last weights
+    assert not torch.equal(load_model(folder / "best.safetensors")(image), expected)
+    half = {name: value.half() for name, value in model.state_dict().items()}
+    save_weights(tmp_path / "half.safetensors", half, INFO)
+    assert {p.dtype for p in load_model(tmp_path / "half.safetensors").parameters()} == {torch.float32}
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("__import__('pathlib').Path('/tmp/alexnet-was-run').touch()",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"format": Evil()}, tmp_path / "evil.ckpt")
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.ckpt", "plain.ckpt"):
+        with pytest.raises(ValueError, match=name):
+            load_model(tmp_path / name)
+    assert not Path("/tmp/alexnet-was-run").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 1000, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
+def test_a_truncated_file_is_named_in_one_line(folder: Path, tmp_path: Path, name: str, cut: float) -> None:
+    whole = (folder / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(whole[: int(cut * len(whole)) if isinstance(cut, float) else cut])
+    with pytest.raises(ValueError, match=name) as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, "attributes"])
+def test_a_flipped_bit_is_noticed(folder: Path, tmp_path: Path, place: float | str) -> None:
+    """torch writes checksums of the file's parts, and reads a changed weight all the same."""
+    data = bytearray((folder / "last.ckpt").read_bytes())
+    data[int(place * len(data)) if isinstance(place, float) else data.rindex(b"PK\1\2") + 38] ^= 16
+    (tmp_path / "last.ckpt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"last\.ckpt"):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
+NO_MEMORY = (
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 144.00 MiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("unable to mmap 4096 bytes from file <last.ckpt>: Cannot allocate memory (12)"),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=str)
+def test_out_of_memory_is_not_a_damaged_file(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as raised:
+        load_model(folder / "last.ckpt")
+    assert raised.value is error
+
+
+def test_files_of_other_programs_are_named(model: AlexNet_2012, tmp_path: Path) -> None:
+    torch.save(model.state_dict(), tmp_path / "foreign.pth")
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    (tmp_path / "lfs.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+    )
+    wrong = ModelInfo("paper", INFO.classes, INFO.normalization, INFO.data, width_mult=1 / 16)
+    save_weights(tmp_path / "wrong.safetensors", model.state_dict(), wrong)
+    for name, word in (
+        ("foreign.pth", "alexnet convert"),
+        ("foreign.safetensors", "alexnet convert"),
+        ("lfs.safetensors", "git lfs pull"),
+        ("wrong.safetensors", "paper"),
+    ):
+        with pytest.raises(ValueError, match=word) as error:
+            load_model(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+    for path in (tmp_path, tmp_path / "nothing.ckpt"):
+        with pytest.raises(FileNotFoundError):
+            load_model(path)
+
+
+# --- files of 0.1.0
+
+FIRST = {
+    "format": "alexnet-2012/1",
+    "card": '{"variant": "classic", "classes": ["cat", "dog", "\\u00e9t\\u00e9"], "normalization": '
+    '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, "data": "pets", "widths": "quarter"}',
+}
+OLD_RECIPE = {
+    "name": "modern", "data": "digits", "data_dir": "data", "images": None, "holdout": 5000, "input_scale": "imagenet",
+    "crop": "random", "flip": True, "color_noise": "none", "color_noise_until": 1.0, "variant": "classic",
+    "widths": "quarter", "init": "he", "epochs": 13, "max_steps": None, "batch_size": 64, "lr": 0.08, "bias_lr": 1.0,
+    "schedule": "cosine", "warmup": 1.0, "patience": 5, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0005,
+    "decay_biases": True, "clip_norm": 1.0, "label_smoothing": 0.1, "ema": 0.999, "val_every": 100,
+    "test_views": "flip", "save_every": 5.0, "tracker": "trackio", "seed": 0, "device": "auto", "precision": "auto",
+    "loader": "auto", "parallel": "columns", "compile": None,
+}  # fmt: skip
+
+
+def test_checkpoints_of_0_1_0_are_read(tmp_path: Path) -> None:
+    quarter = AlexNet_2012(3, width_mult=0.25)
+    torch.save({**FIRST, "model": quarter.state_dict()}, tmp_path / "last.ckpt")
+    save_file(quarter.state_dict(), tmp_path / "old.safetensors", FIRST)
+    for path in (tmp_path, tmp_path / "old.safetensors"):
+        loaded = load_model(path)
+        assert loaded.info is not None
+        assert (loaded.info.classes, loaded.info.width_mult) == (INFO.classes, 0.25)
+        assert torch.equal(loaded.classifier.fc8.weight, quarter.classifier.fc8.weight)
+
+
+def test_configs_of_0_1_0_are_read(tmp_path: Path) -> None:
+    config = {"recipe": OLD_RECIPE, "data": {"train": 1000}, "classes": ["a", "b"]}
+    write_config(tmp_path, config)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 16, "train_loss": 1.0, "val_acc": 50.0}\n')
+    run = load_run(tmp_path)
+    assert run.recipe == modern(width_mult=0.25)
+    assert (run.steps_per_epoch, run.total_steps, run.step, run.finished) == (16, 208, 16, False)
+    assert run.final["val_acc"] == 50
+    noisy = recipe_from_config(OLD_RECIPE | {"crop": "random-resized", "flip": False, "color_noise": "std"})
+    assert noisy.augment == ("random_resized_crop", "pca_color_std")
+    with pytest.raises(ValueError, match="moon"):
+        recipe_from_config(OLD_RECIPE | {"moon": "full"})
+
+
+CHANGES = ({"card": None}, {"card": "{}"}, {"card": 3}, {"model": None}, {"model": {}}, {"model": {"x": "y"}},
+           {"model": {1: 2}}, {"model": 5})  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_malformed_checkpoint_is_named_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+    state = {**FIRST, "model": AlexNet_2012(3, width_mult=0.25).state_dict(), **change}
+    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=r"x\.ckpt") as error:
+        load_model(tmp_path / "x.ckpt")
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_cannot_be_resumed_from_says_so(tmp_path: Path) -> None:
+    images, out = make_images(tmp_path / "images"), tmp_path / "run"
+    run_small(images, out, max_steps=1)
+    whole = torch.load(out / "last.ckpt", weights_only=True)
+    narrow = {name: value[:1] for name, value in whole["model"].items()}
+    for change in ({"progress": whole["progress"] | {"moon": 1}}, {"progress": 3}, {"running": {}}, {"model": narrow},
+                   {"optimizer": 5}):  # fmt: skip
+        torch.save(whole | change, out / "last.ckpt")
+        with pytest.raises(ValueError, match=r"last\.ckpt.*cannot be resumed from") as error:
+            run_small(images, out, max_steps=2, resume=True)
+        assert "\n" not in str(error.value)
+
+
+# --- writing and the run folder
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def half(file: Path) -> None:
+        file.write_text("ne")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_synced_before_its_rename_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append("sync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        calls.append(f"rename {self.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_atomically(tmp_path / "file", lambda file: file.write_text("new"))
+    assert calls == ["sync file.tmp", "rename file.tmp", f"sync {tmp_path.name}"]
+
+
+def test_a_run_dir_is_locked_for_others_and_not_by_its_children(tmp_path: Path) -> None:
+    script = "import sys\nfrom pathlib import Path\nfrom alexnet.checkpoint import lock_run_dir\n"
+    script += "with lock_run_dir(Path(sys.argv[1])): pass"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with lock_run_dir(tmp_path):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert "in use by another run" in done.stderr
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with lock_run_dir(tmp_path):  # a child that outlives the run does not hold it
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_folder_with_a_lock_alone_is_free(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    check_run_dir(tmp_path, quickstart(), resume=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="already exists"):
+        check_run_dir(tmp_path, quickstart(), resume=False)
+
+
+def test_a_resumed_run_has_the_same_recipe(tmp_path: Path) -> None:
+    recipe = quickstart(lr=0.5)
+    write_config(tmp_path, {"recipe": json.loads(json.dumps(vars(recipe))), "data": {"train": 20}})
+    check_run_dir(tmp_path, quickstart(lr=0.5, data="elsewhere"), resume=True)  # which images is the fingerprint's
+    with pytest.raises(ValueError, match=r"lr 0\.5 \(not 0\.02\), seed 0 \(not 3\)"):
+        check_run_dir(tmp_path, quickstart(seed=3), resume=True)
+
+
+def test_a_config_is_read_back_whatever_its_names(tmp_path: Path) -> None:
+    config = {"classes": ["caf\udce9", "été", "猫"]}  # the first is a file name that is not valid text
+    write_config(tmp_path, config)
+    assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[" * 100_000, '{"recipe": 3}', '{"recipe": {"lr": "x"}}'])
+def test_a_damaged_config_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_run(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_run(tmp_path / "nothing")

@@ -1,0 +1,381 @@
+"""What a run records: metrics.jsonl, and each tracker's files read back with the tracker's own reader."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet import recipes, tracking
+from alexnet.checkpoint import parse_rows
+from alexnet.recipes import FieldError, Runtime
+from alexnet.tracking import MetricsFile, ProgressBar, RunInfo, make_tracker
+
+KEY = "0123456789" * 4  # has the form of an API key
+CONFIG = {"recipe": "classic", "lr": 0.01, "data": {"classes": ["cat", "dog"]}}
+ROWS: list[dict[str, float]] = [
+    {"step": 100, "epoch": 0.25, "train_loss": 2.25, "val_loss": 2.125, "val_acc": 20.5, "lr": 0.01},
+    {"step": 200, "epoch": 0.5, "train_loss": 2.0, "val_loss": 1.875, "val_acc": 31.25, "lr": 0.0095},
+    {"step": 200, "epoch": 0.5, "epoch_val_acc": 31.25},
+    {"step": 300, "epoch": 0.75, "train_loss": 1.5, "val_loss": 1.625, "val_acc": 42.0, "lr": 0.009},
+]
+SUMMARY = {"val_acc": 42.0, "best_val_acc": 42.0, "best_step": 300}
+
+
+@pytest.fixture(autouse=True)
+def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("NETRC", str(home / "no-netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.chdir(home)
+    yield
+    if "wandb" in sys.modules:
+        import wandb
+        from wandb.sdk.lib import wbauth
+
+        wbauth.unauthenticate_session(update_settings=False)
+        wandb.teardown()
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in parse_rows(path)]
+
+
+def record(
+    name: str,
+    folder: Path,
+    rows: list[dict[str, float]] = ROWS,
+    resume_step: int | None = None,
+    state: Any = "finished",
+) -> list[str]:
+    """A run's rows in the file and in a tracker; returns what was printed."""
+    lines: list[str] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    file = MetricsFile(folder / "metrics.jsonl", resume_step)
+    parts: Any = (recipes.classic(), Runtime(), folder, CONFIG, None, None, 2, 400, 400)
+    info = RunInfo(*parts, file.count, resume_step, lines.append)
+    tracker = make_tracker(name)
+    tracker.start(info)
+    for row in rows:
+        file.add(row)
+        tracker.row(row)
+    tracker.end(SUMMARY, state)
+    file.close()
+    return lines
+
+
+# --- metrics.jsonl
+
+
+def test_each_row_is_in_the_file_at_once_and_nan_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, None)
+    for count, row in enumerate(ROWS, start=1):
+        file.add(row)
+        assert rows_of(path) == ROWS[:count]
+    file.add({"step": 400, "train_loss": math.nan, "grad_norm": math.inf})
+    file.sync()
+    assert rows_of(path)[-1] == {"step": 400, "train_loss": None, "grad_norm": None}
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(rows=st.lists(st.fixed_dictionaries({"step": st.integers(0, 10**6), "lr": FINITE})))
+def test_every_float_is_read_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, float]]
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    file = MetricsFile(path, None)
+    for row in rows:
+        file.add(row)
+    assert rows_of(path) == rows
+
+
+def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    record("none", tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        assert rows_of(path) == ROWS[: whole[:length].count(b"\n")]
+    path.write_bytes(whole + b"\0\0\0")
+    assert rows_of(path) == ROWS
+
+
+@pytest.mark.parametrize("bad", ['{"step": 1', "nonsense", "[1, 2]", "3", "", "{}", '{"step": 1.5}', "[" * 100_000])
+def test_a_broken_line_elsewhere_is_named(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        parse_rows(path)
+
+
+@given(cut=st.integers(0, 600), at=st.sampled_from([0, 100, 200, 300]))
+def test_a_resumed_file_has_the_rows_of_an_uninterrupted_one(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, at: int
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    record("none", folder)
+    path = folder / "metrics.jsonl"
+    text = path.read_bytes()
+    start = len(b"".join(line for line in text.splitlines(keepends=True) if json.loads(line)["step"] <= at))
+    path.write_bytes(text[: max(start, cut)])  # whatever was written after the checkpoint
+    record("none", folder, [row for row in ROWS if row["step"] > at], resume_step=at)
+    assert rows_of(path) == ROWS
+
+
+def test_a_failed_rewrite_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record("none", tmp_path)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        MetricsFile(tmp_path / "metrics.jsonl", 200)
+    assert rows_of(tmp_path / "metrics.jsonl") == ROWS
+
+
+# --- any tracker
+
+
+class Broken(tracking.Callback):
+    """A tracker that fails at every call."""
+
+    calls = 0
+
+    def start(self, run: RunInfo) -> None:
+        self.calls += 1
+        raise ConnectionError("the server\nwent away")
+
+    row = end = start  # type: ignore[assignment]
+
+
+def test_a_tracker_that_fails_is_named_once_and_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "TensorBoard", Broken)
+    lines = record("tensorboard", tmp_path)
+    assert len(lines) == 1
+    assert lines[0].startswith("tensorboard: the server went away")
+    assert rows_of(tmp_path / "metrics.jsonl") == ROWS
+
+
+def test_an_interrupt_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(tracking.Callback):
+        def row(self, row: dict[str, float]) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "TensorBoard", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record("tensorboard", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    with pytest.raises(FieldError, match=rf"pip install '?.*{name}") as error:
+        tracking.check_tracker(name)
+    assert error.value.field == "tracker"
+
+
+# --- wandb
+
+
+def wandb_records(folder: Path) -> list[list[dict[str, Any]]]:
+    """The records of each part of the run in ``folder``, oldest first, as wandb's own reader prints them."""
+    parts = []
+    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        parts.append([json.loads(line) for line in printed.splitlines()])
+    return parts
+
+
+def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
+
+
+def test_wandb_offline_holds_the_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a run"
+    (line,) = record("wandb", folder)
+    assert line.startswith("wandb: not logged in; recording offline.")
+    assert f"wandb sync '{folder / 'wandb'}'" in line
+    assert capfd.readouterr() == ("", "")  # wandb itself prints nothing
+    (records,) = wandb_records(folder)
+    (run,) = [entry["run"] for entry in records if entry["type"] == "run"]
+    assert (run["project"], run["display_name"]) == ("alexnet-2012", "a run")
+    assert run["run_id"] == (folder / "wandb" / "id").read_text().strip()
+    assert {key: value for key, value in run["config"]["update"].items() if key != "_wandb"} == CONFIG
+    assert history(records) == ROWS
+    axes = [entry["metric"] for entry in records if entry["type"] == "metric"]
+    assert {"glob_name": "*", "step_metric": "step"}.items() <= axes[-1].items()
+    summary: dict[str, Any] = {}
+    for entry in records:
+        summary |= entry["summary"].get("update", {}) if entry["type"] == "summary" else {}
+    assert {**SUMMARY, "state": "finished", "step": 300}.items() <= summary.items()
+    assert records[-1]["exit"]["exit_code"] == 0
+    assert not list(folder.glob("wandb/**/*.py"))  # no code
+
+
+def test_a_resumed_wandb_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MODE": "offline", "PROJECT": "mine", "ENTITY": "us", "NAME": "named"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    record("wandb", tmp_path, state="stopped")
+    record("wandb", tmp_path, ROWS[3:], resume_step=200)
+    before, after = wandb_records(tmp_path)
+    runs = [next(entry["run"] for entry in part if entry["type"] == "run") for part in (before, after)]
+    assert runs[0]["run_id"] == runs[1]["run_id"]
+    assert [(run["project"], run["entity"], run["display_name"]) for run in runs] == [("mine", "us", "named")] * 2
+    assert history(after) == ROWS[3:]  # the row that was logged and lost has its old place
+    assert [entry["history"]["step"]["num"] for entry in after if entry["type"] == "history"] == [3]
+    assert (before[-1]["exit"]["exit_code"], after[-1]["exit"]["exit_code"]) == (130, 0)
+    record("wandb", tmp_path, ROWS[:1], state="failed")  # a new run in the same folder is another run
+    assert (tmp_path / "wandb" / "id").read_text().strip() != runs[0]["run_id"]
+
+
+@pytest.mark.parametrize("mode", ["disabled", "sometimes"])
+def test_wandb_disabled_and_a_wrong_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    lines = record("wandb", tmp_path)
+    assert (lines == []) == (mode == "disabled")
+    assert all("sometimes" in line and "\n" not in line for line in lines)
+    assert rows_of(tmp_path / "metrics.jsonl") == ROWS
+
+
+@pytest.mark.parametrize("where", ["environment", "netrc", "netrc of another host", "nowhere", "settings"])
+def test_wandb_is_online_if_there_are_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there: it must not be asked
+    if where == "environment":
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    elif where.startswith("netrc"):
+        host = "127.0.0.1:9" if where == "netrc" else "elsewhere.example"
+        (tmp_path / "netrc").write_text(f"machine {host}\n login user\n password {KEY}\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    elif where == "settings":
+        (tmp_path / "settings").write_text("[default]\nmode = offline\n")
+        monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    expected = {"environment": "online", "netrc": "online"}
+    assert tracking.wandb_mode()[0] == expected.get(where, "offline")
+
+
+def test_a_missing_network_falls_back_to_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Logged in, but the server does not answer: the same run, offline, after a short while."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking, "WANDB_INIT_TIMEOUT_S", 1.0)
+    began = time.monotonic()
+    (line,) = record("wandb", tmp_path)
+    assert time.monotonic() - began < 60
+    assert line.startswith("wandb: no answer (")
+    assert "\n" not in line
+    assert capfd.readouterr() == ("", "")
+    (records,) = wandb_records(tmp_path)
+    assert history(records) == ROWS
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert KEY.encode() not in path.read_bytes(), path
+
+
+PROGRAM = """
+from pathlib import Path
+import alexnet.tracking as t
+from alexnet import recipes
+run = t.RunInfo(recipes.classic(), recipes.Runtime(), Path("run"), {}, None, None, 2, 4, 4, 0, None, print)
+tracker = t.make_tracker("wandb")
+tracker.start(run)
+tracker.row({"step": 1, "train_loss": 2.0})
+tracker.end({}, "finished")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_wandb_never_prompts_at_a_terminal(tmp_path: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", PROGRAM]
+    child = subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True)
+    os.close(theirs)
+    try:
+        assert child.wait(timeout=120) == 0  # a prompt would wait here
+    finally:
+        child.kill()
+    printed = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert len(printed.splitlines()) == 1
+    assert printed.startswith("wandb: not logged in; recording offline.")
+
+
+@pytest.mark.parametrize("own", [None, SimpleNamespace(offline=True)])
+def test_a_wandb_run_of_the_callers_own_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: object
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    theirs = wandb.init(dir=str(tmp_path), project="theirs") if own else None
+    record("wandb", tmp_path / "run")
+    if theirs:
+        assert wandb.run is theirs
+        theirs.log({"still": 1})
+        theirs.finish()
+
+
+# --- TensorBoard and the progress bar
+
+
+def test_tensorboard_holds_the_rows(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    record("tensorboard", tmp_path)
+    # killed after step 300 and resumed from step 200: what came after is not shown twice
+    record("tensorboard", tmp_path, [{**ROWS[3], "val_acc": 43.0}], resume_step=200)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = [(event.step, event.value) for event in events.Scalars("val_acc")]
+    assert values == [(100, 20.5), (200, 31.25), (300, 43.0)]
+    assert [(event.step, event.value) for event in events.Scalars("epoch_val_acc")] == [(200, 31.25)]
+    assert [event.value for event in events.Scalars("summary/best_val_acc")] == [42.0, 42.0][:1]
+    assert "step" not in events.Tags()["scalars"]
+
+
+def test_progress_needs_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    bar = ProgressBar()
+    bar.start(100, 20)
+    now[0] = 40.0
+    assert bar.is_due()
+    bar.show(40, 2.0, 10.0, 64.0)
+    assert capsys.readouterr().err == "step 40/100  loss 2.000  acc 10.0%  64 images/s  2 min 00 s left\n"
+
+    class Log:  # in the place of sys.stderr: no isatty
+        text = ""
+
+        def write(self, text: str) -> None:
+            self.text += text
+
+        def flush(self) -> None:
+            pass
+
+    for stream in (Log(), None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        bar = ProgressBar()
+        bar.start(100, 0)
+        bar.row({"step": 100, "epoch": 1.0, "train_loss": 1.5, "val_acc": 50.0})
+        assert stream is None or "train_loss 1.500  val_acc 50.0%" in stream.text

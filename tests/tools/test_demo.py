@@ -1,0 +1,228 @@
+"""The demo: its HTML whatever a class is called, what it refuses, and the page in a browser without a network."""
+
+import io
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import html5lib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet.data.datasets import Dataset, Images, Pixels
+from alexnet.data.normalization import Normalization
+from alexnet.evaluate import predict
+from alexnet.model import AlexNet_2012, ModelInfo
+from alexnet.recipes import FieldError
+from alexnet.tools import demo
+from alexnet.tools.demo import Demo, launch
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>", "", "قطة \u202e tac", "w" * 300, "${alert(1)}", "{{constructor}}", "cat & 'dog'",
+)  # fmt: skip
+WAIT = 60_000  # milliseconds; the machine may be busy
+
+
+@pytest.fixture(scope="module")
+def model() -> AlexNet_2012:
+    torch.manual_seed(1)
+    model = AlexNet_2012(len(HOSTILE), init="he", width_mult=1 / 16).eval().requires_grad_(False)
+    norm = Normalization((0.5, 0.4, 0.6), (0.25, 0.25, 0.25))
+    model.info = ModelInfo("classic", HOSTILE, norm, "colours", width_mult=1 / 16)
+    return model
+
+
+def images(count: int, seed: int) -> Images:
+    """Noise around a colour for each class, ``count`` a class."""
+    colours = np.random.default_rng(0).integers(0, 256, (len(HOSTILE), 3))
+    labels = np.repeat(np.arange(len(HOSTILE)), count)
+    noisy = np.random.default_rng(seed).normal(colours[labels][:, None, None], 25, (len(labels), 32, 32, 3))
+    return Images(labels, Pixels(np.clip(noisy, 0, 255).astype(np.uint8), "colours"))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return Dataset("colours", "colours", HOSTILE, images(6, seed=1), images(4, seed=2), "test")
+
+
+@pytest.fixture
+def shown(model: AlexNet_2012, dataset: Dataset) -> Demo:
+    return Demo(model, dataset, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    coarse = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
+    path = tmp_path / "a photograph.png"
+    Image.fromarray(coarse).resize((320, 240)).save(path)
+    return path
+
+
+def parsed(html: str) -> Element:
+    """The fragment, if it is valid and runs and loads nothing."""
+    tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parseFragment(html)
+    assert not list(tree.iter("script"))
+    assert all(image.get("src").startswith("data:image/") for image in tree.iter("img"))
+    assert not re.search(r"https?:", html)
+    return tree
+
+
+def text(html: str) -> str:
+    return " ".join(" ".join(parsed(html).itertext()).split())
+
+
+def test_the_header_names_every_class_and_says_what_a_softmax_cannot(shown: Demo) -> None:
+    found = text(shown.header())
+    assert "It knows 7 classes and nothing else" in found
+    assert "none of these" in found
+    for name in HOSTILE:
+        assert " ".join(name.split()) in found
+
+
+def test_the_answer_is_that_of_predict(shown: Demo, picture: Path) -> None:
+    html, _ = shown.answer(str(picture))
+    (expected,) = predict(shown.model, [picture], device="cpu", precision="fp32")
+    percents = [f"{100 * share:.1f}%" for _, share in expected.top]
+    assert [each for each in re.findall(r"\d+\.\d%", text(html)) if each in percents][-5:] == percents
+    for part in ("Evidence for the answer (Grad-CAM)", "Strongest feature maps", "conv5"):
+        assert part in text(html)
+
+
+def test_nearest_images_follow_the_progress(shown: Demo, dataset: Dataset, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(demo, "BLOCK", 30)
+    dataset.train.image(17).save(tmp_path / "own.png")
+    _, image = shown.answer(str(tmp_path / "own.png"))
+    first, second, last = shown.nearest(image)
+    assert "0 of 42" in text(first)
+    assert "30 of 42" in text(second)
+    files = [each.get("title") for each in parsed(last).iter("img")]
+    assert files[0] == files[6] == dataset.train.name(17)
+    assert list(shown.nearest(image)) == [last]
+
+
+def test_without_data_there_are_no_examples_and_no_neighbours(model: AlexNet_2012, picture: Path) -> None:
+    alone = Demo(model, device="cpu")
+    assert alone.examples() == []
+    assert list(alone.nearest(alone.answer(str(picture))[1])) == [""]
+    assert list(alone.nearest(None)) == [""]
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", "truncated", "large"])
+def test_a_bad_file_is_answered_with_one_line(shown: Demo, picture: Path, monkeypatch: Any, data: Any) -> None:
+    if data == "large":
+        monkeypatch.setattr(demo, "MAX_PIXELS", 1000)
+    else:
+        picture.write_bytes(picture.read_bytes()[:500] if data == "truncated" else data)
+    html, image = shown.answer(str(picture))
+    assert image is None
+    (line,) = parsed(html).iter("p")
+    assert line.text.startswith("a photograph.png")
+    assert "\n" not in line.text
+
+
+def test_other_classes_are_refused(model: AlexNet_2012, dataset: Dataset) -> None:
+    other = Dataset("x", "x", tuple("abcdefg"), dataset.train, dataset.val, "val")
+    with pytest.raises(FieldError) as error:
+        Demo(model, other)
+    assert error.value.field == "data"
+
+
+def test_addresses_that_cannot_be_used(model: AlexNet_2012) -> None:
+    with pytest.raises(FieldError) as error:
+        launch(model, port=70_000, block=False)
+    assert error.value.field == "port"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1, port {port}"):
+            launch(model, port=port, block=False)
+    with pytest.raises(OSError, match=r"no\.such\.host\.invalid"):
+        launch(model, host="no.such.host.invalid", block=False)
+
+
+def test_without_gradio_it_says_what_to_install(model: AlexNet_2012, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    with pytest.raises(ValueError, match="alexnet-2012"):
+        launch(model, block=False)
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def page(model: AlexNet_2012, dataset: Dataset) -> Iterator[str]:
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'alexnet-2012[demo]'")
+    app = launch(model, dataset, device="cpu", precision="fp32", block=False)
+    yield app.local_url
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium:
+        pytest.skip("needs a browser: apt-get install chromium")
+    offline = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=offline)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any, page: str) -> Iterator[Any]:
+    """The opened page. Nothing may have been asked of another machine, and no script of a class name been run."""
+    view, requests, trouble = browser.new_page(), [], []
+    view.on("request", lambda request: requests.append(request.url))
+    view.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
+    view.on("pageerror", lambda error: trouble.append(str(error)))
+    view.set_default_timeout(WAIT)
+    view.goto(page)
+    view.wait_for_selector("input[type=file]", state="attached")
+    yield view
+    view.close()
+    assert [url for url in requests if not url.startswith((page, "data:", f"blob:{page}"))] == []
+    assert trouble == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
+def test_an_uploaded_image_is_answered_and_the_page_fits(visit: Any, picture: Path, width: int, dark: bool) -> None:
+    visit.set_viewport_size({"width": width, "height": 800})
+    visit.emulate_media(color_scheme="dark" if dark else "light")
+    visit.set_input_files("input[type=file]", picture)
+    visit.wait_for_selector(".answer")
+    assert visit.locator(".answer .bars i").count() == 5
+    visit.wait_for_selector(".near")
+    assert visit.evaluate("document.scrollingElement.scrollWidth") <= width
+    edges = "[...document.querySelectorAll('.alexnet *')].map(each => each.getBoundingClientRect().right)"
+    assert visit.evaluate(f"Math.max(...{edges})") <= width + 1
+
+
+@pytest.mark.slow
+def test_an_example_is_answered_and_the_cross_clears_it(visit: Any) -> None:
+    visit.locator(".examples .grid-container button").nth(4).click()
+    visit.wait_for_selector(".near")
+    visit.get_by_label("Remove Image").click()
+    visit.wait_for_selector("text=Upload, paste or photograph an image")
+    assert visit.locator(".answer").count() == 0
+
+
+@pytest.mark.slow
+def test_a_bad_file_and_a_large_one(visit: Any, picture: Path, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.open(picture).save(stream, "JPEG")
+    (tmp_path / "broken.jpg").write_bytes(stream.getvalue()[:700])
+    visit.set_input_files("input[type=file]", tmp_path / "broken.jpg")
+    assert "broken.jpg" in visit.wait_for_selector(".alexnet .error").inner_text()
+    (tmp_path / "large.png").write_bytes(bytes(21 * 2**20))
+    visit.set_input_files("input[type=file]", tmp_path / "large.png")
+    visit.wait_for_selector("text=maximum allowed size")
+    visit.set_input_files("input[type=file]", picture)  # and the page goes on
+    visit.wait_for_selector(".answer")

@@ -1,0 +1,63 @@
+"""Pages: escaped, self-contained, with pictures inside."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import html5lib
+import pytest
+from jinja2 import UndefinedError
+from matplotlib.figure import Figure
+from PIL import Image
+
+from alexnet.tools import html
+
+EVIL = "<script>alert('x')</script>\"&"
+
+
+def figure() -> Figure:
+    drawn = Figure(figsize=(3, 2))
+    axes = drawn.subplots()
+    axes.plot([1, 2], [3, 1], color="#2f6690", marker="o")
+    axes.set_title(EVIL)
+    return drawn
+
+
+def test_a_missing_value_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        html.render("run.html")
+
+
+def test_a_figure_becomes_an_svg_element() -> None:
+    first = html.inline_svg(figure(), "one", EVIL)
+    assert first == html.inline_svg(figure(), "one", EVIL)
+    assert "var(--accent)" in first
+    assert not re.search(r"#2f6690|https?:|<style", first)
+    second = html.inline_svg(figure(), "two", "b")
+    tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(
+        f"<!doctype html><title>x</title>{first}{second}"
+    )
+    assert tree.find(".//{http://www.w3.org/2000/svg}svg").get("aria-label") == EVIL
+    ids = [node.get("id") for node in tree.iter() if node.get("id")]
+    assert len(set(ids)) == len(ids)
+    used = {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', first + second)}
+    assert used
+    assert used <= set(ids)
+
+
+def test_png_uri_holds_the_picture(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (3, 2), (10, 20, 30))
+    picture.save(tmp_path / "a.png")
+    for given in (picture, tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), figure()):
+        head, _, data = html.png_uri(given).partition(",")
+        assert head == "data:image/png;base64"
+        size = Image.open(io.BytesIO(base64.b64decode(data))).size
+        assert size == ((300, 200) if isinstance(given, Figure) else (3, 2))
+
+
+def test_a_page_is_written_whatever_a_name_holds(tmp_path: Path) -> None:
+    path = html.write_page(tmp_path / "x.html", "a\udc80 é العربية")
+    assert path.read_text(encoding="utf-8") == "a? é العربية"
+    with pytest.raises(OSError, match="missing"):
+        html.write_page(tmp_path / "missing" / "x.html", "")
