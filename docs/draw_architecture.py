@@ -1,4 +1,4 @@
-"""Draw architecture.svg: the classic network, counted from the modules by ``alexnet.report.summary``.
+"""Draw architecture.svg: the classic network, counted from the modules by ``alexnet.tools.summary``.
 
 python docs/draw_architecture.py [FILE]      writes docs/architecture.svg; the same bytes each time
 
@@ -24,7 +24,7 @@ from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from torch import nn
 
 from alexnet.model import AlexNet_2012
-from alexnet.report.summary import summarize
+from alexnet.tools.summary import summarize
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 900, 450
