@@ -345,6 +345,8 @@ class AlexNet_2012(
             std = rule.std_of.get(name, rule.std)
             # With fewer inputs, larger weights carry as strong a signal. The number of pixels' channels is fixed.
             gain = 1.0 if name == "conv1" else math.sqrt(1 / self.width_mult)
+            if layer.weight.is_meta:  # has no values; drawing them would import torch's compiler, which takes seconds
+                continue
             nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()) if std is None else std * gain)
             assert layer.bias is not None  # every layer has one
             nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
@@ -502,7 +504,11 @@ def _features(v: Variant) -> nn.Sequential:
         if f"conv{number}" not in v.without:
             layers += layer(number, order, nn.Conv2d(maps, width, 3, padding=1, groups=groups))
             maps = width
-    return nn.Sequential(OrderedDict(layers))
+    features = nn.Sequential(OrderedDict(layers))
+    # torch.jit.script would run two networks whose layers differ in their order alone with the code of the first one.
+    features.__constants__ = ["order"]  # type: ignore[assignment]
+    features.order = " ".join(name for name, _ in layers)  # type: ignore[assignment]
+    return features
 
 
 def _classifier(v: Variant, num_classes: int) -> nn.Sequential:

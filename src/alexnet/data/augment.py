@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.normalization import RESIZE, Normalization, resampling_matrix, statistics
+from alexnet.data.normalization import RESIZE, Normalization, resampling_matrix, resize_pixels, statistics
 
 if TYPE_CHECKING:
     from alexnet.data.datasets import Images
@@ -254,13 +254,7 @@ class BoxCrops:
 
 def cut_box(pixels: np.ndarray, boxes: Boxes, index: int, size: int) -> np.ndarray:
     """Box ``index`` cut out of uint8 ``[256, 256, 3]`` and resized: uint8 ``[size, size, 3]``."""
-    from torchvision.transforms.v2 import functional as TF
-
     parts = (boxes.top, boxes.left, boxes.height, boxes.width)
     top, left, height, width = (int(part[index]) for part in parts)
-    crop = torch.from_numpy(np.ascontiguousarray(pixels[top : top + height, left : left + width])).permute(2, 0, 1)
-    if (height, width) != (size, size):
-        crop = TF.resize(crop, [size, size], antialias=True)
-    if boxes.mirrored[index]:
-        crop = crop.flip(-1)
-    return crop.permute(1, 2, 0).numpy()
+    crop = resize_pixels(np.ascontiguousarray(pixels[top : top + height, left : left + width]), size, size)
+    return np.ascontiguousarray(crop[:, ::-1]) if boxes.mirrored[index] else crop

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -101,19 +102,34 @@ def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.
 def central_pixels(image: Image.Image, size: int = RESIZE, resize: str = "short-side") -> np.ndarray:
     """The central ``size`` × ``size`` pixels of an RGB image resized to 256: uint8 ``[size, size, 3]``.
 
-    Resized by torch as uint8 with the channels innermost in memory, for which torch has vector code; pixels differ by
-    at most 1 from Pillow's. See ``Normalization.resize`` for the two ways.
+    See ``Normalization.resize`` for the two ways. Pixels differ by at most 1 from Pillow's.
     """
-    from torchvision.transforms.v2 import functional as TF
-
-    if max(image.size) > STRIP * min(image.size):  # else the longer side could be millions of pixels long
-        image = TF.center_crop(image, [min(side, STRIP * min(image.size)) for side in image.size[::-1]])
-    pixels = TF.pil_to_tensor(image)
+    width, height = image.size
+    if max(width, height) > STRIP * min(width, height):  # else the longer side could be millions of pixels long
+        w, h = (min(side, STRIP * min(width, height)) for side in (width, height))
+        left, top = round((width - w) / 2), round((height - h) / 2)
+        image, width, height = image.crop((left, top, left + w, top + h)), w, h
+    pixels = np.array(image)
     if resize == "warp":
-        pixels = TF.resize(pixels, [RESIZE, RESIZE], antialias=False)
+        pixels = resize_pixels(pixels, RESIZE, RESIZE, antialias=False)
     else:
-        pixels = TF.resize(pixels, [RESIZE], antialias=True)
-    return np.ascontiguousarray(TF.center_crop(pixels, [size, size]).permute(1, 2, 0).numpy())
+        short = min(width, height)
+        pixels = resize_pixels(pixels, int(RESIZE * height / short), int(RESIZE * width / short))
+    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + size, left : left + size])
+
+
+def resize_pixels(pixels: np.ndarray, height: int, width: int, *, antialias: bool = True) -> np.ndarray:
+    """Resize uint8 ``[H, W, 3]`` bilinearly, as torchvision does.
+
+    torch's own function, which has vector code for uint8 with the channels innermost in memory: importing torchvision
+    takes seconds, because it imports torch's compiler.
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # channels last
+    resized = F.interpolate(batch, (height, width), mode="bilinear", antialias=antialias)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def resampling_matrix(source: int, target: int) -> Tensor:
