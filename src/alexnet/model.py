@@ -504,11 +504,7 @@ def _features(v: Variant) -> nn.Sequential:
         if f"conv{number}" not in v.without:
             layers += layer(number, order, nn.Conv2d(maps, width, 3, padding=1, groups=groups))
             maps = width
-    features = nn.Sequential(OrderedDict(layers))
-    # torch.jit.script would run two networks whose layers differ in their order alone with the code of the first one.
-    features.__constants__ = ["order"]  # type: ignore[assignment]
-    features.order = " ".join(name for name, _ in layers)  # type: ignore[assignment]
-    return features
+    return _sequential(layers)
 
 
 def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
@@ -520,4 +516,12 @@ def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
         fc, relu = (f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU())
         layers += [*dropout, fc, relu] if v.dropout_on == "inputs" else [fc, relu, *dropout]
     layers.append(("fc8", nn.Linear(hidden7, num_classes)))
-    return nn.Sequential(OrderedDict(layers))
+    return _sequential(layers)
+
+
+def _sequential(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
+    part = nn.Sequential(OrderedDict(layers))
+    # torch.jit.script takes parts that differ only in the order of their layers for one, unless a constant differs.
+    part.__constants__ = ["order"]  # type: ignore[assignment]
+    part.order = " ".join(name for name, _ in layers)  # type: ignore[assignment]
+    return part
