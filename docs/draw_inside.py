@@ -1,9 +1,11 @@
-"""The three pictures of README that look inside a trained network: docs/inside-*.png.
+"""The three pictures of README that look inside the bundled network: docs/inside-*.png.
 
-.venv/bin/python docs/draw_inside.py RUN [--data digits] [--index N] [--only filters]
+.venv/bin/python docs/draw_inside.py [--only filters]
 
-The filters of conv1; one validation image with the evidence for its most probable class; the page of ``alexnet demo``
-with the same image, as Debian's chromium shows it (by Playwright).
+The filters of conv1; docs/cat.jpg with the evidence for the most probable class; the page of ``alexnet demo`` with the
+same photograph, as Debian's chromium shows it (by Playwright).
+
+docs/cat.jpg is "Chelsea" by Stefan van der Walt (public domain, CC0), from scikit-image 0.26.0, saved as JPEG.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from PIL import Image
 
 from alexnet import load_model
 from alexnet.curves import COLOURS, canvas
-from alexnet.data import datasets
+from alexnet.data.images import open_image
 from alexnet.model import AlexNet_2012
 from alexnet.tools import explain
 from alexnet.tools.demo import launch
@@ -22,29 +24,27 @@ from alexnet.tools.explain.draw import evidence_image
 from alexnet.tools.filters import filter_sheet
 
 HERE = Path(__file__).resolve().parent
+PHOTO = HERE / "cat.jpg"
 SIDE = 5.6  # inches of 100 pixels
 
 
 def draw_filters(model: AlexNet_2012, path: Path) -> None:
     """All filters of conv1 in their order, each scaled by itself."""
-    sheet = filter_sheet(model.features.conv1.weight, columns=12)
+    sheet = filter_sheet(model.features.conv1.weight, columns=6)
     scale = int(100 * SIDE) // sheet.width
     sheet = sheet.resize((scale * sheet.width, scale * sheet.height), Image.Resampling.NEAREST)
     Image.alpha_composite(Image.new("RGBA", sheet.size, "white"), sheet.convert("RGBA")).convert("RGB").save(path)
 
 
-def draw_image(model: AlexNet_2012, dataset: datasets.Dataset, index: int, path: Path) -> None:
-    """One image: what the network sees, the evidence for its answer, and its five most probable classes."""
-    (found,) = explain.explain_images(model, [dataset.val.image(index)])
+def draw_image(model: AlexNet_2012, path: Path) -> None:
+    """The photograph as the network sees it, the evidence for its answer, and its five most probable classes."""
+    (found,) = explain.explain_images(model, [open_image(PHOTO)])
     names = model.info.classes
     evidence = evidence_image(found.view, found.evidence[0], explain.receptive_field(model, "relu5")).convert("RGB")
     with canvas(SIDE, SIDE * 2 / 3) as figure:
         axes = figure.subplot_mosaic([["view", "evidence"], ["bars", "bars"]], height_ratios=[3, 2])
-        titles = {
-            "view": f"class: {names[dataset.val.labels[index]]}",
-            "evidence": f"evidence for {names[found.top[0][0]]}",
-        }
-        for (name, title), picture in zip(titles.items(), (found.view, evidence), strict=True):
+        pictures = {"input": found.view, f"evidence for {names[found.top[0][0]]}": evidence}
+        for name, (title, picture) in zip(("view", "evidence"), pictures.items(), strict=True):
             axes[name].imshow(picture)
             axes[name].set_title(title)
             axes[name].axis("off")
@@ -60,42 +60,35 @@ def draw_image(model: AlexNet_2012, dataset: datasets.Dataset, index: int, path:
         figure.savefig(path)
 
 
-def draw_demo(model: AlexNet_2012, dataset: datasets.Dataset, number: int, path: Path) -> None:
-    """The page of ``alexnet demo`` after example ``number`` was chosen."""
+def draw_demo(model: AlexNet_2012, path: Path) -> None:
+    """The page of ``alexnet demo`` after the photograph was uploaded."""
     from playwright.sync_api import sync_playwright
 
-    page = launch(model, dataset, device="cpu", block=False)
+    page = launch(model, device="cpu", block=False)
     try:
         with sync_playwright() as tool:
             browser = tool.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             view = browser.new_page(viewport={"width": 1000, "height": 1000})
             view.set_default_timeout(300_000)
             view.goto(page.local_url)
-            view.locator(".examples button").nth(number).click()
-            view.wait_for_timeout(60_000)  # the answer, then the neighbours
+            view.locator("input[type=file]").first.set_input_files(PHOTO)
+            view.get_by_text("frog").nth(1).wait_for()  # a class of the header and of the answer
+            view.wait_for_timeout(5_000)  # the pictures of the answer
             view.screenshot(path=path)
             browser.close()
     finally:
         page.close()
-    Image.open(path).convert("RGB").save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def main() -> None:
+    drawings = {"filters": draw_filters, "image": draw_image, "demo": draw_demo}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", help="a run folder, a file of weights or a bundled network")
-    parser.add_argument("--data", default="digits", help="its data set (default digits)")
-    parser.add_argument("--index", type=int, default=4, help="which of the demo's ten examples is shown (default 4)")
-    parser.add_argument("--only", choices=("filters", "image", "demo"), nargs="+", default=("filters", "image", "demo"))
-    args = parser.parse_args()
-    model, dataset = load_model(args.run), datasets.load(args.data)
-    for name in args.only:
+    parser.add_argument("--only", choices=drawings, nargs="+", default=list(drawings))
+    model = load_model("cifar10-small")
+    for name in parser.parse_args().only:
         path = HERE / f"inside-{name}.png"
-        if name == "filters":
-            draw_filters(model, path)
-        elif name == "image":
-            draw_image(model, dataset, explain.choose_examples(dataset)[args.index], path)
-        else:
-            draw_demo(model, dataset, args.index, path)
+        drawings[name](model, path)
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
