@@ -26,7 +26,6 @@ import jinja2
 import trials
 from alexnet.curves import canvas, draw_curves, mark_chance, save_png, set_ticks
 from alexnet.tools.reproduce import EXPERIMENTS
-from alexnet.tools.reproduce import spread as arm_values
 from record import ROOT
 
 Record = dict[str, Any]
@@ -276,16 +275,15 @@ def standard_error(record: Record) -> float:
 
 
 def claims_table(found: Sequence[Record]) -> str:
-    by_name = {record["experiment"]: record for record in found}
+    verdicts = {record["experiment"]: record["verdict"] for record in found}
     rows = []
     for name, experiment in EXPERIMENTS.items():
         paper = "; ".join(dict.fromkeys(comparison.paper for comparison in experiment.rule if comparison.decides))
-        means, verdict, title = "–", f"not run: `alexnet reproduce {name}`", f"`{name}`"
-        if record := by_name.get(name):
-            arms = "; ".join(f"{arm['name']} {arm_values(arm)}" for arm in record["arms"])
-            means, verdict, title = f"{record['measure']}: {arms}", f"**{record['verdict']}**", f"[`{name}`](#{name})"
-        rows.append([f"{title} {experiment.claim}", paper, means, verdict])
-    return table(["claim", "the paper", "here: mean ± SD (runs)", "verdict"], rows)
+        title, verdict = f"`{name}`", f"not run: `alexnet reproduce {name}`"
+        if name in verdicts:
+            title, verdict = f"[`{name}`](#{name})", f"**{verdicts[name]}**"
+        rows.append([f"{title} {experiment.claim}", paper, verdict])
+    return table(["claim", "the paper", "verdict"], rows)
 
 
 def faults_table(record: Record) -> str:

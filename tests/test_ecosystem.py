@@ -808,7 +808,7 @@ def table(found: dict[str, dict[str, str]]) -> str:
     lines = []
     for group in dict.fromkeys(row.group for row in ROWS.values()):
         lines += [
-            f"\n## {group}\n",
+            f"\n### {group}\n",
             "| what | tried with | this network | torchvision's `alexnet` |",
             "|---|---|---|---|",
         ]
@@ -826,22 +826,13 @@ def table(found: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-PAGE = """# An ordinary PyTorch module
-
-After reading this page you know which PyTorch tools and packages work with this network.
-
-Each line is a test in [`tests/test_ecosystem.py`](../tests/test_ecosystem.py), run with all nine variants at a quarter
-of the width (`width_mult=0.25`), on a CPU. The result, and the gradient where there is one, must equal that of the same
-network built of PyTorch's own layers. torchvision's `alexnet` goes through the same tests: where it fails too, its
-column gives the error. `python tests/test_ecosystem.py` runs all tests and writes this page.
-"""
-
-
 def main() -> int:
     outcomes = Outcomes()
     arguments = ["-m", "", "-n", "0", "-p", "no:cacheprovider", "--timeout", "3600"]
     code = pytest.main([__file__, *arguments], plugins=[outcomes])
-    (ROOT / "docs/ecosystem.md").write_text(PAGE + table(outcomes.found) + "\n", encoding="utf-8")
+    page, marker = ROOT / "docs/ecosystem.md", "<!-- outcomes: written by tests/test_ecosystem.py -->\n"
+    text = page.read_text(encoding="utf-8").partition(marker)[0]
+    page.write_text(text + marker + table(outcomes.found) + "\n", encoding="utf-8")
     return int(code)
 
 
