@@ -133,7 +133,9 @@ def groups(accuracy: Iterable[Record]) -> list[list[Record]]:
 
 
 def setting(record: Record) -> str:
-    """The recipe, and the flags by which the run differs from it."""
+    """The recipe and the flags by which the run differs from it, or the name of a bundled network."""
+    if "bundled" in record:
+        return Path(record["bundled"]["file"]).stem
     words = record["command"].removeprefix("alexnet train ")
     return re.sub(r" --(data|max-steps|tracker|val-every|seed) \S+", "", words)
 
