@@ -530,7 +530,7 @@ def bad_inputs(chunk: int, count: int) -> Found:
 # part: what does a chunk of trials, how many a chunk has, and how many there are in all
 PARTS: dict[str, tuple[Callable[[int, int], Found], int, int]] = {
     "kills at random": (kills_at_random, 50, 1000),
-    "at each call": (at_each_call, 250, 250 * len(EACH_CALL)),
+    "at each call": (at_each_call, 40, 40 * len(EACH_CALL)),
     "power cuts": (power_cuts, 100, 1000),
     "cut checkpoints": (cut_checkpoints, 1000, 1000),
     "flipped bits": (flipped_bits, 1000, 10_000),
