@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from alexnet.data.datasets import Dataset
 
 __all__ = [
-    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_run_dir", "first_line", "is_lfs_pointer", "load_checkpoint",
-    "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config", "read_pickled",
-    "read_safetensors", "save_checkpoint", "save_weights", "write_atomically", "write_config",
+    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_run_dir", "check_unused", "first_line", "is_lfs_pointer",
+    "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config",
+    "read_pickled", "read_safetensors", "save_checkpoint", "save_weights", "write_atomically", "write_config",
 ]  # fmt: skip
 
 CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.ckpt", "best.safetensors"
@@ -396,6 +396,12 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_unused(folder: Path) -> None:
+    """ValueError if ``folder`` exists and holds anything but the lock."""
+    if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+        raise ValueError(f"{folder}: already exists; choose a different folder, or resume the run in it")
+
+
 def check_run_dir(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     """ValueError if a run of ``recipe`` cannot start in ``folder``, or cannot be resumed there.
 
@@ -407,8 +413,7 @@ def check_run_dir(folder: Path, recipe: Recipe, *, resume: bool) -> None:
         with lock_run_dir(folder):
             pass
     if not resume:
-        if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
-            raise ValueError(f"{folder}: already exists; choose a different folder, or resume the run in it")
+        check_unused(folder)
     elif (folder / CONFIG).is_file():
         stored = load_run(folder).recipe
         if stored != recipe:

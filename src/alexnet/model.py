@@ -147,13 +147,8 @@ class Init:
     """Bias of conv2, conv4, conv5, fc6 and fc7; the other biases are 0."""
 
 
-BIASED = (
-    "conv2",
-    "conv4",
-    "conv5",
-    "fc6",
-    "fc7",
-)  # the paper, section 5: so that these ReLUs start with positive inputs
+# The paper, section 5: their ReLUs start with positive inputs.
+BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")
 CAFFE_STDS = {"fc6": 0.005, "fc7": 0.005}
 
 INITS: Mapping[str, Init] = {

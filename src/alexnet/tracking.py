@@ -33,15 +33,8 @@ if TYPE_CHECKING:
     from alexnet.data.datasets import Dataset
 
 __all__ = [
-    "Callback",
-    "MetricsFile",
-    "ProgressBar",
-    "RunInfo",
-    "check_tracker",
-    "make_tracker",
-    "profiled",
-    "wandb_mode",
-]
+    "Callback", "MetricsFile", "ProgressBar", "RunInfo", "check_tracker", "make_tracker", "profiled", "wandb_mode",
+]  # fmt: skip
 
 PROJECT = "alexnet-2012"
 WANDB_INIT_TIMEOUT_S = 20.0

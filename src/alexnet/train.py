@@ -338,13 +338,9 @@ def run(
                 best_weights = None
             snapshot["progress"] = dataclasses.asdict(state)
             row = state.row if state.row.get("step") == state.step else {}
-            units = {
-                "val_acc": "val_acc, %",
-                "val_loss": "val_loss",
-                "test_acc": "test_acc, %",
-                "test_loss": "test_loss",
-            }
-            record = {"step": state.step, **{unit: row[name] for name, unit in units.items() if name in row}}
+            metrics = ("val_acc", "val_loss", "test_acc", "test_loss")
+            record = {"step": state.step}
+            record |= {name + ", %" * name.endswith("acc"): row[name] for name in metrics if name in row}
             checkpoint.save_checkpoint(folder / LAST, snapshot, describe_weights(record))
         state.saving += time.perf_counter() - began
 
@@ -392,7 +388,7 @@ def run(
         if is_main:
             stack.enter_context(checkpoint.lock_run_dir(folder))
             if not resume:  # another run may have come and gone since the first look
-                _check_unused(folder)
+                checkpoint.check_unused(folder)
             for half_written in folder.glob("*.tmp"):  # by a run that was killed
                 half_written.unlink()
         bar = ProgressBar(quiet=runtime.quiet or not is_main)
@@ -777,11 +773,6 @@ def _restore_random(saved: Mapping[str, Tensor], device: torch.device, shard: Sh
         torch.cuda.set_rng_state(own["cuda"], device)
     if "mps" in own and device.type == "mps":
         torch.mps.set_rng_state(own["mps"])
-
-
-def _check_unused(folder: Path) -> None:
-    if any(entry.name != ".lock" for entry in folder.iterdir()):
-        raise ValueError(f"{folder}: already exists; choose a different folder, or resume the run in it")
 
 
 def _all_or_none(any_process: Callable[..., list[bool]], here: bool, folder: Path) -> bool:
