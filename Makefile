@@ -45,10 +45,10 @@ results: .venv/run  ## RESULTS.md, README's tables and the pictures, from the re
 
 DATA ?= cifar10
 
-bench: .venv/run  ## This project beside the usual code, on this machine's CPU
+bench: .venv/run  ## Compare with plain PyTorch code, on this machine's CPU
 	$(BIN)/python benchmarks/compare.py --device cpu --json results/compare-cpu.json
 
-faults: .venv/dev  ## Kill, starve, damage and mislead it thousands of times: docs/reliability.md, some hours
+faults: .venv/dev  ## Kill runs, fail their disk, damage their files: docs/reliability.md; some hours
 	$(BIN)/python benchmarks/faults.py --json results/faults-cpu.json
 
 bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic with five seeds, and in float32 with three

@@ -1,4 +1,4 @@
-"""Speed of this project and of the usual PyTorch code for AlexNet at 224×224, measured in turn on one machine.
+"""Speed of this project and of plain PyTorch code for AlexNet at 224×224, measured in turn on one machine.
 
     python benchmarks/compare.py [--json FILE] [--repeats 3] [--data SPEC] [--device cpu]
     python benchmarks/compare.py --time-to 56.3 --data SPEC --json results/time-to-56.3-cpu.json
@@ -100,7 +100,7 @@ def pictures(images: Images, transform: Callable) -> Pictures:
 
 
 class Baseline:
-    """The usual code."""
+    """The baseline."""
 
     def __init__(self, spec: str, device: torch.device, files: list[Path]) -> None:
         self.device, self.quick = device, device.type == "cuda"

@@ -101,8 +101,8 @@ def command_of(run: Run) -> str:
 
 def changes(run: Run) -> dict[str, tuple[Any, Any]]:
     """The fields in which the run differs from its named recipe: the run's value and the recipe's."""
-    own, usual = (dataclasses.asdict(each) for each in (run.recipe, RECIPES.get(run.recipe.name, Recipe)()))
-    return {name: (own[name], usual[name]) for name in own if name != "name" and own[name] != usual[name]}
+    own, default = (dataclasses.asdict(each) for each in (run.recipe, RECIPES.get(run.recipe.name, Recipe)()))
+    return {name: (own[name], default[name]) for name in own if name != "name" and own[name] != default[name]}
 
 
 def seconds(run: Run) -> dict[str, float]:
@@ -223,7 +223,7 @@ def document(run: Run) -> dict[str, Any]:
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
         "command": command_of(run),
-        "changes": {name: {"run": own, "recipe": usual} for name, (own, usual) in changes(run).items()},
+        "changes": {name: {"run": own, "recipe": default} for name, (own, default) in changes(run).items()},
         "step": run.step,
         "last_step": last_step(run),
         "total_steps": run.total_steps,
