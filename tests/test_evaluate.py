@@ -163,6 +163,8 @@ def test_the_table_fits_a_terminal():
     assert "top1 83.33%" in text
     assert "1 (16.7%)" in text
     assert max(map(len, text.splitlines())) <= 100
+    large = found | {"per_class": dict.fromkeys(map(str, range(30)), 0.0), "confusion": [[1] * 30] * 30}
+    assert "confusion matrix" not in format_evaluation(large, "center")
 
 
 # --- predict

@@ -347,6 +347,7 @@ def changed(**changes):
         (changed(normalization={"mean": [0, 0, 0]}), "std"),
         (changed(norm_gamma=2), "gamma"),
         (changed(gamma=2), "gamma"),
+        (changed(norm_mean=[1, 2]), "mean"),
         (changed(norm_mean=[1, 2, math.nan]), "mean"),
         (changed(norm_std=[1, 1, 0]), "std"),
         (changed(norm_resize="wrap"), "wrap"),
@@ -354,6 +355,7 @@ def changed(**changes):
         *((changed(classes=wrong), "classes") for wrong in ([], "ab", [1], None)),
         (changed(variant="a b"), "variant"),
         (changed(record=[1]), "record"),
+        (changed(data=3), "data"),
         (changed(width_mult="0.25"), "width_mult"),
     ],
 )
