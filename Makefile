@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
+# Without .pyc files, every process of the tests would compile the sources of torch again, nine seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup quickstart test test-slow lint format results bench faults bench-gpu accuracy-gpu wheel-test hub clean
 
 setup: .venv/dev  ## Create .venv with everything for development

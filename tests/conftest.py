@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported. Another number of threads adds in another order, and several test processes with a thread
 # for every core slow each other down tenfold.
@@ -23,3 +24,23 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _undrawn_curves() -> Iterator[None]:
+    """A run ends with an empty curves.png: drawing takes ten times as long as the rest of a small run.
+
+    Runs in processes of their own still draw, and so does a test that imports ``draw_curves``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("curves", "train"):
+            patch.setattr(f"alexnet.{module}.draw_curves", lambda folder, _: (folder / "curves.png").touch())
+        yield
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``runs.make_images`` makes. Nobody changes it."""
+    from runs import make_images
+
+    return make_images(tmp_path_factory.mktemp("images"))

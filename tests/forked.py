@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 from alexnet.cli import main
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -47,11 +45,6 @@ class Command:
     def send(self, signal: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(self.process.pid, signal)  # type: ignore[arg-type]
-
-    def send_to_others(self, signal: int) -> None:
-        """Send a signal to the processes that it started: its data workers, and the server that forks them."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            process.send_signal(signal)
 
     def wait_for(self, path: Path, timeout: float = 60) -> None:
         """Wait until that file exists, or the process has ended."""

@@ -3,31 +3,20 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from alexnet import AlexNet_2012, load_model, load_run
-from alexnet.checkpoint import (
-    check_run_dir,
-    load_checkpoint,
-    load_weights,
-    lock_run_dir,
-    read_config,
-    save_checkpoint,
-    save_weights,
-    write_atomically,
-    write_config,
-)
+from alexnet import AlexNet_2012, checkpoint, load_model, load_run
+from alexnet.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from alexnet.data.normalization import Normalization
 from alexnet.model import ModelInfo
 from alexnet.recipes import modern, quickstart, recipe_from_config
-from runs import make_images, run_small
+from runs import run_small
 
 INFO = ModelInfo(
     "classic", ("cat", "dog", "été"), Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), "pets", width_mult=1 / 16
@@ -35,13 +24,13 @@ INFO = ModelInfo(
 
 
 @pytest.fixture(scope="module")
-def model() -> AlexNet_2012:
+def model():
     torch.manual_seed(0)
     return AlexNet_2012(3, width_mult=1 / 16)
 
 
 @pytest.fixture(scope="module")
-def folder(model: AlexNet_2012, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     save_checkpoint(folder / "last.ckpt", {"model": model.state_dict(), "step": 3}, INFO)
     save_weights(folder / "best.safetensors", {k: v + 1 for k, v in model.state_dict().items()}, INFO)
@@ -51,7 +40,7 @@ def folder(model: AlexNet_2012, tmp_path_factory: pytest.TempPathFactory) -> Pat
 # --- weights and checkpoints
 
 
-def test_files_are_read_back(model: AlexNet_2012, folder: Path) -> None:
+def test_files_are_read_back(model, folder):
     state = load_checkpoint(folder / "last.ckpt")
     assert (state["info"], state["step"]) == (INFO, 3)
     weights, info = load_weights(folder / "best.safetensors")
@@ -61,7 +50,7 @@ def test_files_are_read_back(model: AlexNet_2012, folder: Path) -> None:
         assert file.metadata()["format"] == "pt"  # which other libraries ask for
 
 
-def test_load_model_takes_a_folder_a_checkpoint_and_weights(model: AlexNet_2012, folder: Path, tmp_path: Path) -> None:
+def test_load_model_takes_a_folder_a_checkpoint_and_weights(model, folder, tmp_path):
     image = torch.randn(1, 3, 224, 224)
     expected = model.eval()(image)
     for path in (folder, folder / "last.ckpt", str(folder)):
@@ -76,23 +65,22 @@ def test_load_model_takes_a_folder_a_checkpoint_and_weights(model: AlexNet_2012,
     assert {p.dtype for p in load_model(tmp_path / "half.safetensors").parameters()} == {torch.float32}
 
 
-class Evil:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return eval, ("__import__('pathlib').Path('/tmp/alexnet-was-run').touch()",)
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return eval, (f"__import__('pathlib').Path({str(tmp_path / 'was run')!r}).touch()",)
 
-
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"format": Evil()}, tmp_path / "evil.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.ckpt", "plain.ckpt"):
         with pytest.raises(ValueError, match=name):
             load_model(tmp_path / name)
-    assert not Path("/tmp/alexnet-was-run").exists()
+    assert not (tmp_path / "was run").exists()
 
 
-@pytest.mark.parametrize("cut", [0, 10, 1000, 0.5, 0.999])
+@pytest.mark.parametrize("cut", [0, 10, 0.5, 0.999])
 @pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
-def test_a_truncated_file_is_named_in_one_line(folder: Path, tmp_path: Path, name: str, cut: float) -> None:
+def test_a_truncated_file_is_named_in_one_line(folder, tmp_path, name, cut):
     whole = (folder / name).read_bytes()
     path = tmp_path / name
     path.write_bytes(whole[: int(cut * len(whole)) if isinstance(cut, float) else cut])
@@ -102,7 +90,7 @@ def test_a_truncated_file_is_named_in_one_line(folder: Path, tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9, "attributes"])
-def test_a_flipped_bit_is_noticed(folder: Path, tmp_path: Path, place: float | str) -> None:
+def test_a_flipped_bit_is_noticed(folder, tmp_path, place):
     """torch writes checksums of the file's parts, and reads a changed weight all the same."""
     data = bytearray((folder / "last.ckpt").read_bytes())
     data[int(place * len(data)) if isinstance(place, float) else data.rindex(b"PK\1\2") + 38] ^= 16
@@ -120,33 +108,24 @@ NO_MEMORY = (
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=str)
-def test_out_of_memory_is_not_a_damaged_file(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def load(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(torch, "load", load)
+def test_out_of_memory_is_not_a_damaged_file(folder, monkeypatch, error):
+    monkeypatch.setattr(torch, "load", mock.Mock(side_effect=error))
     with pytest.raises(type(error)) as raised:
         load_model(folder / "last.ckpt")
     assert raised.value is error
 
 
-def test_files_of_other_programs_are_named(model: AlexNet_2012, tmp_path: Path) -> None:
+def test_files_of_other_programs_are_named(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "foreign.pth")
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    (tmp_path / "lfs.safetensors").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
-    )
+    (tmp_path / "lfs.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\n")
     wrong = ModelInfo("paper", INFO.classes, INFO.normalization, INFO.data, width_mult=1 / 16)
     save_weights(tmp_path / "wrong.safetensors", model.state_dict(), wrong)
-    for name, word in (
-        ("foreign.pth", "alexnet convert"),
-        ("foreign.safetensors", "alexnet convert"),
-        ("lfs.safetensors", "git lfs pull"),
-        ("wrong.safetensors", "paper"),
-    ):
-        with pytest.raises(ValueError, match=word) as error:
+    words = {"foreign.pth": "convert", "foreign.safetensors": "convert", "lfs.safetensors": "git lfs"}
+    words["wrong.safetensors"] = "paper"
+    for name, word in words.items():
+        with pytest.raises(ValueError, match=f"{tmp_path / name}.*{word}"):
             load_model(tmp_path / name)
-        assert str(tmp_path / name) in str(error.value)
     for path in (tmp_path, tmp_path / "nothing.ckpt"):
         with pytest.raises(FileNotFoundError):
             load_model(path)
@@ -170,7 +149,7 @@ OLD_RECIPE = {
 }  # fmt: skip
 
 
-def test_checkpoints_of_0_1_0_are_read(tmp_path: Path) -> None:
+def test_checkpoints_of_0_1_0_are_read(tmp_path):
     quarter = AlexNet_2012(3, width_mult=0.25)
     torch.save({**FIRST, "model": quarter.state_dict()}, tmp_path / "last.ckpt")
     save_file(quarter.state_dict(), tmp_path / "old.safetensors", FIRST)
@@ -181,9 +160,9 @@ def test_checkpoints_of_0_1_0_are_read(tmp_path: Path) -> None:
         assert torch.equal(loaded.classifier.fc8.weight, quarter.classifier.fc8.weight)
 
 
-def test_configs_of_0_1_0_are_read(tmp_path: Path) -> None:
+def test_configs_of_0_1_0_are_read(tmp_path):
     config = {"recipe": OLD_RECIPE, "data": {"train": 1000}, "classes": ["a", "b"]}
-    write_config(tmp_path, config)
+    checkpoint.write_config(tmp_path, config)
     (tmp_path / "metrics.jsonl").write_text('{"step": 16, "train_loss": 1.0, "val_acc": 50.0}\n')
     run = load_run(tmp_path)
     assert run.recipe == modern(width_mult=0.25)
@@ -195,12 +174,10 @@ def test_configs_of_0_1_0_are_read(tmp_path: Path) -> None:
         recipe_from_config(OLD_RECIPE | {"moon": "full"})
 
 
-CHANGES = ({"card": None}, {"card": "{}"}, {"card": 3}, {"model": None}, {"model": {}}, {"model": {"x": "y"}},
-           {"model": {1: 2}}, {"model": 5})  # fmt: skip
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_a_malformed_checkpoint_is_named_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"card": None}, {"card": "{}"}, {"card": 3}, {"model": None}, {"model": {1: 2}}, {"model": 5}], ids=str
+)
+def test_a_malformed_checkpoint_is_named_in_one_line(tmp_path, change):
     state = {**FIRST, "model": AlexNet_2012(3, width_mult=0.25).state_dict(), **change}
     torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=r"x\.ckpt") as error:
@@ -208,8 +185,8 @@ def test_a_malformed_checkpoint_is_named_in_one_line(tmp_path: Path, change: dic
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_that_cannot_be_resumed_from_says_so(tmp_path: Path) -> None:
-    images, out = make_images(tmp_path / "images"), tmp_path / "run"
+def test_a_checkpoint_that_cannot_be_resumed_from_says_so(images, tmp_path):
+    out = tmp_path / "run"
     run_small(images, out, max_steps=1)
     whole = torch.load(out / "last.ckpt", weights_only=True)
     narrow = {name: value[:1] for name, value in whole["model"].items()}
@@ -224,80 +201,62 @@ def test_a_checkpoint_that_cannot_be_resumed_from_says_so(tmp_path: Path) -> Non
 # --- writing and the run folder
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
-    def half(file: Path) -> None:
+    def half(file):
         file.write_text("ne")
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_atomically(path, half)
+        checkpoint.write_atomically(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_synced_before_its_rename_and_the_folder_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
+def test_a_file_is_synced_before_its_rename_and_the_folder_after_it(tmp_path, monkeypatch):
+    calls = []
     sync, rename = os.fsync, Path.replace
 
-    def synced(descriptor: int) -> None:
+    def synced(descriptor):
         calls.append("sync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
         sync(descriptor)
 
-    def renamed(self: Path, target: Path) -> Path:
+    def renamed(self, target):
         calls.append(f"rename {self.name}")
         return rename(self, target)
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
-    write_atomically(tmp_path / "file", lambda file: file.write_text("new"))
+    checkpoint.write_atomically(tmp_path / "file", lambda file: file.write_text("new"))
     assert calls == ["sync file.tmp", "rename file.tmp", f"sync {tmp_path.name}"]
 
 
-def test_a_run_dir_is_locked_for_others_and_not_by_its_children(tmp_path: Path) -> None:
-    script = "import sys\nfrom pathlib import Path\nfrom alexnet.checkpoint import lock_run_dir\n"
-    script += "with lock_run_dir(Path(sys.argv[1])): pass"
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    with lock_run_dir(tmp_path):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert "in use by another run" in done.stderr
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        with lock_run_dir(tmp_path):  # a child that outlives the run does not hold it
-            pass
-    finally:
-        child.kill()
-        child.wait()
-
-
-def test_a_folder_with_a_lock_alone_is_free(tmp_path: Path) -> None:
+def test_a_folder_with_a_lock_alone_is_free(tmp_path):
     (tmp_path / ".lock").touch()
-    check_run_dir(tmp_path, quickstart(), resume=False)
+    checkpoint.check_run_dir(tmp_path, quickstart(), resume=False)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="already exists"):
-        check_run_dir(tmp_path, quickstart(), resume=False)
+        checkpoint.check_run_dir(tmp_path, quickstart(), resume=False)
 
 
-def test_a_resumed_run_has_the_same_recipe(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_recipe(tmp_path):
     recipe = quickstart(lr=0.5)
-    write_config(tmp_path, {"recipe": json.loads(json.dumps(vars(recipe))), "data": {"train": 20}})
-    check_run_dir(tmp_path, quickstart(lr=0.5, data="elsewhere"), resume=True)  # which images is the fingerprint's
+    checkpoint.write_config(tmp_path, {"recipe": json.loads(json.dumps(vars(recipe))), "data": {"train": 20}})
+    checkpoint.check_run_dir(tmp_path, quickstart(lr=0.5, data="elsewhere"), resume=True)  # the fingerprint tells
     with pytest.raises(ValueError, match=r"lr 0\.5 \(not 0\.02\), seed 0 \(not 3\)"):
-        check_run_dir(tmp_path, quickstart(seed=3), resume=True)
+        checkpoint.check_run_dir(tmp_path, quickstart(seed=3), resume=True)
 
 
-def test_a_config_is_read_back_whatever_its_names(tmp_path: Path) -> None:
+def test_a_config_is_read_back_whatever_its_names(tmp_path):
     config = {"classes": ["caf\udce9", "été", "猫"]}  # the first is a file name that is not valid text
-    write_config(tmp_path, config)
-    assert read_config(tmp_path) == config
+    checkpoint.write_config(tmp_path, config)
+    assert checkpoint.read_config(tmp_path) == config
 
 
-@pytest.mark.parametrize("text", ["", "{", "3", "[" * 100_000, '{"recipe": 3}', '{"recipe": {"lr": "x"}}'])
-def test_a_damaged_config_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "3", "[" * 100_000, '{"recipe": 3}', '{"recipe": {"lr": "x"}}'])
+def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json"):
         load_run(tmp_path)

@@ -12,10 +12,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,29 +22,22 @@ from alexnet import __version__, cli
 from alexnet.cli import COMMANDS, RENAMED, main, parse
 from alexnet.recipes import RECIPES, FieldError, Recipe, Runtime, choices_of, field_types
 from alexnet.train import Result, TrainingError
-from forked import Command
-from runs import make_images
 
 SMALL = ["--batch-size", "8", "--val-every", "2", "--tracker", "none", "--width-mult", "0.0625"]
 FIELDS = {name: hint for kind in (Recipe, Runtime) for name, hint in field_types(kind).items() if name != "name"}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def trained(images, tmp_path_factory):
     """A run of two steps, and the document that the command printed."""
     out = tmp_path_factory.mktemp("runs") / "my run"
-    words = ["train", "--data", str(data), *SMALL, "--out", str(out), "--max-steps", "2", "--lr", "0.001", "--json"]
+    words = ["train", "--data", str(images), *SMALL, "--out", str(out), "--max-steps", "2", "--lr", "0.001", "--json"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(words) == 0
     return SimpleNamespace(out=out, document=json.loads(printed.getvalue()))
 
 
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+def refused(argv, capsys, code=2):
     """The one line of a command that has to fail."""
     assert main(argv) == code
     out, err = capsys.readouterr()
@@ -55,15 +46,15 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
     return err
 
 
-def documented(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> Any:
+def documented(argv, capsys, code=0):
     """The document of a command with ``--json``, which must be all that it prints to standard output."""
     capsys.readouterr()
     assert main([*argv, "--json"]) == code
     return json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
-def raising(error: BaseException) -> Any:
-    def fail(*_: object, **__: object) -> None:
+def raising(error):
+    def fail(*_, **__):
         raise error
 
     return fail
@@ -72,14 +63,14 @@ def raising(error: BaseException) -> Any:
 # --- help
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys; from alexnet.cli import main; main(['train', '--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "numpy", "torchvision", "matplotlib", "PIL", "wandb", "accelerate", "sklearn", "datasets", "tqdm"}
     assert not heavy & set(done.stdout.splitlines()[-1].split())
 
 
-def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overview_and_version(capsys):
     for argv in ([], ["--help"], ["-h"]):
         assert main(argv) == 0
         text = capsys.readouterr().out
@@ -89,16 +80,14 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_has_help_with_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_command_has_help_with_an_example_that_parses(command, capsys):
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert "--json" in text
     parse(shlex.split(re.findall(rf"example:\n  alexnet ({command}.*)$", text, re.MULTILINE)[0]))
 
 
-def test_train_help_has_every_field_in_its_group_and_every_recipe(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_help_has_every_field_in_its_group_and_every_recipe(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
@@ -118,7 +107,7 @@ def test_train_help_has_every_field_in_its_group_and_every_recipe(
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_field_is_a_flag_and_only_given_fields_are_set(name: str) -> None:
+def test_every_field_is_a_flag_and_only_given_fields_are_set(name):
     flag, kind = f"--{name.replace('_', '-')}", Recipe if name in field_types(Recipe) else Runtime
     if choices := choices_of(FIELDS[name]):
         words, value = [flag, choices[-1]], choices[-1]
@@ -136,7 +125,7 @@ def test_every_field_is_a_flag_and_only_given_fields_are_set(name: str) -> None:
     kind(**given)
 
 
-def test_special_values() -> None:
+def test_special_values():
     args = parse(shlex.split("train paper --max-steps None --dropout none --lr -1e-3 --seed -1 --no-nesterov"))
     assert (args.recipe, args.max_steps, args.dropout, args.lr, args.seed) == ("paper", None, None, -1e-3, -1)
     assert args.nesterov is False
@@ -155,23 +144,19 @@ def test_special_values() -> None:
         ("train --epoch 3", "--epoch --epochs"),
         ("train --epochs ten", "--epochs whole 'ten'"),
         ("train --epochs", "--epochs"),
-        ("train --epochs 0", "--epochs 1 0"),
-        ("train --max-steps 1.5", "--max-steps whole none '1.5'"),
         ("train --lr fast", "--lr number 'fast'"),
         ("train --lr -1e-3", "--lr positive -0.001"),
         ("train --batch-size=", "--batch-size whole ''"),
+        ("train --max-steps 1.5", "--max-steps whole none '1.5'"),
         ("train --init papr", "--init paper he 'papr' mean"),
         ("train --name x", "--name"),
-        ("train -q", "-q"),
         ("train --resume --out runs/none", "--resume runs/none"),
         ("evaluate", "RUN"),
         ("evaluate x --tta tencrop", "--tta center ten-crop 'tencrop' mean"),
         ("evaluate x --out x.pdf", "--out .png 'x.pdf'"),
-        ("evaluate x --out none/x.png", "--out 'none/x.png'"),
         ("predict --topk 3 x y", "--topk --top-k"),
         ("predict x", "image"),
         ("explain --layer conv3", "--layer --channel"),
-        ("summary --num-classes 0", "--num-classes 0"),
         ("export x --format onnx", "--out"),
         ("convert x", "OUT"),
         ("doctor --recipe clasic", "--recipe classic 'clasic'"),
@@ -179,7 +164,7 @@ def test_special_values() -> None:
         ("reproduce figure-1 --seeds 0", "--seeds 1 0"),
     ],
 )
-def test_wrong_usage_is_one_line(argv: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_wrong_usage_is_one_line(argv, words, capsys, tmp_path):
     with contextlib.chdir(tmp_path):
         line = refused(argv.split(), capsys)
     assert set(words.split()) <= set(re.split(r"[\s,;:?()]+", line)), line
@@ -187,7 +172,7 @@ def test_wrong_usage_is_one_line(argv: str, words: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_flags_of_0_1_0_are_refused_with_the_new_one(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_0_1_0_are_refused_with_the_new_one(old, capsys):
     command = "evaluate" if old == "--views" else "export" if "format" in old else "train"
     for words in (old.split(), [old.replace(" ", "=")]):
         line = refused([command, "x", *words], capsys)
@@ -215,9 +200,7 @@ def test_flags_of_0_1_0_are_refused_with_the_new_one(old: str, capsys: pytest.Ca
         (KeyboardInterrupt(signal.SIGTERM), 143, "interrupted"),
     ],
 )
-def test_failures_are_one_line(
-    error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failures_are_one_line(error, code, words, monkeypatch, capsys):
     monkeypatch.setattr("alexnet.train.run", raising(error))
     line = refused(["train", "--data", "digits"], capsys, code)
     assert words in line
@@ -228,14 +211,14 @@ def test_failures_are_one_line(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), TypeError("x"), KeyError("x")])
-def test_a_bug_keeps_its_trace(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_trace(error, monkeypatch):
     monkeypatch.setattr("alexnet.train.run", raising(error))
     with pytest.raises(type(error)):
         main(["train", "--data", "digits"])
 
 
 @pytest.mark.parametrize("name", ["none", "foreign.ckpt", "empty"])
-def test_what_is_no_run_is_named(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_what_is_no_run_is_named(name, capsys, tmp_path):
     (tmp_path / "foreign.ckpt").write_bytes(b"PK nonsense")
     (tmp_path / "empty").mkdir()
     for command, *images in (["evaluate"], ["predict", "x.png"], ["explain", "x.png"]):
@@ -245,13 +228,13 @@ def test_what_is_no_run_is_named(name: str, capsys: pytest.CaptureFixture[str], 
 # --- train
 
 
-def fake(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: Any) -> list[tuple[Recipe, dict[str, Any]]]:
+def fake(monkeypatch, folder, **changes):
     """Replace ``train.run`` by a function that returns at once. Gives the list of its arguments."""
     row = {"step": 225, "epoch": 5.0, "train_loss": 0.1234567, "train_acc": 96.5, "val_loss": 0.3, "val_acc": 91.4}
     fields = {"final": row, "best": {"val_acc": 92.5, "step": 200}} | changes
-    asked: list[tuple[Recipe, dict[str, Any]]] = []
+    asked = []
 
-    def run(recipe: Recipe, **options: Any) -> Result:
+    def run(recipe, **options):
         asked.append((recipe, options))
         return Result(folder, **fields)
 
@@ -259,7 +242,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: Any) -> list[
     return asked
 
 
-def test_train_prints_one_document_and_leaves_a_run(trained: SimpleNamespace) -> None:
+def test_train_prints_one_document_and_leaves_a_run(trained):
     assert set(trained.document) == {"folder", "final", "best", "stopped_by"}
     assert trained.document["folder"] == str(trained.out)
     assert (trained.document["final"]["step"], trained.document["best"]["step"]) == (2, 2)
@@ -268,19 +251,16 @@ def test_train_prints_one_document_and_leaves_a_run(trained: SimpleNamespace) ->
     assert {path.name for path in trained.out.iterdir()} >= {"last.ckpt", "best.safetensors", "curves.png"}
 
 
-def test_the_result_and_the_next_commands(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_result_and_the_next_commands(monkeypatch, capsys, tmp_path):
     out = tmp_path / "a run"
     out.mkdir()
     fake(monkeypatch, out)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["train", "--out", str(out)]) == 0
-    first, second, *lines = capsys.readouterr().out.splitlines()
-    assert re.search(r" 225: val_acc 91\.40%  val_loss 0\.3000  train_acc 96\.50%  train_loss 0\.1235$", first)
-    assert re.search(r"val_acc: 92\.50% at step 200", second)
-    assert f"curves: {out}/curves.png" in lines
-    assert f"  {sys.executable} -m alexnet evaluate '{out}'" in lines  # the shell would not find alexnet
+    text = capsys.readouterr().out
+    for part in ("val_acc 91.40%", "train_loss 0.1235", "92.50% at step 200", f"{out}/curves.png"):
+        assert part in text
+    assert f"  {sys.executable} -m alexnet evaluate '{out}'\n" in text  # the shell would not find alexnet
     (tmp_path / "alexnet").touch(0o755)
     assert main(["train", "quickstart", "--out", str(out)]) == 0
     args = parse(shlex.split(capsys.readouterr().out.splitlines()[-1])[1:])
@@ -289,31 +269,25 @@ def test_the_result_and_the_next_commands(
         assert image.size == (8, 8)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("world", "local", "program"),
     [("1", "1", "alexnet"), ("2", "2", "torchrun --nproc-per-node 2 -m alexnet"), ("4", "2", None)],
 )
-def test_a_stopped_run_says_how_to_resume_it(
-    number: int, world: str, local: str, program: str | None, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_stopped_run_says_how_to_resume_it(world, local, program, tmp_path, monkeypatch, capsys):
     out = tmp_path / "it's"
-    fake(monkeypatch, out, final={}, best={}, stopped_by=int(number))
+    fake(monkeypatch, out, final={}, best={}, stopped_by=int(signal.SIGTERM))
     monkeypatch.setattr("shutil.which", lambda name: name)
     monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
-    assert main(["train", "--out", str(out), "--json"]) == 128 + number
+    assert main(["train", "--out", str(out), "--json"]) == 143
     printed, err = capsys.readouterr()
-    assert json.loads(printed) == {"folder": str(out), "final": {}, "best": {}, "stopped_by": number}
-    assert signal.Signals(number).name in err
+    assert json.loads(printed) == {"folder": str(out), "final": {}, "best": {}, "stopped_by": signal.SIGTERM}
+    assert "SIGTERM" in err
     if program:
         assert shlex.split(err.splitlines()[-1]) == [*program.split(), "train", "--resume", "--out", str(out)]
 
 
-def test_resume_takes_the_runs_own_recipe_and_runtime(
-    trained: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_takes_the_runs_own_recipe_and_runtime(trained, monkeypatch, capsys):
     (trained.out / "curves.png").unlink()  # as if killed just before it was drawn
     found = documented(["train", "--resume", "--out", str(trained.out), "--quiet"], capsys)  # it is at its last step
     assert (trained.out / "curves.png").is_file()
@@ -328,16 +302,14 @@ def test_resume_takes_the_runs_own_recipe_and_runtime(
     assert (runtime.max_steps, runtime.device, runtime.tracker, runtime.quiet) == (9, "cpu", "none", False)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"recipe": {"name": "classic", "warp": 9}}', '{"recipe": 3}'])
-def test_resume_with_a_broken_config_is_one_line(text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", '{"recipe": {"name": "classic", "warp": 9}}'])
+def test_resume_with_a_broken_config_is_one_line(text, capsys, tmp_path):
     (tmp_path / "config.json").write_text(text)
     assert "config.json" in refused(["train", "--resume", "--out", str(tmp_path)], capsys, code=1)
 
 
-def test_what_contradicts_the_folder_or_the_data(
-    trained: SimpleNamespace, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    out, new = str(trained.out), ["train", "--data", str(data), "--tracker", "none"]
+def test_what_contradicts_the_folder_or_the_data(trained, images, capsys, tmp_path):
+    out, new = str(trained.out), ["train", "--data", str(images), "--tracker", "none"]
     for argv, code, words in (
         ([*new, "--out", out], 1, out),
         ([*new, "--batch-size", "25", "--out", f"{tmp_path}/a"], 2, "--batch-size"),
@@ -353,9 +325,7 @@ def test_what_contradicts_the_folder_or_the_data(
 # --- commands that use a run
 
 
-def test_evaluate_agrees_with_training(
-    trained: SimpleNamespace, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_evaluate_agrees_with_training(trained, images, capsys, tmp_path):
     found = documented(["evaluate", str(trained.out)], capsys)
     assert list(found) == ["data", "split", "count", "loss", "top1", "top5", "per_class", "confusion"]
     assert found["count"] == 6
@@ -367,26 +337,24 @@ def test_evaluate_agrees_with_training(
     weights = tmp_path / "weights.safetensors"  # not in a run folder
     weights.hardlink_to(trained.out / "best.safetensors")
     assert "--data" in refused(["evaluate", str(weights)], capsys)
-    command = ["evaluate", str(weights), "--data", str(data), "--tta", "ten-crop"]
+    command = ["evaluate", str(weights), "--data", str(images), "--tta", "ten-crop"]
     assert main(command) == 0
-    assert re.search(r"^top1 \d+\.\d\d%  top5 100\.00%", capsys.readouterr().out, re.MULTILINE)
+    assert "top5 100.00%" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.png"))
     assert main([*command, "--out", str(tmp_path / "m.png")]) == 0
     assert (tmp_path / "m.png").is_file()
 
 
-def test_evaluate_uses_the_holdout_and_warns_on_test(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_uses_the_holdout_and_warns_on_test(images, tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "run")
     held_out = ["--holdout", "4", "--images", "8", "--max-steps", "1"]
-    assert main(["train", "--data", str(data), "--out", out, *SMALL, *held_out]) == 0
+    assert main(["train", "--data", str(images), "--out", out, *SMALL, *held_out]) == 0
     error = OSError(errno.EROFS, "Read-only file system", "confusion.png")
     monkeypatch.setattr("alexnet.tools.plots.confusion", raising(error))  # costs no result
     for words, split, count, warned in (
         ([], "holdout", 4, False),
         (["--split", "test"], "test", 6, True),
-        (["--data", str(data)], "val", 6, True),
+        (["--data", str(images)], "val", 6, True),
     ):
         capsys.readouterr()
         assert main(["evaluate", out, "--json", *words]) == 0
@@ -396,13 +364,11 @@ def test_evaluate_uses_the_holdout_and_warns_on_test(
         assert "confusion.png: Read-only file system" in err
 
 
-def test_predict_answers_all_and_reports_the_bad_one(
-    trained: SimpleNamespace, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_predict_answers_all_and_reports_the_bad_one(trained, images, capsys, tmp_path):
     bad, odd = tmp_path / "bad.png", os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
     bad.write_text("not an image")
-    Path(odd).write_bytes((data / "val/dark/0.png").read_bytes())
-    files = [odd, str(bad), str(data / "val/light/0.png")]
+    Path(odd).write_bytes((images / "val/dark/0.png").read_bytes())
+    files = [odd, str(bad), str(images / "val/light/0.png")]
     capsys.readouterr()
     assert main(["predict", str(trained.out), *files, "--top-k", "2"]) == 1
     out, err = capsys.readouterr()
@@ -421,36 +387,29 @@ def test_predict_answers_all_and_reports_the_bad_one(
     ("words", "run", "images"),
     [
         ("", "cifar10-small", []),
-        ("cat.jpg dog.png", "cifar10-small", ["cat.jpg", "dog.png"]),
         ("photo dog.png", "cifar10-small", ["photo", "dog.png"]),
         ("cifar10-small cat.jpg", "cifar10-small", ["cat.jpg"]),
-        ("runs/x cat.jpg", "runs/x", ["cat.jpg"]),
         ("lr-0.1 cat.jpg", "lr-0.1", ["cat.jpg"]),
         ("x/best.safetensors", "x/best.safetensors", []),
     ],
 )
-def test_the_first_word_is_a_run_or_an_image(
-    words: str, run: str, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_word_is_a_run_or_an_image(words, run, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("lr-0.1").mkdir()
     Path("photo").touch()
-    asked: list[Any] = []
+    asked = []
     monkeypatch.setattr(cli, "_load", lambda name: asked.append(name) or (None, None))
-    monkeypatch.setattr(
-        "alexnet.tools.explain.explain", lambda _, files, *__, **___: asked.append(files) or {"images": []}
-    )
+    explain = "alexnet.tools.explain.explain"
+    monkeypatch.setattr(explain, lambda _, files, *__, **___: asked.append(files) or {"images": []})
     monkeypatch.setattr("alexnet.tools.explain.format_explanation", str)
     assert main(["explain", *words.split(), "--data", "none"]) == 0
     assert asked == [run, images]
 
 
-def test_explain_report_export_and_convert(
-    trained: SimpleNamespace, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_explain_report_export_and_convert(trained, images, capsys, tmp_path):
     run, page = str(trained.out), tmp_path / "page.html"
     (tmp_path / "bad.png").write_text("not an image")
-    files = [str(data / "val/dark/0.png"), str(tmp_path / "bad.png")]
+    files = [str(images / "val/dark/0.png"), str(tmp_path / "bad.png")]
     found = documented(["explain", run, *files, "--out", str(page), "--data", "none"], capsys, code=1)
     assert [entry["error"] is None for entry in found["images"]] == [True, False]
     assert page.is_file()
@@ -467,8 +426,8 @@ def test_explain_report_export_and_convert(
     assert converted.is_file()
 
 
-def test_demo(monkeypatch: pytest.MonkeyPatch, trained: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    asked: list[dict[str, Any]] = []
+def test_demo(monkeypatch, trained, capsys):
+    asked = []
     served = SimpleNamespace(local_url="http://127.0.0.1:9/", block_thread=lambda: None)
     monkeypatch.setattr("alexnet.tools.demo.launch", lambda *_, **options: asked.append(options) or served)
     monkeypatch.setattr("signal.signal", lambda *_: None)
@@ -480,7 +439,7 @@ def test_demo(monkeypatch: pytest.MonkeyPatch, trained: SimpleNamespace, capsys:
 # --- the others
 
 
-def test_summary_and_variants(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_and_variants(capsys):
     found = documented(["summary", "--variant", "paper", "--num-classes", "1000", "--width-mult", "0.25"], capsys)
     assert (found["variant"], found["num_classes"], found["layers"][-1]["output"]) == ("paper", 1000, [1000])
     assert found["parameters"] < 5e6
@@ -489,33 +448,23 @@ def test_summary_and_variants(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(documented(["variants"], capsys), list)
 
 
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        (["--device", "cpu"], None),
-        (["--recipe", "quickstart"], RECIPES["quickstart"]()),
-        (["--init", "he", "--input-scale", "imagenet"], RECIPES["classic"](init="he", input_scale="imagenet")),
-    ],
-)
-def test_doctor_examines_the_recipe_asked_for(
-    argv: list[str], expected: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[Any] = []
+def test_doctor_examines_the_recipe_asked_for(monkeypatch, capsys):
+    asked = []
     monkeypatch.setattr("alexnet.tools.doctor.examine", lambda *args: asked.append(args) or {"device": "abacus"})
     monkeypatch.setattr("alexnet.tools.doctor.format_report", lambda found: f"an {found['device']}")
-    assert main(["doctor", *argv]) == 0
+    assert main(["doctor", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == "an abacus\n"
-    ((recipe, runtime),) = asked
-    assert recipe == expected
-    assert runtime.device == ("cpu" if "cpu" in argv else "auto")
+    assert main(["doctor", "--init", "he", "--input-scale", "imagenet"]) == 0
+    (everything, on_cpu), (recipe, runtime) = asked
+    assert (everything, recipe) == (None, RECIPES["classic"](init="he", input_scale="imagenet"))
+    assert (on_cpu.device, runtime.device) == ("cpu", "auto")
 
 
-def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    asked: list[dict[str, Any]] = []
+def test_reproduce(monkeypatch, capsys, tmp_path):
+    asked = []
     stopped = SimpleNamespace(folder=tmp_path, record=None, stopped_by=signal.SIGTERM)
-    monkeypatch.setattr(
-        "alexnet.tools.reproduce.run.run_experiment", lambda _, **options: asked.append(options) or stopped
-    )
+    run_experiment = "alexnet.tools.reproduce.run.run_experiment"
+    monkeypatch.setattr(run_experiment, lambda _, **options: asked.append(options) or stopped)
     monkeypatch.setattr("shutil.which", lambda name: name)
     assert isinstance(documented(["reproduce"], capsys), list)
     assert main(["reproduce", "figure-1", "--data", "digits", "--seeds", "2", "--full", "--quiet"]) == 143
@@ -529,10 +478,8 @@ def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 # --- output
 
 
-def test_json_is_all_there_is_on_standard_output(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def noisy(**_: object) -> dict[str, Any]:
+def test_json_is_all_there_is_on_standard_output(monkeypatch, capsys):
+    def noisy(**_):
         print("something a library says")
         return {"loss": math.nan, "rows": (1.5, -math.inf), "where": Path("a")}
 
@@ -544,33 +491,24 @@ def test_json_is_all_there_is_on_standard_output(
     assert capsys.readouterr().out == ""
 
 
-class Log:
-    """An object that can be written to, and nothing else."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text += text
-
-
 @pytest.mark.parametrize("kind", ["none", "closed", "log"])
-def test_training_needs_no_terminal(kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, log = io.StringIO(), Log()
+def test_training_needs_no_terminal(kind, images, tmp_path, monkeypatch):
+    closed, text = io.StringIO(), []
     closed.close()
+    log = SimpleNamespace(write=text.append)  # an object that can be written to, and nothing else
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, {"none": None, "closed": closed, "log": log}[kind])
-    words = ["train", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL, "--max-steps", "1"]
+    words = ["train", "--data", str(images), "--out", str(tmp_path / "run"), *SMALL, "--max-steps", "1"]
     codes = main(words), main(["summary", "--variant", "lenet"])
     monkeypatch.undo()
     assert codes == (0, 2)
-    assert kind != "log" or ("step 1" in log.text and "result" in log.text and "'lenet'" in log.text)
+    assert kind != "log" or {"step 1", "result", "'lenet'"} <= set(re.findall(r"step 1|result|'lenet'", "".join(text)))
 
 
 # --- as processes
 
 
-def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reader_who_leaves_is_no_error(monkeypatch, capsys):
     read, write = os.pipe()
     os.close(read)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -582,27 +520,3 @@ def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys
         assert main(["variants"]) == 141
         print("to nobody", flush=True)  # as Python does at its end: no second error
     assert capsys.readouterr().err == ""
-
-
-def test_a_signal_to_every_process_leaves_a_checkpoint_and_the_command_that_resumes(data: Path, tmp_path: Path) -> None:
-    """As job schedulers do it; Ctrl-C reaches the data workers too."""
-    out, rows = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
-    flags = [*SMALL, "--val-every", "1", "--epochs", "999", "--max-steps", "900", "--loader", "workers", "--json"]
-    process = Command(["train", "--data", str(data), "--out", str(out), *flags], tmp_path / "output")
-    process.wait_for(rows, 120)
-
-    def wait_for_size(size: int) -> None:
-        until = time.monotonic() + 120
-        while rows.stat().st_size < size and process.process.is_alive() and time.monotonic() < until:
-            time.sleep(0.05)
-
-    wait_for_size(1)
-    process.send_to_others(signal.SIGTERM)
-    wait_for_size(20 * rows.stat().st_size)  # they load on: the queue of batches is shorter than that
-    process.send(signal.SIGTERM)
-    code, said = process.end()
-    assert code == 143, said
-    assert json.loads(said[said.index("\n{") : said.rindex("}") + 1])["stopped_by"] == signal.SIGTERM
-    assert f"train --resume --out {out}\n" in said
-    assert "Traceback" not in said
-    assert (out / "last.ckpt").is_file()

@@ -32,11 +32,11 @@ SHORT = ["--max-steps", "2", "--batch-size", "8", "--val-every", "2", "--width-m
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)
-def test_command_parses(words: list[str]) -> None:
+def test_command_parses(words):
     parse(words)
 
 
-def make_files(folder: Path) -> None:
+def make_files(folder):
     """What the pages take for granted: the hub's copy of CIFAR-10, with 60 and 20 images, and photographs."""
     random = np.random.default_rng(0)
     photograph = Image.fromarray(random.integers(0, 256, (40, 60, 3), dtype=np.uint8))
@@ -59,7 +59,7 @@ def make_files(folder: Path) -> None:
         pq.write_table(table, parquet / f"{split}-00000-of-00001.parquet")
 
 
-def shortened(words: list[str]) -> list[str]:
+def shortened(words):
     if words[0] == "doctor":
         return [*words, "--width-mult", "0.0625"]
     if words[0] != "train" or "--resume" in words:
@@ -69,7 +69,7 @@ def shortened(words: list[str]) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_files(tmp_path)
     assert main(shortened(["train", "quickstart"])) == 0  # as `make quickstart` does

@@ -1,21 +1,16 @@
 """A trained network on a data set and on image files: compared with computations by hand and with torchvision."""
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from alexnet.data import datasets
-from alexnet.data.datasets import Dataset
 from alexnet.data.images import open_image
 from alexnet.data.normalization import Normalization, central_pixels, encode_mean_image, normalized
 from alexnet.evaluate import Metrics, TestTimeAugmentation, evaluate, format_evaluation, measure, predict
@@ -29,7 +24,7 @@ SIZES = [(40, 60), (300, 280), (33, 33), (90, 31), (256, 256)]
 
 
 @pytest.fixture
-def model() -> AlexNet_2012:
+def model():
     torch.manual_seed(0)
     model = AlexNet_2012(3, init="he", width_mult=1 / 16).eval().requires_grad_(False)
     model.info = ModelInfo("classic", CLASSES, NORM, "noise", width_mult=1 / 16)
@@ -37,7 +32,7 @@ def model() -> AlexNet_2012:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """Validation images of different sizes, which the resident path does not take."""
     folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(2)
     for split in ("train", "val"):
@@ -51,11 +46,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dataset(folder: Path) -> Dataset:
+def dataset(folder):
     return datasets.load(str(folder))
 
 
-def inputs(dataset: Dataset, size: int = 224, norm: Normalization = NORM) -> torch.Tensor:
+def inputs(dataset, size=224, norm=NORM):
     pixels = [central_pixels(dataset.val.image(i), size) for i in range(len(dataset.val))]
     return normalized(pixels, norm, CPU)
 
@@ -63,7 +58,7 @@ def inputs(dataset: Dataset, size: int = 224, norm: Normalization = NORM) -> tor
 # --- metrics and test-time augmentation
 
 
-def test_metrics_by_hand() -> None:
+def test_metrics_by_hand():
     metrics = Metrics(7, CPU)
     logits = torch.tensor([[9.0, 1, 2, 3, 4, 5, 6], [9, 1, 2, 3, 4, 5, 6]])
     metrics.add(logits, torch.tensor([0, 1]))
@@ -76,21 +71,7 @@ def test_metrics_by_hand() -> None:
         metrics.result(expected=4)
 
 
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), classes=st.integers(1, 8), seed=st.integers(0, 99))
-def test_the_batch_size_does_not_matter(sizes: list[int], classes: int, seed: int) -> None:
-    random = torch.Generator().manual_seed(seed)
-    logits = torch.randn(sum(sizes), classes, generator=random)
-    labels = torch.randint(classes, (sum(sizes),), generator=random)
-    whole, parts = Metrics(classes, CPU), Metrics(classes, CPU)
-    whole.add(logits, labels)
-    for part in zip(logits.split(sizes), labels.split(sizes), strict=True):
-        parts.add(*part)
-    expected, found = whole.result(len(labels)), parts.result(len(labels))
-    assert found.pop("loss") == pytest.approx(expected.pop("loss"))
-    assert found == expected
-
-
-def test_measuring_uses_evaluation_mode_and_restores_the_mode() -> None:
+def test_measuring_uses_evaluation_mode_and_restores_the_mode():
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2)).train()
     batch = (torch.ones(2, 4), torch.tensor([0, 1]))
     first, second = Metrics(2, CPU), Metrics(2, CPU)
@@ -101,7 +82,7 @@ def test_measuring_uses_evaluation_mode_and_restores_the_mode() -> None:
     assert not measure(net, [batch], Metrics(2, CPU), interrupted=lambda: True)
 
 
-def test_ten_crop_is_the_mean_softmax_over_torchvisions_ten_crops() -> None:
+def test_ten_crop_is_the_mean_softmax_over_torchvisions_ten_crops():
     torch.manual_seed(0)
     net = nn.Sequential(nn.AdaptiveAvgPool2d(9), nn.Flatten(), nn.Linear(243, 6)).requires_grad_(False)
     images, labels = 3 * torch.randn(4, 3, 256, 256), torch.tensor([0, 1, 2, 3])
@@ -120,7 +101,7 @@ def test_ten_crop_is_the_mean_softmax_over_torchvisions_ten_crops() -> None:
 # --- evaluate
 
 
-def test_evaluate_agrees_with_a_computation_by_hand(model: AlexNet_2012, dataset: Dataset) -> None:
+def test_evaluate_agrees_with_a_computation_by_hand(model, dataset):
     found = evaluate(model.train(), dataset, device="cpu", precision="fp32")
     logits, labels = model(inputs(dataset)), torch.from_numpy(dataset.val.labels)
     confusion = torch.zeros(3, 3, dtype=torch.int64).index_put_((labels, logits.argmax(1)), torch.tensor(1), True)
@@ -133,7 +114,7 @@ def test_evaluate_agrees_with_a_computation_by_hand(model: AlexNet_2012, dataset
     assert list(found) == ["data", "split", "count", "loss", "top1", "top5", "per_class", "confusion"]
 
 
-def test_evaluate_by_ten_crops_and_by_mirror_images(model: AlexNet_2012, dataset: Dataset) -> None:
+def test_evaluate_by_ten_crops_and_by_mirror_images(model, dataset):
     labels = torch.from_numpy(dataset.val.labels)
     views = torch.stack(v2.TenCrop(224)(inputs(dataset, 256)))  # [10, N, 3, 224, 224]
     center = inputs(dataset)
@@ -144,10 +125,8 @@ def test_evaluate_by_ten_crops_and_by_mirror_images(model: AlexNet_2012, dataset
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_precision_is_that_of_the_network_alone(
-    model: AlexNet_2012, dataset: Dataset, folder: Path, precision: str, dtype: torch.dtype
-) -> None:
-    seen: list[tuple[torch.dtype, torch.dtype]] = []
+def test_the_precision_is_that_of_the_network_alone(model, dataset, folder, precision, dtype):
+    seen = []
     model.register_forward_hook(lambda _, images, logits: seen.append((images[0].dtype, logits.dtype)))
     evaluate(model, dataset, device="cpu", precision=precision)
     list(predict(model, [dataset.val.name(0)], device="cpu", precision=precision))
@@ -155,30 +134,26 @@ def test_the_precision_is_that_of_the_network_alone(
 
 
 @pytest.mark.parametrize("classes", [("ant", "bee", "fly"), ("ant", "bee"), ("bee", "ant", "cow"), (*CLASSES, "x")])
-def test_other_classes_are_refused(model: AlexNet_2012, dataset: Dataset, classes: tuple[str, ...]) -> None:
+def test_other_classes_are_refused(model, dataset, classes):
     model.info = ModelInfo("classic", classes, NORM, "noise", width_mult=1 / 16)
-    with pytest.raises(FieldError) as error:
+    with pytest.raises(FieldError, match=r"^data must ") as error:
         evaluate(model, dataset)
-    assert error.value.field == "data"
-    for name in set(classes) ^ set(CLASSES):
-        assert name in str(error.value)
+    assert all(name in str(error.value) for name in set(classes) ^ set(CLASSES))
 
 
-def test_refusals(model: AlexNet_2012, dataset: Dataset) -> None:
+def test_refusals(model, dataset):
     for options, field in (({"tta": "five"}, "tta"), ({"split": "test"}, "split"), ({"device": "tpu"}, "device")):
-        with pytest.raises(FieldError) as error:
+        with pytest.raises(FieldError, match=f"^{field} must "):
             evaluate(model, dataset, **options)
-        assert error.value.field == field
     for top_k in (0, 4, -1):
-        with pytest.raises(FieldError) as error:
+        with pytest.raises(FieldError, match=r"^top_k must "):
             predict(model, [], top_k)  # at once, not when the first result is asked for
-        assert error.value.field == "top_k"
     model.info = None
     with pytest.raises(ValueError, match="load_model"):
         predict(model, [])
 
 
-def test_the_table_fits_a_terminal() -> None:
+def test_the_table_fits_a_terminal():
     matrix = [[30 if i == j else 6 if j == (i + 1) % 10 else 0 for j in range(10)] for i in range(10)]
     found = {
         "data": "digits", "split": "val", "count": 360, "loss": 0.5, "top1": 83.333, "top5": 99.0,
@@ -188,8 +163,7 @@ def test_the_table_fits_a_terminal() -> None:
     assert "top1 83.33%" in text
     assert "1 (16.7%)" in text
     assert max(map(len, text.splitlines())) <= 100
-    many = [str(i) for i in range(30)]
-    large = found | {"per_class": dict.fromkeys(many, 0.0), "confusion": [[1] * 30] * 30}
+    large = found | {"per_class": dict.fromkeys(map(str, range(30)), 0.0), "confusion": [[1] * 30] * 30}
     assert "confusion matrix" not in format_evaluation(large, "center")
 
 
@@ -197,7 +171,7 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def pictures(tmp_path_factory):
     """Files of different shapes, modes and formats."""
     folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     paths = []
@@ -212,9 +186,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize("mean_image", ["", encode_mean_image(np.linspace(0, 255, 12).reshape(2, 2, 3))])
-def test_batches_give_what_single_images_give_in_order(
-    model: AlexNet_2012, pictures: list[Path], mean_image: str
-) -> None:
+def test_batches_give_what_single_images_give_in_order(model, pictures, mean_image):
     norm = Normalization(NORM.mean, NORM.std, mean_image)
     model.info = ModelInfo("classic", CLASSES, norm, "noise", width_mult=1 / 16)
     found = list(predict(model.train(), pictures, device="cpu", precision="fp32", batch_size=3))
@@ -229,7 +201,7 @@ def test_batches_give_what_single_images_give_in_order(
     assert [len(p.top) for p in predict(model, pictures[:2], 1, device="cpu")] == [1, 1]
 
 
-def test_bad_files_are_reported_in_their_place(model: AlexNet_2012, pictures: list[Path], tmp_path: Path) -> None:
+def test_bad_files_are_reported_in_their_place(model, pictures, tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "cut.jpg").write_bytes(pictures[1].read_bytes()[:200])
     files = [tmp_path / "text.png", pictures[0], tmp_path / "none.png", tmp_path / "cut.jpg", pictures[1], tmp_path]
@@ -245,7 +217,7 @@ def test_bad_files_are_reported_in_their_place(model: AlexNet_2012, pictures: li
     assert list(predict(model, [], device="cpu")) == []
 
 
-def test_a_strip_does_not_take_all_memory(model: AlexNet_2012, tmp_path: Path) -> None:
+def test_a_strip_does_not_take_all_memory(model, tmp_path):
     """With its shorter side at 256, it would have a hundred million pixels; its middle is used."""
     strip = Image.new("RGB", (400_000, 1), "teal")
     strip.paste("white", (0, 0, 190_000, 1))
@@ -255,14 +227,14 @@ def test_a_strip_does_not_take_all_memory(model: AlexNet_2012, tmp_path: Path) -
     assert dict(found[0].top) == pytest.approx(dict(found[1].top), abs=1e-5)
 
 
-def test_results_come_before_all_files_are_read(model: AlexNet_2012, pictures: list[Path]) -> None:
+def test_results_come_before_all_files_are_read(model, pictures):
     taken = itertools.count()
 
-    def files() -> Iterator[Path]:
+    def files():
         for _ in range(200):
             yield pictures[next(taken) % 2]
 
     results = predict(model, files(), device="cpu", batch_size=4)
     assert [p.file for p in itertools.islice(results, 3)] == [str(pictures[i]) for i in (0, 1, 0)]
     assert next(taken) <= 4 + 2 * 4 + 1
-    results.close()  # type: ignore[attr-defined]
+    results.close()

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alexnet import local_response_norm, lrn, native, system
@@ -69,11 +68,11 @@ def check(x, size, alpha, beta, k, grad=None, norm=local_response_norm):
 # --- values and gradients
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    batch=st.integers(1, 4),
-    channels=st.integers(1, 12),
-    pixels=st.lists(st.integers(1, 5), max_size=3),
+    shape=st.lists(st.integers(1, 5), max_size=3).flatmap(
+        lambda pixels: st.tuples(st.integers(1, 4), st.integers(1, 12), *map(st.just, pixels))
+    ),
     spread=st.sampled_from([0.1, 1.0, 60.0]),
     channels_last=st.booleans(),
     traced=st.booleans(),
@@ -87,21 +86,14 @@ def check(x, size, alpha, beta, k, grad=None, norm=local_response_norm):
     ),
     seed=st.integers(0, 99),
 )
-@example(1, 1, [], 60.0, False, False, {"size": 1, "alpha": 2.0, "beta": 0.5, "k": 0.5}, 0)  # the two terms cancel
-def test_equals_torch_in_value_and_gradient(batch, channels, pixels, spread, channels_last, traced, constants, seed):
+@example((1, 1), 60.0, False, False, {"size": 1, "alpha": 2.0, "beta": 0.5, "k": 0.5}, 0)  # the two terms cancel
+def test_equals_torch_in_value_and_gradient(shape, spread, channels_last, traced, constants, seed):
     torch.manual_seed(seed)
-    x = torch.randn(batch, channels, *pixels) * spread
+    x = torch.randn(shape) * spread
     with pytest.MonkeyPatch.context() as patch:
         if traced:
             patch.setattr(lrn, "_is_eager", lambda _: False)
         check(innermost(x) if channels_last else x, **constants)
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("channels", "side"), [(96, 55), (256, 27)])
-def test_the_shapes_of_the_network(channels, side, memory_format, kernel):
-    torch.manual_seed(0)
-    check((torch.randn(3, channels, side, side) * 60).to(memory_format=memory_format), **PAPER)
 
 
 def test_one_value_by_hand():
@@ -112,7 +104,7 @@ def test_one_value_by_hand():
 
 
 @pytest.mark.parametrize("size", [5, 9])
-@pytest.mark.parametrize("channels", [1, 3, 16, 37, 96, 4096, 5000])
+@pytest.mark.parametrize("channels", [1, 3, 37, 96, 4096, 5000])
 def test_any_number_of_channels(channels, size, kernel):
     torch.manual_seed(channels)
     constants = {**STRONG, "size": size}
@@ -189,14 +181,10 @@ def test_autocast_changes_nothing():
 DERIVATIVES = {
     "grad": lambda f, x: torch.func.grad(lambda t: f(t).pow(2).sum())(x),
     "vmap": lambda f, x: torch.func.vmap(f, in_dims=2)(x[:, :, None]),
-    "vmap of vmap": lambda f, x: torch.func.vmap(torch.func.vmap(f))(x[None, :, None]),
     "vmap of grad": lambda f, x: torch.func.vmap(torch.func.grad(lambda t: f(t).pow(2).sum()))(x[:, None]),
     "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,))[1],
-    "jvp of vmap": lambda f, x: torch.func.jvp(torch.func.vmap(f), (x[:, None],), (x[:, None],))[1],
-    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
     "jacfwd of jacfwd": lambda f, x: torch.func.jacfwd(torch.func.jacfwd(lambda t: f(t).pow(2).sum()))(x),
     "hessian": lambda f, x: torch.func.hessian(lambda t: f(t).pow(2).sum())(x),
-    "linearize": lambda f, x: torch.func.linearize(f, x)[1](x),
     "functionalize": lambda f, x: torch.func.functionalize(f)(x),
     "double backward": lambda f, x: torch.autograd.functional.hvp(lambda t: f(t).pow(2).sum(), x, x)[1],
     "batched backward": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True),
@@ -216,21 +204,13 @@ def test_derivatives(kind):
     assert_near(ours, DERIVATIVES[kind](lambda t: torchs(t, **STRONG), x))
 
 
-@pytest.mark.parametrize("size", [1, 4, 5])
-@pytest.mark.parametrize("beta", [0.75, 1.1])
+@pytest.mark.parametrize(("size", "beta"), [(1, 1.1), (4, 0.75), (5, 0.75)])
 def test_numerical_derivatives(size, beta):
     torch.manual_seed(size)
     x = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
     function = lambda t: local_response_norm(t, size, 0.7, beta, 1.3)  # noqa: E731
     assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(function, x)
-
-
-def test_forward_mode_with_dual_numbers():
-    x, tangent = torch.randn(2, 6, 3), torch.randn(2, 6, 3)
-    with forward_ad.dual_level():
-        ours, wanted = (norm(forward_ad.make_dual(x, tangent), **STRONG) for norm in (local_response_norm, torchs))
-        assert_near(forward_ad.unpack_dual(ours).tangent, forward_ad.unpack_dual(wanted).tangent)
 
 
 # --- compilers and tracers
@@ -258,10 +238,9 @@ TRACERS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("tracer", TRACERS)
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_trace_holds_for_another_batch_size(tracer, memory_format):
+def test_a_trace_holds_for_another_batch_size(tracer):
     torch.manual_seed(5)
-    x, other = (torch.randn(n, 8, 6, 6).to(memory_format=memory_format) for n in (2, 5))
+    x, other = (innermost(torch.randn(n, 8, 6, 6)) for n in (2, 5))
     traced = TRACERS[tracer](Norm(), x)
     assert_near(traced(other), torchs(other, **STRONG))
     if tracer.startswith("jit"):  # its file must load where this package is not installed
@@ -277,6 +256,7 @@ def test_make_fx_records_what_can_be_differentiated(mode):
         assert_near(got, wanted)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiles_in_one_graph():
     torch.manual_seed(4)

@@ -1,23 +1,20 @@
 """The network: its numbers against the published ones, its arithmetic against the same written out by hand."""
 
-import copy
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from alexnet import load_model
 from alexnet.checkpoint import save_weights
-from alexnet.data.normalization import Normalization, Normalize, encode_mean_image
+from alexnet.data.normalization import Normalization, encode_mean_image
 from alexnet.model import INITS, VARIANTS, AlexNet_2012, ModelInfo
 from alexnet.system import can_compile
 
@@ -32,9 +29,9 @@ def on_meta(*args, **kwargs):
 
 @pytest.fixture(params=PUBLISHED, scope="module")
 def network(request):
-    """A published network with weights that let the input through, and biases that show if they are mixed up."""
+    """A published network, narrower, with weights that let the input through, and biases that show if mixed up."""
     torch.manual_seed(1)
-    model = AlexNet_2012(10, request.param, init="he").eval().requires_grad_(False)
+    model = AlexNet_2012(10, request.param, init="he", width_mult=0.25).eval().requires_grad_(False)
     for _, layer in model.weight_layers():
         layer.bias.copy_(torch.randn_like(layer.bias))
     return model
@@ -95,37 +92,13 @@ def test_order_of_layers(variant):
     assert windows == {2 if variant == "pool-2x2" else 3}
 
 
-@pytest.mark.parametrize("variant", PUBLISHED)
-def test_shapes_of_weights(variant):
-    groups = 1 if variant == "classic" else 2
-    assert [list(layer.weight.shape) for _, layer in on_meta(10, variant).weight_layers()] == [
-        [96, 3, 11, 11],
-        [256, 96 // groups, 5, 5],
-        [384, 256, 3, 3],
-        [384, 384 // groups, 3, 3],
-        [256, 384 // groups, 3, 3],
-        [4096, 9216],
-        [4096, 4096],
-        [10, 4096],
-    ]
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sizes_of_maps(variant):
     model = on_meta(7, variant)
-    sizes = {}
-    for name, layer in model.named_modules():
-        layer.register_forward_hook(lambda _, __, out, name=name: sizes.update({name: tuple(out.shape)}))
     for side in model.variant.image_sizes:
-        assert model(torch.empty(2, 3, side, side, device="meta")).shape == (2, 7)
-        wider = side == 227 and model.variant.conv1_padding == 2  # padding 2 makes 227 one column wider
-        maps = {"conv1": (96, 56 if wider else 55), "pool1": (96, 27), "conv2": (256, 27), "pool2": (256, 13)}
-        maps |= {"conv3": (384, 13), "conv4": (384, 13), "conv5": (256, 13), "pool5": (256, 6)}
-        for name, (channels, width) in maps.items():
-            if name not in model.variant.without:
-                assert sizes[f"features.{name}"] == (2, channels, width, width), name
-        assert sizes["features"] == (2, 256, 6, 6)
-        assert sizes["classifier.fc6"] == sizes["classifier.fc7"] == (2, 4096)
+        images = torch.empty(2, 3, side, side, device="meta")
+        assert model.features(images).shape == (2, 256, 6, 6)
+        assert model(images).shape == (2, 7)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -143,15 +116,8 @@ def test_width_mult(variant, width_mult):
 # --- initialisation
 
 FAN_IN = {
-    "conv1": 363,
-    "conv2": 2400,
-    "conv3": 2304,
-    "conv4": 3456,
-    "conv5": 3456,
-    "fc6": 9216,
-    "fc7": 4096,
-    "fc8": 4096,
-}
+    "conv1": 363, "conv2": 2400, "conv3": 2304, "conv4": 3456, "conv5": 3456, "fc6": 9216, "fc7": 4096, "fc8": 4096,
+}  # fmt: skip
 STARTS = {  # standard deviation of the weights of each layer; bias of conv2, conv4, conv5, fc6 and fc7
     "paper": (dict.fromkeys(FAN_IN, 0.01), 1.0),
     "zero-bias": (dict.fromkeys(FAN_IN, 0.01), 0.0),
@@ -170,8 +136,6 @@ def check_initialisation(model, init, scale_of):
         std = stds[name] * scale_of(name)
         assert abs(weight.mean().item()) < 6 * std / math.sqrt(n), (init, name)
         assert weight.std().item() == pytest.approx(std, rel=6 / math.sqrt(2 * n)), (init, name)
-        within = (weight.abs() < std).float().mean().item()  # a normal distribution
-        assert within == pytest.approx(math.erf(math.sqrt(0.5)), abs=6 * 0.4655 / math.sqrt(n)), (init, name)
         assert (layer.bias == (bias if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0)).all(), (init, name)
 
 
@@ -192,9 +156,12 @@ def test_initialisations():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_starts_with_its_own_initialisation(variant):
-    torch.manual_seed(0)
+    def start(init):
+        torch.manual_seed(0)
+        return nn.utils.parameters_to_vector(AlexNet_2012(10, variant, init, width_mult=1 / 16).parameters())
+
     own = {"source": "source", "caffe": "caffe", "caffenet": "caffenet"}.get(variant, "paper")
-    check_initialisation(AlexNet_2012(10, variant, width_mult=0.25), own, quarter)
+    assert [init for init in INITS if torch.equal(start(init), start(None))] == [own]
 
 
 def test_the_seed_decides_the_weights():
@@ -253,7 +220,9 @@ def paper_by_hand(w, x):
 def source_by_hand(w, x):
     x = F.relu(pool(norm_in_towers(F.conv2d(to_227(x), *w["conv1"], stride=4), 1e-4, 2)))
     x = norm_in_towers(F.relu(F.conv2d(x, *w["conv2"], padding=2, groups=2)), 1e-4, 2)
-    squares = F.conv2d(F.pad(x**2, (2, 2, 2, 2)), torch.ones(256, 1, 5, 5), groups=256)  # sums over 5×5 pixels
+    squares = F.conv2d(
+        F.pad(x**2, (2, 2, 2, 2)), torch.ones(len(x[0]), 1, 5, 5), groups=len(x[0])
+    )  # sums over 5×5 pixels
     return upper_layers(w, pool(x / (1 + 0.001 / 25 * squares) ** 0.75), groups=2, keep=0.5)
 
 
@@ -270,12 +239,9 @@ def caffenet_by_hand(w, x):
 
 
 BY_HAND = {
-    "classic": classic_by_hand,
-    "paper": paper_by_hand,
-    "source": source_by_hand,
-    "caffe": caffe_by_hand,
+    "classic": classic_by_hand, "paper": paper_by_hand, "source": source_by_hand, "caffe": caffe_by_hand,
     "caffenet": caffenet_by_hand,
-}
+}  # fmt: skip
 
 
 def test_forward_is_the_description_written_out(network):
@@ -290,41 +256,6 @@ def test_forward_is_the_description_written_out(network):
         if other != own:
             difference = (BY_HAND[other](weights, images) - logits).abs().max() / logits.abs().max()
             assert difference > 1e-3, other
-
-
-@pytest.mark.parametrize("network", ["paper", "source"], indirect=True)
-def test_two_towers_meet_at_conv3_and_the_fully_connected_layers(network):
-    alpha = network.variant.lrn_alpha
-    w, x = weights_of(network), to_227(raw_images())
-
-    def half(name, tower):
-        weight, bias = w[name]
-        rows = slice(tower * len(bias) // 2, (tower + 1) * len(bias) // 2)
-        return weight[rows], bias[rows]
-
-    def lower(tower):
-        """48 filters, then 128 that see those 48 alone."""
-        y = F.conv2d(x, *half("conv1", tower), stride=4)
-        y = pool(norm(F.relu(y), alpha, 2)) if network.variant.name == "paper" else F.relu(pool(norm(y, alpha, 2)))
-        assert y.shape[1] == 48
-        y = norm(F.relu(F.conv2d(y, *half("conv2", tower), padding=2)), alpha, 2)
-        assert y.shape[1] == 128
-        if network.variant.name == "source":
-            y = y / (1 + 0.001 * F.avg_pool2d(y**2, 5, 1, 2)) ** 0.75
-        return pool(y)
-
-    def upper(tower, both):
-        """192 filters on all maps of layer 2, then 192 and 128 within the tower."""
-        y = F.relu(F.conv2d(both, *half("conv3", tower), padding=1))
-        y = F.relu(F.conv2d(y, *half("conv4", tower), padding=1))
-        return pool(F.relu(F.conv2d(y, *half("conv5", tower), padding=1)))
-
-    met = torch.cat([lower(0), lower(1)], 1)
-    y = torch.cat([upper(0, met), upper(1, met)], 1).flatten(1)
-    for name in ("fc6", "fc7"):  # 2048 units in each tower, all of which see both
-        y = F.relu(torch.cat([F.linear(y, *half(name, 0)), F.linear(y, *half(name, 1))], 1))
-        y = y / 2 if network.variant.name == "source" else y
-    assert_near(network(raw_images()), F.linear(y, *w["fc8"]), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -364,22 +295,14 @@ def test_compiled_gradients():
 
 
 @pytest.mark.parametrize(
-    ("variant", "images"),
-    [
-        ("classic", torch.empty(1, 3, 225, 224)),
-        ("classic", torch.empty(1, 3, 224, 227)),
-        ("classic", torch.empty(1, 1, 224, 224)),
-        ("classic", torch.empty(3, 224, 224)),
-        ("classic", torch.empty(1, 224, 224, 3)),
-        ("caffe", torch.empty(1, 3, 224, 224)),
-        ("classic", torch.empty(1, 3, 224, 224, dtype=torch.uint8)),
-    ],
+    ("variant", "shape"),
+    [("paper", (1, 3, 225, 224)), ("paper", (1, 1, 224, 224)), ("paper", (3, 224, 224)), ("caffe", (1, 3, 224, 224))],
 )
-def test_wrong_images(variant, images):
-    with pytest.raises(ValueError, match="images must be") as error:
-        on_meta(variant=variant)(images.to("meta"))
-    assert str(images.dtype if images.dtype == torch.uint8 else list(images.shape)) in str(error.value)
-    assert "\n" not in str(error.value)
+def test_wrong_images(variant, shape):
+    with pytest.raises(ValueError, match=f"^images must be .*{re.escape(str(list(shape)))}"):
+        on_meta(variant=variant)(torch.empty(shape, device="meta"))
+    with pytest.raises(ValueError, match=r"^images must be .*uint8"):
+        on_meta()(torch.empty(1, 3, 224, 224, dtype=torch.uint8, device="meta"))
 
 
 @pytest.mark.parametrize(
@@ -402,31 +325,12 @@ def test_wrong_arguments(arguments):
 # --- the model's info
 
 MEAN_IMAGE = encode_mean_image(np.arange(12.0).reshape(2, 2, 3))
-INFO = ModelInfo(
-    "caffe",
-    ("cat", "dog", "été"),
-    Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), MEAN_IMAGE, "warp"),
-    "pets",
-    {"recipe": "paper", "step": 5, "val_acc, %": 81.234567},
-    width_mult=0.25,
-    dropout=0.3,
-)
-OLD_NORM = '"normalization": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}'
-OLD_START = f'{{"variant": "classic", "classes": ["a", "b"], {OLD_NORM}, "data": "pets"'
-OLD = {1.0: OLD_START + "}", 0.25: OLD_START + ', "record": {}, "widths": "quarter"}'}  # as 0.1.0 wrote it
+NORM = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), MEAN_IMAGE, "warp")
+RECORD = {"recipe": "paper", "step": 5, "val_acc, %": 81.234567}
+INFO = ModelInfo("caffe", ("cat", "dog", "été"), NORM, "pets", RECORD, width_mult=0.25, dropout=0.3)
 
 
-def test_model_info_is_read_back():
-    assert ModelInfo.from_json(INFO.to_json()) == INFO
-
-
-@pytest.mark.parametrize("width_mult", OLD)
-def test_model_info_of_the_first_version(width_mult):
-    norm = Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
-    assert ModelInfo.from_json(OLD[width_mult]) == ModelInfo("classic", ("a", "b"), norm, "pets", {}, width_mult)
-
-
-def changed(**changes: Any) -> str:
+def changed(**changes):
     """INFO as JSON with some fields replaced; ``norm_`` before a name means the normalisation's."""
     value = json.loads(INFO.to_json())
     for name, new in changes.items():
@@ -435,19 +339,11 @@ def changed(**changes: Any) -> str:
     return json.dumps(value)
 
 
-def refused(text: Any) -> str:
-    with pytest.raises(ValueError, match=r"^x\.ckpt: ") as error:
-        ModelInfo.from_json(text, "x.ckpt")
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        *((text, "") for text in (None, "", "{", "[" * 100_000, "[]", "3")),
+        *((text, "") for text in (None, "", "{", "[" * 100_000, "3")),
         ("{}", "normalization"),
-        (changed(normalization=None), ""),
         (changed(normalization={"mean": [0, 0, 0]}), "std"),
         (changed(norm_gamma=2), "gamma"),
         (changed(gamma=2), "gamma"),
@@ -455,7 +351,7 @@ def refused(text: Any) -> str:
         (changed(norm_mean=[1, 2, math.nan]), "mean"),
         (changed(norm_std=[1, 1, 0]), "std"),
         (changed(norm_resize="wrap"), "wrap"),
-        *((changed(norm_mean_image=wrong), "mean_image") for wrong in ("AAAA", "no base64", MEAN_IMAGE[:-8], 3, None)),
+        *((changed(norm_mean_image=wrong), "mean_image") for wrong in ("AAAA", "no base64", MEAN_IMAGE[:-8], 3)),
         *((changed(classes=wrong), "classes") for wrong in ([], "ab", [1], None)),
         (changed(variant="a b"), "variant"),
         (changed(record=[1]), "record"),
@@ -464,55 +360,17 @@ def refused(text: Any) -> str:
     ],
 )
 def test_malformed_model_info(text, named):
-    assert named in refused(text)
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=4,
-)
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container in a JSON value, with every key or index in it."""
-    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(0, 1000), VALUES, st.sampled_from(["replace", "delete", "add", "cut"]))
-def test_mutated_model_info_is_refused_or_usable(where, value, change):
-    whole = copy.deepcopy(json.loads(INFO.to_json()))
-    found = places(whole)
-    container, key = found[where % len(found)]
-    match change:
-        case "replace":
-            container[key] = value
-        case "delete":
-            del container[key]
-        case "add" if isinstance(container, list):
-            container.append(value)
-        case "add":
-            container[str(value)] = value
-    text = json.dumps(whole)
-    text = text[: where % len(text)] if change == "cut" else text
-    try:
-        read = ModelInfo.from_json(text)
-    except ValueError:
-        refused(text)
-        return
-    assert ModelInfo.from_json(read.to_json()).normalization == read.normalization
-    assert torch.isfinite(Normalize(read.normalization, 224)(torch.zeros(3, 224, 224, dtype=torch.uint8))).all()
-    on_meta(read.num_classes, read.variant, width_mult=read.width_mult, dropout=read.dropout)
+    with pytest.raises(ValueError, match=rf"^x\.ckpt: .*{named}") as error:
+        ModelInfo.from_json(text, "x.ckpt")
+    assert "\n" not in str(error.value)
 
 
 # --- trained weights
 
 
-def test_weights_with_their_info_come_back(tmp_path: Path):
-    network = AlexNet_2012(3, "source", width_mult=0.25, dropout=0.2).eval()
-    info = dataclasses.replace(INFO, variant="source", dropout=0.2)
+def test_weights_with_their_info_come_back(tmp_path):
+    network = AlexNet_2012(3, "source", width_mult=1 / 16, dropout=0.2).eval()
+    info = dataclasses.replace(INFO, variant="source", width_mult=1 / 16, dropout=0.2)
     save_weights(tmp_path / "x.safetensors", network.state_dict(), info)
     again = load_model(tmp_path / "x.safetensors")
     assert again.info == info
@@ -520,14 +378,7 @@ def test_weights_with_their_info_come_back(tmp_path: Path):
     assert_near(again(raw_images()), network(raw_images()), 1e-5)  # the released code's dropout matters at test too
 
 
-def test_weights_that_do_not_fit():
-    weights = AlexNet_2012(3, width_mult=0.25).state_dict()
-    for info in (dataclasses.replace(INFO, variant="classic", width_mult=1.0), INFO):
-        with pytest.raises(ValueError, match=f"do not fit variant {info.variant} with 3 classes"):
-            AlexNet_2012.from_weights({**weights, "features.conv2.weight": weights["features.conv3.weight"]}, info)
-
-
-def test_save_pretrained_and_from_pretrained(tmp_path: Path, capsys):
+def test_save_pretrained_and_from_pretrained(tmp_path, capsys):
     model = AlexNet_2012(3, "caffe", width_mult=0.25, dropout=0.3)
     model.info = INFO
     model.save_pretrained(tmp_path)
@@ -535,16 +386,9 @@ def test_save_pretrained_and_from_pretrained(tmp_path: Path, capsys):
     page = (tmp_path / "README.md").read_text()
     for part in ("`caffe`, 3 classes", "Trained on pets.", "warped to 256", "the mean image", "| val_acc, % | 81.23 |"):
         assert part in page
-    for again in (
-        AlexNet_2012.from_pretrained(tmp_path),
-        load_model(tmp_path),
-        load_model(tmp_path / "model.safetensors"),
-    ):
-        assert again.info == INFO
-        assert not again.training
-        assert (again.variant, again.width_mult) == (model.variant, 0.25)
-        for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
-            assert torch.equal(ours, theirs)
+    for again in (AlexNet_2012.from_pretrained(tmp_path), load_model(tmp_path)):
+        assert (again.info, again.variant, again.training) == (INFO, model.variant, False)
+        torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert all(parameter.requires_grad for parameter in AlexNet_2012.from_pretrained(tmp_path).parameters())
     assert capsys.readouterr().out == ""  # `--json` owns standard output
     with pytest.raises(ValueError, match=r"model\.safetensors: .* with 4 classes"):
@@ -558,7 +402,7 @@ def test_save_pretrained_and_from_pretrained(tmp_path: Path, capsys):
         AlexNet_2012.from_pretrained(tmp_path)
 
 
-def test_save_pretrained_without_info(tmp_path: Path):
+def test_save_pretrained_without_info(tmp_path):
     model = AlexNet_2012(3, "caffenet", init="he", width_mult=0.25)
     model.save_pretrained(tmp_path, model_card_kwargs={"results": "99% on letters"})
     again = AlexNet_2012.from_pretrained(tmp_path)
@@ -567,15 +411,17 @@ def test_save_pretrained_without_info(tmp_path: Path):
 
 
 @pytest.mark.parametrize("described", [True, False])
-def test_hub_folders_of_the_first_version(tmp_path: Path, described):
-    model = AlexNet_2012(2, width_mult=0.25)
-    model.save_pretrained(tmp_path)
-    card = json.loads(OLD[0.25]) if described else None
-    config = {"num_classes": 2, "variant": "classic", "init": None, "widths": "quarter", "card": card}
+def test_hub_folders_of_the_first_version(tmp_path, described):
+    AlexNet_2012(2, width_mult=0.25).save_pretrained(tmp_path)
+    norm = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}
+    card = {"variant": "classic", "classes": ["a", "b"], "normalization": norm, "data": "pets", "widths": "quarter"}
+    config = {"num_classes": 2, "variant": "classic", "init": None, "widths": "quarter"}
+    config["card"] = card if described else None
     (tmp_path / "config.json").write_text(json.dumps(config))
     again = AlexNet_2012.from_pretrained(tmp_path)
     assert again.width_mult == 0.25
-    assert again.info == (ModelInfo.from_json(OLD[0.25]) if described else None)
+    info = ModelInfo("classic", ("a", "b"), Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5)), "pets", {}, 0.25)
+    assert again.info == (info if described else None)
 
 
 def test_torch_hub():

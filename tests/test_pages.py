@@ -14,12 +14,12 @@ WORDS = {"README.md": 1000, "docs/training.md": 800, "docs/why-2.303.md": 800}
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def code_blocks(page: Path, language: str) -> list[str]:
+def code_blocks(page, language):
     text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def anchors(page: Path) -> set[str]:
+def anchors(page):
     """The anchors that GitHub makes of a page's headings."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
@@ -27,7 +27,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @every_page
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_somewhere(page):
     for target, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
         linked = page.parent / target if target else page
         assert linked.exists(), f"{page.name} links to {target}"
@@ -35,20 +35,20 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(linked), f"{page.name} links to {target}#{anchor}"
 
 
-def test_links_of_the_notebook_lead_somewhere() -> None:
+def test_links_of_the_notebook_lead_somewhere():
     notebook = ROOT / "docs" / "alexnet-in-ten-minutes.ipynb"
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)\)", notebook.read_text(encoding="utf-8")):
         assert (notebook.parent / target).exists(), target
 
 
 @every_page
-def test_make_targets_exist(page: Path) -> None:
+def test_make_targets_exist(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"^make ([a-z-]+)", "\n".join(code_blocks(page, "bash")), re.MULTILINE):
         assert target in targets, f"{page.name}: make {target}"
 
 
-def test_files_that_the_text_names_exist() -> None:
+def test_files_that_the_text_names_exist():
     named = re.compile(r"(?<![\w/.])(?:src|tests|benchmarks|docs)/[\w/.-]+\.(?:py|md|json|png|ipynb)\b")
     code = [path for folder in ("src", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")]
     for page in [*PAGES, *code]:
@@ -57,30 +57,30 @@ def test_files_that_the_text_names_exist() -> None:
 
 
 @pytest.mark.parametrize(("name", "limit"), WORDS.items())
-def test_a_page_is_short(name: str, limit: int) -> None:
+def test_a_page_is_short(name, limit):
     assert len((ROOT / name).read_text(encoding="utf-8").split()) <= limit
 
 
-def test_readme_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets = "\n".join(code_blocks(ROOT / "README.md", "python"))
     exec(compile(snippets, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "python" / "last.ckpt").is_file()
 
 
-def test_the_snippets_of_contributing_run() -> None:
+def test_the_snippets_of_contributing_run():
     from alexnet.data.augment import AUGMENTATIONS
 
-    names: dict[str, object] = {}
+    names = {}
     try:
         for snippet in code_blocks(ROOT / "CONTRIBUTING.md", "python"):
             exec(compile(snippet, "CONTRIBUTING.md", "exec"), names)
         assert AUGMENTATIONS["dim"].stage == "crop"
     finally:
         AUGMENTATIONS.pop("dim", None)
-    assert names["EXPERIMENT"].name == "decay"  # type: ignore[attr-defined]
+    assert names["EXPERIMENT"].name == "decay"
 
 
-def test_numbers_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_those_of_the_records(monkeypatch):
     monkeypatch.setattr("sys.argv", ["pages", "--check"])
     assert pages.main() == 0, "a page differs from the records: make results"

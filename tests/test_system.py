@@ -22,9 +22,7 @@ WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120"]
         ((6, 1), ["compute_90"], False), ((12, 1), WHEEL, True), ((7, 5), [], False),
     ],
 )  # fmt: skip
-def test_a_gpu_is_used_if_torch_supports_it(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], architectures: list[str], runs: bool
-) -> None:
+def test_a_gpu_is_used_if_torch_supports_it(monkeypatch, capability, architectures, runs):
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
@@ -44,7 +42,7 @@ def test_a_gpu_is_used_if_torch_supports_it(
         system.pick_device("tpu")
 
 
-def test_a_gpu_compiles_with_pythons_headers_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_gpu_compiles_with_pythons_headers_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(system, "find_spec", lambda name: name)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
@@ -54,8 +52,8 @@ def test_a_gpu_compiles_with_pythons_headers_alone(monkeypatch: pytest.MonkeyPat
     assert system.can_compile(torch.device("cuda"))
 
 
-def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def home() -> Path:
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    def home():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -64,18 +62,18 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
         system.cache_folder().mkdir(parents=True, exist_ok=True)
 
 
-def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path) -> None:
-    def git(*words: str) -> str:
+def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path):
+    def git(*words):
         own = ["-c", "user.name=x", "-c", "user.email=x@y", *words]
         return subprocess.run(["git", *own], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
-    def commit_of(place: Path) -> str | None:
+    def commit_of(place):
         spec = importlib.util.spec_from_file_location("copied_system", place)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.git_commit()  # type: ignore[no-any-return]
+        return module.git_commit()
 
     own, other = tmp_path / "src" / "alexnet" / "system.py", tmp_path / "venv" / "alexnet" / "system.py"
     for place in (own, other):

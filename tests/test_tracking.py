@@ -6,14 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from alexnet import recipes, tracking
 from alexnet.checkpoint import parse_rows
@@ -22,7 +16,7 @@ from alexnet.tracking import MetricsFile, ProgressBar, RunInfo, make_tracker
 
 KEY = "0123456789" * 4  # has the form of an API key
 CONFIG = {"recipe": "classic", "lr": 0.01, "data": {"classes": ["cat", "dog"]}}
-ROWS: list[dict[str, float]] = [
+ROWS = [
     {"step": 100, "epoch": 0.25, "train_loss": 2.25, "val_loss": 2.125, "val_acc": 20.5, "lr": 0.01},
     {"step": 200, "epoch": 0.5, "train_loss": 2.0, "val_loss": 1.875, "val_acc": 31.25, "lr": 0.0095},
     {"step": 200, "epoch": 0.5, "epoch_val_acc": 31.25},
@@ -32,7 +26,7 @@ SUMMARY = {"val_acc": 42.0, "best_val_acc": 42.0, "best_step": 300}
 
 
 @pytest.fixture(autouse=True)
-def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _no_credentials(monkeypatch, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -50,22 +44,23 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
         wandb.teardown()
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def rows_of(path):
     return [row for _, row in parse_rows(path)]
 
 
-def record(
-    name: str,
-    folder: Path,
-    rows: list[dict[str, float]] = ROWS,
-    resume_step: int | None = None,
-    state: Any = "finished",
-) -> list[str]:
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+def record(name, folder, rows=ROWS, resume_step=None, state="finished"):
     """A run's rows in the file and in a tracker; returns what was printed."""
-    lines: list[str] = []
+    lines = []
     folder.mkdir(parents=True, exist_ok=True)
     file = MetricsFile(folder / "metrics.jsonl", resume_step)
-    parts: Any = (recipes.classic(), Runtime(), folder, CONFIG, None, None, 2, 400, 400)
+    parts = (recipes.classic(), Runtime(), folder, CONFIG, None, None, 2, 400, 400)
     info = RunInfo(*parts, file.count, resume_step, lines.append)
     tracker = make_tracker(name)
     tracker.start(info)
@@ -80,7 +75,7 @@ def record(
 # --- metrics.jsonl
 
 
-def test_each_row_is_in_the_file_at_once_and_nan_is_null(tmp_path: Path) -> None:
+def test_each_row_is_in_the_file_at_once_and_nan_is_null(tmp_path):
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path, None)
     for count, row in enumerate(ROWS, start=1):
@@ -91,21 +86,7 @@ def test_each_row_is_in_the_file_at_once_and_nan_is_null(tmp_path: Path) -> None
     assert rows_of(path)[-1] == {"step": 400, "train_loss": None, "grad_norm": None}
 
 
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
-
-
-@given(rows=st.lists(st.fixed_dictionaries({"step": st.integers(0, 10**6), "lr": FINITE})))
-def test_every_float_is_read_back_exactly(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, float]]
-) -> None:
-    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
-    file = MetricsFile(path, None)
-    for row in rows:
-        file.add(row)
-    assert rows_of(path) == rows
-
-
-def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path):
     record("none", tmp_path)
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
@@ -117,34 +98,28 @@ def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ['{"step": 1', "nonsense", "[1, 2]", "3", "", "{}", '{"step": 1.5}', "[" * 100_000])
-def test_a_broken_line_elsewhere_is_named(tmp_path: Path, bad: str) -> None:
+def test_a_broken_line_elsewhere_is_named(tmp_path, bad):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
     with pytest.raises(ValueError, match="line 2"):
         parse_rows(path)
 
 
-@given(cut=st.integers(0, 600), at=st.sampled_from([0, 100, 200, 300]))
-def test_a_resumed_file_has_the_rows_of_an_uninterrupted_one(
-    tmp_path_factory: pytest.TempPathFactory, cut: int, at: int
-) -> None:
-    folder = tmp_path_factory.mktemp("run")
-    record("none", folder)
-    path = folder / "metrics.jsonl"
-    text = path.read_bytes()
-    start = len(b"".join(line for line in text.splitlines(keepends=True) if json.loads(line)["step"] <= at))
-    path.write_bytes(text[: max(start, cut)])  # whatever was written after the checkpoint
-    record("none", folder, [row for row in ROWS if row["step"] > at], resume_step=at)
-    assert rows_of(path) == ROWS
-
-
-def test_a_failed_rewrite_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", [0, 100, 200, 300])
+def test_a_resumed_file_has_the_rows_of_an_uninterrupted_one(tmp_path, at):
     record("none", tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    start = sum(len(line) for line in lines if json.loads(line)["step"] <= at)
+    for more in (0, 20, 150, 600):  # bytes that were written after the checkpoint
+        path.write_bytes(b"".join(lines)[: start + more])
+        record("none", tmp_path, [row for row in ROWS if row["step"] > at], resume_step=at)
+        assert rows_of(path) == ROWS
 
-    def fail(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", fail)
+def test_a_failed_rewrite_leaves_the_old_file(tmp_path, monkeypatch):
+    record("none", tmp_path)
+    monkeypatch.setattr(os, "fsync", raising(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         MetricsFile(tmp_path / "metrics.jsonl", 200)
     assert rows_of(tmp_path / "metrics.jsonl") == ROWS
@@ -153,48 +128,32 @@ def test_a_failed_rewrite_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 # --- any tracker
 
 
-class Broken(tracking.Callback):
+def broken(error):
     """A tracker that fails at every call."""
-
-    calls = 0
-
-    def start(self, run: RunInfo) -> None:
-        self.calls += 1
-        raise ConnectionError("the server\nwent away")
-
-    row = end = start  # type: ignore[assignment]
+    return type("Broken", (), dict.fromkeys(("start", "row", "end"), raising(error)))
 
 
-def test_a_tracker_that_fails_is_named_once_and_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "TensorBoard", Broken)
-    lines = record("tensorboard", tmp_path)
-    assert len(lines) == 1
-    assert lines[0].startswith("tensorboard: the server went away")
+def test_a_tracker_that_fails_is_named_once_and_costs_no_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "TensorBoard", broken(ConnectionError("the server\nwent away")))
+    (line,) = record("tensorboard", tmp_path)
+    assert line.startswith("tensorboard: the server went away")
     assert rows_of(tmp_path / "metrics.jsonl") == ROWS
-
-
-def test_an_interrupt_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted(tracking.Callback):
-        def row(self, row: dict[str, float]) -> None:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(tracking, "TensorBoard", Interrupted)
+    monkeypatch.setattr(tracking, "TensorBoard", broken(KeyboardInterrupt()))  # which must not be swallowed
     with pytest.raises(KeyboardInterrupt):
         record("tensorboard", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_missing_package_is_named(monkeypatch, name):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(FieldError, match=rf"pip install '?.*{name}") as error:
+    with pytest.raises(FieldError, match=rf"^tracker must .*pip install '?.*{name}"):
         tracking.check_tracker(name)
-    assert error.value.field == "tracker"
 
 
 # --- wandb
 
 
-def wandb_records(folder: Path) -> list[list[dict[str, Any]]]:
+def wandb_records(folder):
     """The records of each part of the run in ``folder``, oldest first, as wandb's own reader prints them."""
     parts = []
     for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
@@ -204,12 +163,12 @@ def wandb_records(folder: Path) -> list[list[dict[str, Any]]]:
     return parts
 
 
-def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def history(records):
     items = [record["history"]["item"] for record in records if record["type"] == "history"]
     return [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
 
 
-def test_wandb_offline_holds_the_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_wandb_offline_holds_the_whole_run(tmp_path, capfd):
     folder = tmp_path / "a run"
     (line,) = record("wandb", folder)
     assert line.startswith("wandb: not logged in; recording offline.")
@@ -221,9 +180,7 @@ def test_wandb_offline_holds_the_whole_run(tmp_path: Path, capfd: pytest.Capture
     assert run["run_id"] == (folder / "wandb" / "id").read_text().strip()
     assert {key: value for key, value in run["config"]["update"].items() if key != "_wandb"} == CONFIG
     assert history(records) == ROWS
-    axes = [entry["metric"] for entry in records if entry["type"] == "metric"]
-    assert {"glob_name": "*", "step_metric": "step"}.items() <= axes[-1].items()
-    summary: dict[str, Any] = {}
+    summary = {}
     for entry in records:
         summary |= entry["summary"].get("update", {}) if entry["type"] == "summary" else {}
     assert {**SUMMARY, "state": "finished", "step": 300}.items() <= summary.items()
@@ -231,7 +188,7 @@ def test_wandb_offline_holds_the_whole_run(tmp_path: Path, capfd: pytest.Capture
     assert not list(folder.glob("wandb/**/*.py"))  # no code
 
 
-def test_a_resumed_wandb_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_wandb_run_is_the_same_run(tmp_path, monkeypatch):
     for name, value in {"MODE": "offline", "PROJECT": "mine", "ENTITY": "us", "NAME": "named"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     record("wandb", tmp_path, state="stopped")
@@ -248,7 +205,7 @@ def test_a_resumed_wandb_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("mode", ["disabled", "sometimes"])
-def test_wandb_disabled_and_a_wrong_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_wandb_disabled_and_a_wrong_mode(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
     lines = record("wandb", tmp_path)
     assert (lines == []) == (mode == "disabled")
@@ -257,7 +214,7 @@ def test_wandb_disabled_and_a_wrong_mode(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("where", ["environment", "netrc", "netrc of another host", "nowhere", "settings"])
-def test_wandb_is_online_if_there_are_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_wandb_is_online_if_there_are_credentials(tmp_path, monkeypatch, where):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there: it must not be asked
     if where == "environment":
         monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -272,9 +229,7 @@ def test_wandb_is_online_if_there_are_credentials(tmp_path: Path, monkeypatch: p
     assert tracking.wandb_mode()[0] == expected.get(where, "offline")
 
 
-def test_a_missing_network_falls_back_to_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_network_falls_back_to_offline(tmp_path, monkeypatch, capfd):
     """Logged in, but the server does not answer: the same run, offline, after a short while."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -291,55 +246,21 @@ def test_a_missing_network_falls_back_to_offline(
         assert KEY.encode() not in path.read_bytes(), path
 
 
-PROGRAM = """
-from pathlib import Path
-import alexnet.tracking as t
-from alexnet import recipes
-run = t.RunInfo(recipes.classic(), recipes.Runtime(), Path("run"), {}, None, None, 2, 4, 4, 0, None, print)
-tracker = t.make_tracker("wandb")
-tracker.start(run)
-tracker.row({"step": 1, "train_loss": 2.0})
-tracker.end({}, "finished")
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_wandb_never_prompts_at_a_terminal(tmp_path: Path) -> None:
-    import pty
-
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", PROGRAM]
-    child = subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True)
-    os.close(theirs)
-    try:
-        assert child.wait(timeout=120) == 0  # a prompt would wait here
-    finally:
-        child.kill()
-    printed = os.read(ours, 65536).decode()
-    os.close(ours)
-    assert len(printed.splitlines()) == 1
-    assert printed.startswith("wandb: not logged in; recording offline.")
-
-
-@pytest.mark.parametrize("own", [None, SimpleNamespace(offline=True)])
-def test_a_wandb_run_of_the_callers_own_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: object
-) -> None:
+def test_a_wandb_run_of_the_callers_own_is_left_alone(tmp_path, monkeypatch):
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    theirs = wandb.init(dir=str(tmp_path), project="theirs") if own else None
+    theirs = wandb.init(dir=str(tmp_path), project="theirs")
     record("wandb", tmp_path / "run")
-    if theirs:
-        assert wandb.run is theirs
-        theirs.log({"still": 1})
-        theirs.finish()
+    assert wandb.run is theirs
+    theirs.log({"still": 1})
+    theirs.finish()
 
 
 # --- TensorBoard and the progress bar
 
 
-def test_tensorboard_holds_the_rows(tmp_path: Path) -> None:
+def test_tensorboard_holds_the_rows(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     record("tensorboard", tmp_path)
@@ -350,11 +271,11 @@ def test_tensorboard_holds_the_rows(tmp_path: Path) -> None:
     values = [(event.step, event.value) for event in events.Scalars("val_acc")]
     assert values == [(100, 20.5), (200, 31.25), (300, 43.0)]
     assert [(event.step, event.value) for event in events.Scalars("epoch_val_acc")] == [(200, 31.25)]
-    assert [event.value for event in events.Scalars("summary/best_val_acc")] == [42.0, 42.0][:1]
+    assert [event.value for event in events.Scalars("summary/best_val_acc")] == [42.0]
     assert "step" not in events.Tags()["scalars"]
 
 
-def test_progress_needs_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_needs_no_terminal(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     bar = ProgressBar()
@@ -364,18 +285,7 @@ def test_progress_needs_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     bar.show(40, 2.0, 10.0, 64.0)
     assert capsys.readouterr().err == "step 40/100  loss 2.000  acc 10.0%  64 images/s  2 min 00 s left\n"
 
-    class Log:  # in the place of sys.stderr: no isatty
-        text = ""
-
-        def write(self, text: str) -> None:
-            self.text += text
-
-        def flush(self) -> None:
-            pass
-
-    for stream in (Log(), None):
-        monkeypatch.setattr(sys, "stderr", stream)
-        bar = ProgressBar()
-        bar.start(100, 0)
-        bar.row({"step": 100, "epoch": 1.0, "train_loss": 1.5, "val_acc": 50.0})
-        assert stream is None or "train_loss 1.500  val_acc 50.0%" in stream.text
+    monkeypatch.setattr(sys, "stderr", None)
+    bar = ProgressBar()
+    bar.start(100, 0)
+    bar.row({"step": 100, "epoch": 1.0, "train_loss": 1.5, "val_acc": 50.0})

@@ -3,16 +3,12 @@
 import itertools
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,53 +22,41 @@ from alexnet.evaluate import evaluate
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError
-from alexnet.tracking import RunInfo
 from forked import Command, several
-from runs import COMMAND, MANY, SMALL, TIMES, assert_same_run, make_images, rows_without_times, run_small
+from runs import COMMAND, MANY, TIMES, assert_same_run, run_small
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("images"))
-
-
-Run = Callable[..., train.Result]
-
-
-@pytest.fixture(scope="module")
-def run(images: Path) -> Run:
+def run(images):
     return lambda out, **changes: run_small(changes.pop("data", images), out, **changes)
 
 
 @pytest.fixture(scope="module")
-def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(run, tmp_path_factory):
     """Six steps without interruption."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    run(folder, max_steps=6)
-    return folder
+    return run(tmp_path_factory.mktemp("whole") / "run", max_steps=6).folder
 
 
 class Rows(train.Callback):
     """Keeps what a callback is given."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.ends: list[tuple[dict[str, float], str]] = []
+    def __init__(self):
+        self.rows, self.ends = [], []
 
-    def start(self, run: RunInfo) -> None:
+    def start(self, run):
         self.run = run
 
-    def row(self, row: dict[str, float]) -> None:
+    def row(self, row):
         self.rows.append(row)
 
-    def end(self, summary: dict[str, float], state: str) -> None:
-        self.ends.append((summary, state))
+    def end(self, *summary_and_state):
+        self.ends.append(summary_and_state)
 
 
 # --- what a run leaves
 
 
-def test_a_run_folder_has_its_files_rows_and_facts(whole: Path) -> None:
+def test_a_run_folder_has_its_files_rows_and_facts(whole):
     files = {"config.json", "metrics.jsonl", "last.ckpt", "best.safetensors", "curves.png", ".lock"}
     assert {path.name for path in whole.iterdir()} == files
     found = load_run(whole)
@@ -95,105 +79,53 @@ def test_a_run_folder_has_its_files_rows_and_facts(whole: Path) -> None:
     _, info = load_weights(whole / "best.safetensors")
     assert info.classes == found.classes
     assert info.record["best val_acc on the way, %"] == found.best["val_acc"]
-    record = load_model(whole).info.record  # type: ignore[union-attr]
+    record = load_model(whole).info.record
     assert (record["recipe"], record["step"], record["val_acc, %"]) == ("quickstart", 6, rows[3]["val_acc"])
 
 
-def test_callbacks_get_the_rows_the_result_and_how_the_run_ended(run: Run, tmp_path: Path) -> None:
+def test_callbacks_get_the_rows_the_result_and_how_the_run_ended(run, tmp_path):
     rows = Rows()
-    result = run(tmp_path / "run", max_steps=2, callbacks=(rows,))
-    assert rows.run.total_steps == 12
+    result = run(tmp_path / "run", epochs=1, callbacks=(rows,))
+    assert rows.run.total_steps == 3
     assert rows.rows == load_run(tmp_path / "run").rows
+    assert result.final == rows.rows[-1]
+    assert result.best["val_acc"] == max(row["val_acc"] for row in rows.rows)
+    assert result.stopped_by is None
     best = {"best_val_acc": result.best["val_acc"], "best_step": result.best["step"]}
     assert rows.ends == [(result.final | best, "finished")]
 
-    class Failing(Rows):
-        def row(self, row: dict[str, float]) -> None:
-            raise ZeroDivisionError
-
-    failing = Failing()
+    rows = Rows()
+    rows.row = mock.Mock(side_effect=ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
-        run(tmp_path / "failed", callbacks=(failing,))
-    assert failing.ends == [({}, "failed")]
-
-
-def test_the_result_is_the_last_row(run: Run, tmp_path: Path) -> None:
-    result = run(tmp_path / "run", epochs=1)
-    rows = load_run(tmp_path / "run").rows
-    assert result.final == rows[-1]
-    assert result.best["val_acc"] == max(row["val_acc"] for row in rows)
-    assert result.stopped_by is None
-
-
-def test_another_network_trains_in_the_same_loop(run: Run, images: Path, tmp_path: Path) -> None:
-    class Linear(torch.nn.Module):
-        input_size = 32
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = torch.nn.Linear(3 * 32 * 32, 2)
-
-        def param_groups(self, recipe: recipes.Recipe) -> list[dict[str, Any]]:
-            return [{"params": [self.fc.weight]}, {"params": [self.fc.bias], "bias": True}]
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(x.flatten(1))
-
-    recipe = recipes.quickstart(**SMALL | {"data": str(images), "lr": 0.001, "input_scale": "imagenet"})
-    result = train.run(
-        recipe, out=tmp_path / "run", runtime=recipes.Runtime(tracker="none", quiet=True), model=Linear()
-    )
-    assert result.final["val_acc"] == 100
+        run(tmp_path / "failed", callbacks=(rows,))
+    assert rows.ends == [({}, "failed")]
+    assert not (tmp_path / "failed" / "curves.png").exists()
 
 
 # --- resuming
 
 
-def test_resuming_after_max_steps_is_exact(run: Run, whole: Path, tmp_path: Path) -> None:
-    run(tmp_path / "run", max_steps=4)
-    run(tmp_path / "run", max_steps=6, resume=True)
-    assert_same_run(tmp_path / "run", whole)
-
-
-def test_resuming_with_workers_is_exact(run: Run, tmp_path: Path) -> None:
-    run(tmp_path / "whole", max_steps=4, loader="workers")
-    run(tmp_path / "parts", max_steps=2, loader="workers")
-    run(tmp_path / "parts", max_steps=4, loader="workers", resume=True)
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
-
-
 @pytest.mark.parametrize(
-    "changes", [MANY, {"muon_lr": 0.01, "dropout_ramp": True, "augment": ("random_crop", "cutout")}]
+    "changes",
+    [{}, {"loader": "workers"}, MANY, {"muon_lr": 0.01, "dropout_ramp": True, "augment": ("random_crop", "cutout")}],
+    ids=["quickstart", "workers", "many", "muon"],
 )
-def test_every_part_of_a_recipe_is_resumed_exactly(run: Run, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_run_in_parts_is_exact(run, tmp_path, changes):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     changes = changes | {"epochs": 3}
     run(whole, **changes)
-    for steps in (1, 4):
-        run(parts, max_steps=steps, resume=steps > 1, **changes)
-    run(parts, resume=True, **changes)
-    ours, theirs = load_checkpoint(parts / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
-    for part in {"model", "average"} & ours.keys():
-        assert all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part])
-    for name in ("drops", "stale", "plateau_acc", "best_acc"):
-        assert ours["progress"][name] == theirs["progress"][name]
-    assert rows_without_times(parts)[-1] == rows_without_times(whole)[-1]
-    if "average" in ours:
-        assert torch.equal(load_model(parts).classifier.fc8.weight, ours["average"]["classifier.fc8.weight"])
-        assert not torch.equal(ours["model"]["classifier.fc8.weight"], ours["average"]["classifier.fc8.weight"])
+    for steps in (1, 5, None):
+        run(parts, max_steps=steps, resume=parts.exists(), **changes)
+        assert (parts / "best.safetensors").exists() == (steps != 1)  # the row at step 1 is not on the schedule
+    assert_same_run(parts, whole, stops=(1, 5))
+    assert {1, 5} < {row["step"] for row in load_run(parts).rows}
+    if "ema" in changes:
+        saved, name = load_checkpoint(parts / "last.ckpt"), "classifier.fc8.weight"
+        assert torch.equal(load_model(parts).classifier.fc8.weight, saved["average"][name])
+        assert not torch.equal(saved["model"][name], saved["average"][name])
 
 
-def test_max_steps_between_two_rows_adds_a_row_and_changes_nothing_else(run: Run, whole: Path, tmp_path: Path) -> None:
-    run(tmp_path / "run", max_steps=5)
-    run(tmp_path / "run", max_steps=6, resume=True)
-    rows = rows_without_times(tmp_path / "run")
-    assert [row["step"] for row in rows] == [2, 3, 4, 5, 6]
-    assert [row for row in rows if row["step"] != 5] == rows_without_times(whole)
-    run(tmp_path / "one", max_steps=1)
-    assert not (tmp_path / "one" / "best.safetensors").exists()  # that row is not on the schedule
-
-
-def test_a_finished_run_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(run, tmp_path):
     out = tmp_path / "run"
     first = run(out, max_steps=2)
     (out / "curves.png").unlink()  # as if killed between the last checkpoint and the picture
@@ -201,12 +133,11 @@ def test_a_finished_run_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
     assert run(out, max_steps=2, resume=True).final == first.final
     after = {path.name: path.read_bytes() for path in out.iterdir()}
     assert before | {"curves.png": after["curves.png"]} == after
-    with pytest.raises(FieldError) as error:
+    with pytest.raises(FieldError, match=r"^max_steps must "):
         run(out, max_steps=1, resume=True)
-    assert error.value.field == "max_steps"
 
 
-def test_a_resumed_run_has_the_same_images_wherever_they_are(run: Run, images: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_images_wherever_they_are(run, images, tmp_path):
     out, moved = tmp_path / "run", tmp_path / "moved"
     run(out, max_steps=2)
     shutil.copytree(images, moved)
@@ -216,33 +147,23 @@ def test_a_resumed_run_has_the_same_images_wherever_they_are(run: Run, images: P
     assert config["started"] == config["parts"][0]["started"]
     first = next(moved.glob("train/dark/*.png"))
     Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
-    with pytest.raises(FieldError) as error:
+    with pytest.raises(FieldError, match=r"^data must "):
         run(out, max_steps=4, resume=True, data=moved)
-    assert error.value.field == "data"
 
 
-def test_a_resumed_run_keeps_its_precision_and_says_what_changed(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_resumed_run_keeps_its_precision_and_says_what_changed(run, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     run(out, max_steps=1, precision="bf16")
     run(out, max_steps=2, resume=True)
     assert load_run(out).config["parts"][1]["precision"] == "bf16"
+    lrn = lrn_backend(torch.device("cpu"))
+    monkeypatch.setattr(native, "load", lambda *_: None)  # as if the compiler were gone
     run(out, max_steps=3, resume=True, precision="fp32", quiet=False)
-    assert "precision fp32 (was bf16)" in capsys.readouterr().err
+    changed = "precision fp32 (was bf16)" + (", lrn torch (was C++)" if lrn == "C++" else "")
+    assert changed in capsys.readouterr().err
 
 
-@pytest.mark.skipif(lrn_backend(torch.device("cpu")) != "C++", reason="needs a C++ compiler with OpenMP")
-def test_a_run_resumed_without_the_compiler_says_so(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(tmp_path / "run", max_steps=2)
-    monkeypatch.setattr(native, "load", lambda *_: None)
-    run(tmp_path / "run", max_steps=3, resume=True, quiet=False)
-    assert "lrn torch (was C++)" in capsys.readouterr().err
-
-
-def test_rows_that_a_power_cut_lost_are_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_a_power_cut_lost_are_named(run, tmp_path, capsys):
     out = tmp_path / "run"
     run(out, max_steps=4)
     lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -251,25 +172,14 @@ def test_rows_that_a_power_cut_lost_are_named(run: Run, tmp_path: Path, capsys: 
     assert "lacks the rows of steps 3 to 4" in capsys.readouterr().err
 
 
-def test_a_clock_that_is_set_back_changes_nothing(
-    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hours = itertools.count(-1, -1)
-    monkeypatch.setattr("time.time", lambda: 1e9 + 3600 * next(hours))
-    run(tmp_path / "run", max_steps=4, save_every=0.0)
-    run(tmp_path / "run", max_steps=6, save_every=0.0, resume=True)
-    assert_same_run(tmp_path / "run", whole)
-    assert all(row[name] >= 0 for row in load_run(tmp_path / "run").rows for name in TIMES & row.keys())
-
-
-def start(out: Path, images: Path, *flags: str) -> Command:
+def start(out, images, *flags):
     flags = ("--data", str(images), "--max-steps", "6", "--save-every", "0", "--out", str(out), *flags)
     return Command([*COMMAND, *flags], out.with_suffix(".output"))
 
 
-def test_killed_at_any_moment_and_resumed_is_exact(images: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_and_resumed_is_exact(images, whole, tmp_path):
     out, codes = tmp_path / "run", []
-    for attempt, delay in enumerate((0.01, 0.1, 0.3)):
+    for attempt, delay in enumerate((0.05, 0.2)):
         process = start(out, images, *(["--resume"] if attempt else []))
         process.wait_for(out / ("last.ckpt" if attempt else "last.ckpt.tmp"))
         time.sleep(delay)
@@ -289,25 +199,22 @@ class Killed(BaseException):
     pass
 
 
-def kill_at(line: int) -> Callable[..., Any]:
+def kill_at(line):
     """A tracer that raises ``Killed`` at the ``line``-th line that train.py executes."""
-    count = 0
+    lines = itertools.count(1)
 
-    def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
-        nonlocal count
+    def trace(frame, event, _):
         if frame.f_code.co_filename != train.__file__:
             return None
-        if event == "line":
-            count += 1
-            if count == line:
-                raise Killed
+        if event == "line" and next(lines) == line:
+            raise Killed
         return trace
 
     return trace
 
 
 @pytest.mark.parametrize("stride", [97, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_any_line_and_resumed_is_exact(run: Run, tmp_path: Path, stride: int) -> None:
+def test_killed_at_any_line_and_resumed_is_exact(run, tmp_path, stride):
     """Every save is whole or absent (tested elsewhere), so an exception that nothing catches stands for SIGKILL."""
     whole, kills = tmp_path / "whole", 0
     run(whole, max_steps=4)
@@ -330,9 +237,7 @@ def test_killed_at_any_line_and_resumed_is_exact(run: Run, tmp_path: Path, strid
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_by_a_signal_and_resumed_is_exact(
-    run: Run, images: Path, whole: Path, tmp_path: Path, number: int, code: int
-) -> None:
+def test_stopped_by_a_signal_and_resumed_is_exact(run, images, whole, tmp_path, number, code):
     out = tmp_path / "run"
     process = start(out, images)
     process.wait_for(out / "last.ckpt")
@@ -344,7 +249,7 @@ def test_stopped_by_a_signal_and_resumed_is_exact(
     assert_same_run(out, whole)
 
 
-def test_two_runs_at_once_in_one_folder(run: Run, images: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_in_one_folder(run, images, tmp_path):
     out = tmp_path / "run"
     flags = ["--data", str(images), "--epochs", "100000", "--out", str(out)]
     first = Command([*COMMAND, *flags], tmp_path / "output")
@@ -363,7 +268,7 @@ def test_two_runs_at_once_in_one_folder(run: Run, images: Path, tmp_path: Path) 
 # --- the test set
 
 
-def test_the_test_images_are_evaluated_once_at_the_end(run: Run, images: Path, tmp_path: Path) -> None:
+def test_the_test_images_are_evaluated_once_at_the_end(run, images, tmp_path):
     out, many = tmp_path / "run", MANY | {"epochs": 2}
     run(out, max_steps=2, **many)
     run(out, max_steps=3, resume=True, **many)
@@ -379,7 +284,7 @@ def test_the_test_images_are_evaluated_once_at_the_end(run: Run, images: Path, t
     assert scores["top1"] == pytest.approx(result.final["test_acc"])
 
 
-def test_data_with_val_and_test_keep_them(run: Run, images: Path, tmp_path: Path) -> None:
+def test_data_with_val_and_test_keep_them(run, images, tmp_path):
     data = shutil.copytree(images, tmp_path / "data")
     for name in ("dark", "light"):
         (data / "test" / name).mkdir(parents=True)
@@ -389,42 +294,45 @@ def test_data_with_val_and_test_keep_them(run: Run, images: Path, tmp_path: Path
     assert [row["step"] for row in found.rows if "test_acc" in row] == [found.step]
     stored = found.config["data"]
     assert (stored["train"], stored["val"], stored["val_split"], stored["test"]) == (20, 6, "val", 2)
-    with pytest.raises(FieldError) as error:
+    with pytest.raises(FieldError, match=r"^tta must "):
         run(tmp_path / "none", tta="flip")
-    assert error.value.field == "tta"
 
 
 # --- what stops a run
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(train.TrainingError, match=r"at step [23]") as error:
-        run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5)
+@pytest.mark.parametrize(
+    ("lr", "steps", "message"),
+    [
+        (1e9, 5, r"at step [23]"),
+        (3e38, 1, r"validation loss .* at step 1"),  # the loss and gradient of a last step are of the weights before it
+    ],
+)
+def test_a_run_that_diverges_stops_and_is_no_success(run, tmp_path, lr, steps, message):
+    with pytest.raises(train.TrainingError, match=message) as error:
+        run(tmp_path / "run", lr=lr, clip_norm=0.0, max_steps=steps)
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "run" / "last.ckpt").exists()
-
-
-def test_a_last_step_that_diverges_is_no_success(run: Run, tmp_path: Path) -> None:
-    """Its loss and gradient are those of the weights before it, and finite."""
-    with pytest.raises(train.TrainingError, match=r"validation loss .* at step 1"):
-        run(tmp_path / "run", lr=3e38, clip_norm=0.0, max_steps=1)
     assert load_run(tmp_path / "run").rows == []
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_diverged_weights_are_not_saved(run: Run, tmp_path: Path) -> None:
+def test_diverged_weights_are_not_saved(run, tmp_path):
     with pytest.raises(train.TrainingError):
         run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5, val_every=100, save_every=0.0)
     saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert all(value.isfinite().all() for value in saved["model"].values())
 
 
-def test_refusals_leave_no_folder(run: Run, tmp_path: Path, whole: Path) -> None:
+def test_refusals_leave_no_folder(run, tmp_path, whole, monkeypatch):
     out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load", lambda *_: pytest.fail("the data were loaded"))
+        patch.setattr("alexnet.tracking.find_spec", lambda name: None)
+        with pytest.raises(FieldError, match=r"^tracker must "):
+            run(out, tracker="tensorboard")
     for changes, field in (({"batch_size": 21}, "batch_size"), ({"data": "no-such-folder"}, "data")):
-        with pytest.raises(FieldError) as error:
+        with pytest.raises(FieldError, match=f"^{field} must "):
             run(out, **changes)
-        assert error.value.field == field
     assert not out.exists()
     out.write_text("")
     with pytest.raises(ValueError, match="a file"):
@@ -435,7 +343,7 @@ def test_refusals_leave_no_folder(run: Run, tmp_path: Path, whole: Path) -> None
         run(whole, resume=True, lr=0.5)
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, whole: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(run, whole, tmp_path):
     """A file-size limit stands in for the full disk: the write fails half-way with an OSError."""
     out = tmp_path / "run"
     run(out, max_steps=2)
@@ -451,55 +359,38 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, whole: Path, tmp_pa
     assert_same_run(out, whole)
 
 
-def test_a_bug_with_workers_ends_the_process(images: Path, tmp_path: Path) -> None:
-    script = f"""
-from pathlib import Path
-from alexnet import train
-from runs import run_small
-class Bug(train.Callback):
-    def row(self, row):
-        raise RuntimeError("a bug")
-run_small({str(images)!r}, Path({str(tmp_path / "run")!r}),
-          loader="workers", callbacks=(Bug(),))
-"""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 1
-    assert done.stderr.rstrip().endswith("RuntimeError: a bug")
-
-
 # --- several processes
 
 
-def launch(processes: int, out: Path, images: Path, *flags: str) -> list[Command]:
+def launch(processes, out, images, *flags):
     flags = ("--data", str(images), "--device", "cpu", "--precision", "fp32", "--out", str(out), *flags)
     return several(processes, [*COMMAND, *flags], out.with_suffix(".output"))
 
 
-def finish(started: list[Command]) -> None:
+def finish(started):
     assert [process.end()[0] for process in started] == [0] * len(started), started[0].end()
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_several_processes_compute_what_one_does(run: Run, images: Path, tmp_path: Path, processes: int) -> None:
-    """Over ten steps; an epoch's batches have 8, 8 and 4 images, so three processes have uneven shares."""
-    flags = ("--max-steps", "10", "--val-every", "1", "--dropout", "0")
+def test_several_processes_compute_what_one_does(run, images, tmp_path, processes):
+    """Over two epochs; an epoch's batches have 8, 8 and 4 images, so three processes have uneven shares."""
+    flags = ("--max-steps", "6", "--val-every", "1", "--dropout", "0")
     started = launch(processes, tmp_path / "several", images, *flags)
-    run(tmp_path / "one", max_steps=10, val_every=1, precision="fp32", device="cpu", dropout=0.0)
+    run(tmp_path / "one", max_steps=6, val_every=1, precision="fp32", device="cpu", dropout=0.0)
     finish(started)
     several, one = load_run(tmp_path / "several"), load_run(tmp_path / "one")
     assert several.config["processes"] == processes
-    assert [row["step"] for row in several.rows] == list(range(1, 11))
+    assert [row["step"] for row in several.rows] == list(range(1, 7))
     for ours, theirs in zip(several.rows, one.rows, strict=True):
         assert set(ours) == set(theirs)
         for name in ("train_loss", "val_loss", "grad_norm"):
-            assert ours[name] == pytest.approx(theirs[name], abs=1e-5), (ours["step"], name)
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), (ours["step"], name)
         for name in ("train_acc", "val_acc"):
             assert ours[name] == theirs[name]
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_resuming_several_processes_is_exact(images: Path, tmp_path: Path, processes: int) -> None:
+def test_resuming_several_processes_is_exact(images, tmp_path, processes):
     """Each draws its own dropout and sums its own images; the run is left between two full rows.
 
     Three, to rounding: DistributedDataParallel reorders its gradients, hence its sums, after a start's first step.
@@ -510,14 +401,14 @@ def test_resuming_several_processes_is_exact(images: Path, tmp_path: Path, proce
     finish(launch(processes, parts, images, "--max-steps", "4", "--resume"))
     finish(others)
     if processes == 2:
-        assert_same_run(parts, whole, extra_row=1)
+        assert_same_run(parts, whole, stops=[1])
     ours, theirs = load_checkpoint(parts / "last.ckpt"), load_checkpoint(whole / "last.ckpt")
     assert torch.equal(ours["random"]["cpu"], theirs["random"]["cpu"])
     assert len({bytes(state.numpy()) for state in ours["random"]["cpu"]}) == processes
     torch.testing.assert_close(ours["model"], theirs["model"], rtol=0, atol=1e-7)
 
 
-def test_a_signal_to_one_process_stops_all(run: Run, images: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all(images, tmp_path):
     out = tmp_path / "run"
     started = launch(2, out, images, "--epochs", "100000", "--save-every", "0")
     started[0].wait_for(out / "last.ckpt")
@@ -527,7 +418,7 @@ def test_a_signal_to_one_process_stops_all(run: Run, images: Path, whole: Path, 
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_others_with_one_line(images: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_the_others_with_one_line(images, tmp_path):
     out = tmp_path / "run"
     started = launch(2, out, images, "--epochs", "100000", "--save-every", "0")
     started[0].wait_for(out / "last.ckpt")
@@ -539,7 +430,7 @@ def test_a_process_that_dies_ends_the_others_with_one_line(images: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_more_processes_than_validation_images(tmp_path: Path, images: Path) -> None:
+def test_more_processes_than_validation_images(tmp_path, images):
     few = tmp_path / "few"
     shutil.copytree(images / "train", few / "train")
     for name in ("dark", "light"):
@@ -552,7 +443,7 @@ def test_more_processes_than_validation_images(tmp_path: Path, images: Path) -> 
 # --- the parts of a step
 
 
-def test_the_cosine_is_pytorchs_with_warmup_and_plateau() -> None:
+def test_the_cosine_is_pytorchs_with_warmup_and_plateau():
     recipe = recipes.classic(epochs=2)
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=recipe.lr)
@@ -568,11 +459,11 @@ def test_the_cosine_is_pytorchs_with_warmup_and_plateau() -> None:
 
 
 @pytest.mark.parametrize("epochs", [91, 10])
-def test_the_source_schedule_lowers_its_rates_where_the_released_code_did(epochs: int) -> None:
+def test_the_source_schedule_lowers_its_rates_where_the_released_code_did(epochs):
     recipe, steps = recipes.source(epochs=epochs), 91
     total = epochs * steps
 
-    def rate(epoch: float, **whose: Any) -> float:
+    def rate(epoch, **whose):
         return train.learning_rate(recipe, round(epoch / 91 * total), steps, **whose)
 
     weights = {24: 1e-2, 26: 1e-3, 52: 1e-4, 80: 1e-5}
@@ -586,7 +477,7 @@ def test_the_source_schedule_lowers_its_rates_where_the_released_code_did(epochs
 
 
 @pytest.mark.parametrize("name", [*recipes.RECIPES, "muon"])
-def test_parameter_groups_hold_each_parameter_once(name: str) -> None:
+def test_parameter_groups_hold_each_parameter_once(name):
     recipe = recipes.modern(muon_lr=0.01, decay_biases=False) if name == "muon" else recipes.RECIPES[name]()
     net = AlexNet_2012(10, recipe.variant, width_mult=1 / 16)
     groups = train.make_optimizer(net, recipe, torch.device("cpu")).param_groups
@@ -599,31 +490,33 @@ def test_parameter_groups_hold_each_parameter_once(name: str) -> None:
         assert group["weight_decay"] == expected
 
 
-@pytest.mark.parametrize("max_norm", [1.0, math.inf])
-def test_the_norm_of_the_gradient_is_exact_for_the_whole_network(max_norm: float) -> None:
-    """torch's own is 0.18% too small on a CPU."""
-    net = AlexNet_2012(10)
-    squares = 0.0
+def test_the_norm_of_the_gradient_is_exact():
+    """torch's own is too small on a CPU, by 0.18% for the whole network."""
+    net = torch.nn.Linear(4096, 4096)
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)
-        squares += float(parameter.grad.double().square().sum())
-    norm = train.clip_gradient(net, max_norm, lambda norm: norm)
-    assert float(norm) == pytest.approx(math.sqrt(squares), rel=1e-6)
-    clipped = math.sqrt(sum(float(p.grad.double().square().sum()) for p in net.parameters()))  # type: ignore[union-attr]
-    assert clipped == pytest.approx(min(max_norm, math.sqrt(squares)), rel=1e-5)
+
+    def exact():
+        return math.sqrt(sum(float(p.grad.double().square().sum()) for p in net.parameters()))
+
+    expected = exact()
+    for max_norm in (math.inf, 1.0):
+        norm = train.clip_gradient(net, max_norm, lambda norm: norm)
+        assert float(norm) == pytest.approx(expected, rel=1e-6)
+        assert exact() == pytest.approx(min(max_norm, expected), rel=1e-5)
 
 
-def test_the_average_of_the_weights_is_that_of_the_steps(run: Run, tmp_path: Path) -> None:
+def test_the_average_of_the_weights_is_that_of_the_steps(run, tmp_path):
     class Weights(Rows):
-        def start(self, run: RunInfo) -> None:
+        def start(self, run):
             self.net = run.model
-            self.averages = [run.model.classifier.fc8.weight.detach().clone()]  # type: ignore[union-attr, operator]
+            self.averages = [run.model.classifier.fc8.weight.detach().clone()]
 
-        def row(self, row: dict[str, float]) -> None:
+        def row(self, row):
             step = len(self.averages)
             share = min(0.9, step / (9 + step))
-            now = self.net.classifier.fc8.weight.detach()  # type: ignore[union-attr]
-            self.averages.append(share * self.averages[-1] + (1 - share) * now)  # type: ignore[operator]
+            now = self.net.classifier.fc8.weight.detach()
+            self.averages.append(share * self.averages[-1] + (1 - share) * now)
 
     weights = Weights()
     best = run(tmp_path / "run", max_steps=3, val_every=1, ema=0.9, callbacks=(weights,)).best["step"]
@@ -635,7 +528,7 @@ def test_the_average_of_the_weights_is_that_of_the_steps(run: Run, tmp_path: Pat
     )
 
 
-def test_running_sums_by_hand() -> None:
+def test_running_sums_by_hand():
     sums = train.RunningSums(torch.device("cpu"))
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
     sums.add(torch.tensor(0.5), logits[:2], torch.tensor([0, 0]), torch.tensor(3.0), step=1)
@@ -648,31 +541,26 @@ def test_running_sums_by_hand() -> None:
     assert int(sums.bad_step) == 3
 
 
-def test_the_plateau_is_named_once(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines: list[str] = []
+def test_the_plateau_is_named_once():
+    lines = []
     warning = train.PlateauWarning()
-    info = Rows()
-    run(tmp_path / "run", max_steps=1, callbacks=(info,))
-    warning.start(RunInfo(**{**vars(info.run), "recipe": recipes.reference(), "num_classes": 10, "say": lines.append}))
+    net = AlexNet_2012(10, width_mult=1 / 16)
+    warning.start(SimpleNamespace(recipe=recipes.reference(), model=net, num_classes=10, say=lines.append))
     for step, loss in ((100, 2.3), (200, 2.2), (300, 2.3), (400, 2.3)):
         warning.row({"step": step, "train_loss": loss})
     assert len(lines) == 1
-    for word in ("300 steps", "ln 10 = 2.303", "zero-bias", "imagenet"):
-        assert word in lines[0]
+    assert all(word in lines[0] for word in ("300 steps", "ln 10 = 2.303", "zero-bias", "imagenet"))
 
 
-def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(tmp_path / "plain", max_steps=4)
-    run(tmp_path / "profiled", max_steps=4, profile=2, quiet=False)
+def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(run, whole, tmp_path, capsys):
+    run(tmp_path / "run", max_steps=6, profile=2, quiet=False)
     assert "convolution" in capsys.readouterr().err
-    assert json.loads((tmp_path / "profiled" / "trace.json").read_text())["traceEvents"]
-    assert_same_run(tmp_path / "profiled", tmp_path / "plain")
+    assert json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    assert_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.slow
-def test_compiled_on_cpu(run: Run, tmp_path: Path) -> None:
+def test_compiled_on_cpu(run, tmp_path):
     options = {"max_steps": 3, "precision": "fp32", "device": "cpu", "dropout": 0.0}
     plain = run(tmp_path / "plain", **options)
     compiled = run(tmp_path / "compiled", **options, compile=True)
@@ -682,15 +570,6 @@ def test_compiled_on_cpu(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 @pytest.mark.gpu
-def test_cuda_learns_digits(tmp_path: Path) -> None:
+def test_cuda_learns_digits(tmp_path):
     result = train.run(recipes.quickstart(), out=tmp_path / "run")
     assert result.final["val_acc"] > 85
-
-
-def test_datasets_are_loaded_after_the_first_checks(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "load", lambda *_: pytest.fail("the data were loaded"))
-    monkeypatch.setattr("alexnet.tracking.find_spec", lambda name: None)
-    with pytest.raises(FieldError) as error:
-        run(tmp_path / "run", tracker="tensorboard")
-    assert error.value.field == "tracker"
-    assert not (tmp_path / "run").exists()

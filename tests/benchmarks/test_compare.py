@@ -22,7 +22,7 @@ FIGURES = {
 }
 
 
-def test_a_ratio_above_one_means_that_this_project_is_better() -> None:
+def test_a_ratio_above_one_means_that_this_project_is_better():
     rows = {row["name"]: row for row in compare.to_rows(FIGURES, [])}
     assert list(rows) == list(compare.UNITS)
     assert {name: rows[name]["ratio"] for name in ("train_step", "data_path", "lrn", "lrn_float32", "inference")} == {
@@ -39,12 +39,12 @@ def test_a_ratio_above_one_means_that_this_project_is_better() -> None:
     assert timed["classic_job"]["ours"] == 71  # the first one compiles
 
 
-def test_a_step_is_842_billion_operations() -> None:
+def test_a_step_is_842_billion_operations():
     assert compare.training_flop() * 128 == pytest.approx(842e9, rel=1e-3)
 
 
 @pytest.mark.slow
-def test_a_side_that_dies_ends_the_waiting(tmp_path: Path) -> None:
+def test_a_side_that_dies_ends_the_waiting(tmp_path):
     with pytest.raises((EOFError, OSError)):
         compare.measure("no-such-data", torch.device("cpu"), 1, [], str(tmp_path))
 
@@ -52,19 +52,19 @@ def test_a_side_that_dies_ends_the_waiting(tmp_path: Path) -> None:
 class Pipe:
     """Collects what a side sends."""
 
-    def __init__(self) -> None:
-        self.sent: list[dict[str, float]] = []
+    def __init__(self):
+        self.sent = []
 
-    def recv(self) -> str:
+    def recv(self):
         return "go"
 
-    def send(self, figures: dict[str, float]) -> None:
+    def send(self, figures):
         self.sent.append(figures)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["ours", "baseline"])
-def test_each_side_has_each_measure(side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_side_has_each_measure(side, tmp_path, monkeypatch):
     for name, value in (("BATCH", 8), ("LRN_SHAPE", (2, 96, 9, 9))):
         monkeypatch.setattr(compare, name, value)
     narrow = {"width_mult": 1 / 16, "batch_size": 8}
@@ -72,7 +72,7 @@ def test_each_side_has_each_measure(side: str, tmp_path: Path, monkeypatch: pyte
     files = [tmp_path / "x.png"] * 4
     compare.load("synthetic").val.image(0).save(files[0])
     work = compare.measure_ours if side == "ours" else compare.measure_baseline
-    work(pipe := Pipe(), "synthetic", torch.device("cpu"), files, 2, str(tmp_path))  # type: ignore[arg-type]
+    work(pipe := Pipe(), "synthetic", torch.device("cpu"), files, 2, str(tmp_path))
     assert len(pipe.sent) == 4
     measured = {name for figures in pipe.sent for name in figures}
     rates = {"copy_rate", "matrix_rate"} if side == "ours" else set()
@@ -81,19 +81,17 @@ def test_each_side_has_each_measure(side: str, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("accuracies", "ratio"), [((57.0, 58.0, 59.0), 171.3), ((57.0, 56.3, 59.0), None)])
-def test_minutes_to_an_accuracy_need_three_seeds_of_three(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: tuple[float, ...], ratio: float | None
-) -> None:
+def test_minutes_to_an_accuracy_need_three_seeds_of_three(tmp_path, monkeypatch, accuracies, ratio):
     row = dict.fromkeys(("step", "train_loss", "train_acc", "val_acc", "test_loss"), 1.0)
     row |= {"seconds": 50.0, "val_seconds": 10.0}
 
-    def run(recipe, out, runtime):  # type: ignore[no-untyped-def]
+    def run(recipe, out, runtime):
         return train.Result(Path(out), row | {"test_acc": accuracies[recipe.seed]}, {})
 
     class Baseline:
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_): ...
 
-        def train_step(self) -> float:
+        def train_step(self):
             return 2.0
 
         validation = train_step

@@ -9,13 +9,13 @@ import faults
 from faults import FOLDER, Moment
 
 
-def test_mutations_can_be_repeated() -> None:
+def test_mutations_can_be_repeated():
     data = bytes(range(256)) * 8
     first, again = (faults.mutated(random.Random(3), data) for _ in range(2))
     assert first == again != data
 
 
-def test_an_unexpected_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_answer_is_wrong(monkeypatch):
     assert faults.answer(["train", "--lr", "x"]) == (2, "")
     monkeypatch.setattr(faults, "alexnet", lambda words: 1)
     assert faults.answer(["train"])[1]
@@ -23,7 +23,7 @@ def test_an_unexpected_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "IndexError" in faults.answer(["train"])[1]
 
 
-def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
+def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest():
     moments = [
         Moment({0: b"old"}, {"a": 0}, synced=0),
         Moment({0: b"old"}, {"a": 0}, synced=FOLDER),
@@ -34,7 +34,7 @@ def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
         Moment({1: b"new"}, {"a": 1}),
     ]
 
-    def states(count: int) -> set[bytes]:
+    def states(count):
         """What ``a`` may hold after a cut at moment ``count``."""
         found = [faults.after_cut(random.Random(seed), moments[:count]) for seed in range(200)]
         return {contents[names["a"]] for names, contents in found}
@@ -49,7 +49,7 @@ def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", faults.PARTS)
-def test_a_little_of_each_part(part: str) -> None:
+def test_a_little_of_each_part(part):
     if part == "at each call" and not shutil.which("strace"):
         pytest.skip("needs strace")
     found = faults.PARTS[part][0](0, 34 if part == "bad inputs" else 3)

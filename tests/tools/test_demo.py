@@ -1,13 +1,9 @@
 """The demo: its HTML whatever a class is called, what it refuses, and the page in a browser without a network."""
 
-import io
 import re
 import shutil
 import socket
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import Element
+import sys
 
 import html5lib
 import numpy as np
@@ -30,7 +26,7 @@ WAIT = 60_000  # milliseconds; the machine may be busy
 
 
 @pytest.fixture(scope="module")
-def model() -> AlexNet_2012:
+def model():
     torch.manual_seed(1)
     model = AlexNet_2012(len(HOSTILE), init="he", width_mult=1 / 16).eval().requires_grad_(False)
     norm = Normalization((0.5, 0.4, 0.6), (0.25, 0.25, 0.25))
@@ -38,7 +34,7 @@ def model() -> AlexNet_2012:
     return model
 
 
-def images(count: int, seed: int) -> Images:
+def images(count, seed):
     """Noise around a colour for each class, ``count`` a class."""
     colours = np.random.default_rng(0).integers(0, 256, (len(HOSTILE), 3))
     labels = np.repeat(np.arange(len(HOSTILE)), count)
@@ -47,24 +43,24 @@ def images(count: int, seed: int) -> Images:
 
 
 @pytest.fixture(scope="module")
-def dataset() -> Dataset:
+def dataset():
     return Dataset("colours", "colours", HOSTILE, images(6, seed=1), images(4, seed=2), "test")
 
 
 @pytest.fixture
-def shown(model: AlexNet_2012, dataset: Dataset) -> Demo:
+def shown(model, dataset):
     return Demo(model, dataset, device="cpu", precision="fp32")
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def picture(tmp_path):
     coarse = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
     path = tmp_path / "a photograph.png"
     Image.fromarray(coarse).resize((320, 240)).save(path)
     return path
 
 
-def parsed(html: str) -> Element:
+def parsed(html):
     """The fragment, if it is valid and runs and loads nothing."""
     tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parseFragment(html)
     assert not list(tree.iter("script"))
@@ -73,11 +69,11 @@ def parsed(html: str) -> Element:
     return tree
 
 
-def text(html: str) -> str:
+def text(html):
     return " ".join(" ".join(parsed(html).itertext()).split())
 
 
-def test_the_header_names_every_class_and_says_what_a_softmax_cannot(shown: Demo) -> None:
+def test_the_header_names_every_class_and_says_what_a_softmax_cannot(shown):
     found = text(shown.header())
     assert "It knows 7 classes and nothing else" in found
     assert "none of these" in found
@@ -85,7 +81,7 @@ def test_the_header_names_every_class_and_says_what_a_softmax_cannot(shown: Demo
         assert " ".join(name.split()) in found
 
 
-def test_the_answer_is_that_of_predict(shown: Demo, picture: Path) -> None:
+def test_the_answer_is_that_of_predict(shown, picture):
     html, _ = shown.answer(str(picture))
     (expected,) = predict(shown.model, [picture], device="cpu", precision="fp32")
     percents = [f"{100 * share:.1f}%" for _, share in expected.top]
@@ -94,7 +90,7 @@ def test_the_answer_is_that_of_predict(shown: Demo, picture: Path) -> None:
         assert part in text(html)
 
 
-def test_nearest_images_follow_the_progress(shown: Demo, dataset: Dataset, tmp_path: Path, monkeypatch: Any) -> None:
+def test_nearest_images_follow_the_progress(shown, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "BLOCK", 30)
     dataset.train.image(17).save(tmp_path / "own.png")
     _, image = shown.answer(str(tmp_path / "own.png"))
@@ -106,15 +102,14 @@ def test_nearest_images_follow_the_progress(shown: Demo, dataset: Dataset, tmp_p
     assert list(shown.nearest(image)) == [last]
 
 
-def test_without_data_there_are_no_examples_and_no_neighbours(model: AlexNet_2012, picture: Path) -> None:
+def test_without_data_there_are_no_examples_and_no_neighbours(model, picture):
     alone = Demo(model, device="cpu")
     assert alone.examples() == []
     assert list(alone.nearest(alone.answer(str(picture))[1])) == [""]
-    assert list(alone.nearest(None)) == [""]
 
 
-@pytest.mark.parametrize("data", [b"", b"not an image", "truncated", "large"])
-def test_a_bad_file_is_answered_with_one_line(shown: Demo, picture: Path, monkeypatch: Any, data: Any) -> None:
+@pytest.mark.parametrize("data", [b"", "truncated", "large"])
+def test_a_bad_file_is_answered_with_one_line(shown, picture, monkeypatch, data):
     if data == "large":
         monkeypatch.setattr(demo, "MAX_PIXELS", 1000)
     else:
@@ -126,17 +121,9 @@ def test_a_bad_file_is_answered_with_one_line(shown: Demo, picture: Path, monkey
     assert "\n" not in line.text
 
 
-def test_other_classes_are_refused(model: AlexNet_2012, dataset: Dataset) -> None:
-    other = Dataset("x", "x", tuple("abcdefg"), dataset.train, dataset.val, "val")
-    with pytest.raises(FieldError) as error:
-        Demo(model, other)
-    assert error.value.field == "data"
-
-
-def test_addresses_that_cannot_be_used(model: AlexNet_2012) -> None:
-    with pytest.raises(FieldError) as error:
+def test_addresses_that_cannot_be_used(model):
+    with pytest.raises(FieldError, match=r"^port must "):
         launch(model, port=70_000, block=False)
-    assert error.value.field == "port"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"127.0.0.1, port {port}"):
@@ -145,8 +132,8 @@ def test_addresses_that_cannot_be_used(model: AlexNet_2012) -> None:
         launch(model, host="no.such.host.invalid", block=False)
 
 
-def test_without_gradio_it_says_what_to_install(model: AlexNet_2012, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+def test_without_gradio_it_says_what_to_install(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match="alexnet-2012"):
         launch(model, block=False)
 
@@ -155,7 +142,7 @@ def test_without_gradio_it_says_what_to_install(model: AlexNet_2012, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def page(model: AlexNet_2012, dataset: Dataset) -> Iterator[str]:
+def page(model, dataset):
     pytest.importorskip("gradio", reason="needs gradio: pip install 'alexnet-2012[demo]'")
     app = launch(model, dataset, device="cpu", precision="fp32", block=False)
     yield app.local_url
@@ -163,7 +150,7 @@ def page(model: AlexNet_2012, dataset: Dataset) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser():
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not chromium:
@@ -176,7 +163,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any, page: str) -> Iterator[Any]:
+def visit(browser, page):
     """The opened page. Nothing may have been asked of another machine, and no script of a class name been run."""
     view, requests, trouble = browser.new_page(), [], []
     view.on("request", lambda request: requests.append(request.url))
@@ -193,7 +180,7 @@ def visit(browser: Any, page: str) -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
-def test_an_uploaded_image_is_answered_and_the_page_fits(visit: Any, picture: Path, width: int, dark: bool) -> None:
+def test_an_uploaded_image_is_answered_and_the_page_fits(visit, picture, width, dark):
     visit.set_viewport_size({"width": width, "height": 800})
     visit.emulate_media(color_scheme="dark" if dark else "light")
     visit.set_input_files("input[type=file]", picture)
@@ -206,21 +193,15 @@ def test_an_uploaded_image_is_answered_and_the_page_fits(visit: Any, picture: Pa
 
 
 @pytest.mark.slow
-def test_an_example_is_answered_and_the_cross_clears_it(visit: Any) -> None:
+def test_an_example_the_cross_and_bad_files(visit, picture, tmp_path):
     visit.locator(".examples .grid-container button").nth(4).click()
     visit.wait_for_selector(".near")
     visit.get_by_label("Remove Image").click()
     visit.wait_for_selector("text=Upload, paste or photograph an image")
     assert visit.locator(".answer").count() == 0
-
-
-@pytest.mark.slow
-def test_a_bad_file_and_a_large_one(visit: Any, picture: Path, tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    Image.open(picture).save(stream, "JPEG")
-    (tmp_path / "broken.jpg").write_bytes(stream.getvalue()[:700])
-    visit.set_input_files("input[type=file]", tmp_path / "broken.jpg")
-    assert "broken.jpg" in visit.wait_for_selector(".alexnet .error").inner_text()
+    (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:700])
+    visit.set_input_files("input[type=file]", tmp_path / "broken.png")
+    assert "broken.png" in visit.wait_for_selector(".alexnet .error").inner_text()
     (tmp_path / "large.png").write_bytes(bytes(21 * 2**20))
     visit.set_input_files("input[type=file]", tmp_path / "large.png")
     visit.wait_for_selector("text=maximum allowed size")

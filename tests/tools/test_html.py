@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from pathlib import Path
 
 import html5lib
 import pytest
@@ -16,7 +15,7 @@ from alexnet.tools import html
 EVIL = "<script>alert('x')</script>\"&"
 
 
-def figure() -> Figure:
+def figure():
     drawn = Figure(figsize=(3, 2))
     axes = drawn.subplots()
     axes.plot([1, 2], [3, 1], color="#2f6690", marker="o")
@@ -24,12 +23,12 @@ def figure() -> Figure:
     return drawn
 
 
-def test_a_missing_value_is_an_error() -> None:
+def test_a_missing_value_is_an_error():
     with pytest.raises(UndefinedError):
         html.render("run.html")
 
 
-def test_a_figure_becomes_an_svg_element() -> None:
+def test_a_figure_becomes_an_svg_element():
     first = html.inline_svg(figure(), "one", EVIL)
     assert first == html.inline_svg(figure(), "one", EVIL)
     assert "var(--accent)" in first
@@ -46,7 +45,7 @@ def test_a_figure_becomes_an_svg_element() -> None:
     assert used <= set(ids)
 
 
-def test_png_uri_holds_the_picture(tmp_path: Path) -> None:
+def test_png_uri_holds_the_picture(tmp_path):
     picture = Image.new("RGB", (3, 2), (10, 20, 30))
     picture.save(tmp_path / "a.png")
     for given in (picture, tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), figure()):
@@ -56,7 +55,7 @@ def test_png_uri_holds_the_picture(tmp_path: Path) -> None:
         assert size == ((300, 200) if isinstance(given, Figure) else (3, 2))
 
 
-def test_a_page_is_written_whatever_a_name_holds(tmp_path: Path) -> None:
+def test_a_page_is_written_whatever_a_name_holds(tmp_path):
     path = html.write_page(tmp_path / "x.html", "a\udc80 é العربية")
     assert path.read_text(encoding="utf-8") == "a? é العربية"
     with pytest.raises(OSError, match="missing"):

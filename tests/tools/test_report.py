@@ -4,10 +4,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import Element
 
 import html5lib
 import pytest
@@ -25,7 +22,7 @@ from alexnet.tools.report.comparison import compare, differences, settings_of
 SVG = "{http://www.w3.org/2000/svg}svg"
 
 
-def findings(*folders: Path) -> list[str]:
+def findings(*folders):
     """What `report` says of the runs, without the page."""
     runs = [load_run(folder) for folder in folders]
     if len(runs) == 1:
@@ -34,27 +31,27 @@ def findings(*folders: Path) -> list[str]:
     return comparison.findings(settings, [compare(settings[0], other) for other in settings[1:]])
 
 
-def parsed(page: str | Path) -> Element:
+def parsed(page):
     """The page, if a validating parser finds no error in it and it loads nothing from elsewhere."""
     text = Path(page).read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|<link|<iframe|\bon\w+=", re.sub(r"(?s)<script type=.*", "", text))
     return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
 
 
-def embedded(tree: Element) -> dict[str, Any]:
+def embedded(tree):
     (element,) = tree.iter("script")
     assert element.get("type") == "application/json"
     return json.loads(element.text, parse_constant=pytest.fail)
 
 
-def text_of(tree: Element) -> str:
+def text_of(tree):
     return " ".join(" ".join(tree.find("body").itertext()).split())
 
 
 # --- one run
 
 
-def test_a_complete_run(tmp_path: Path) -> None:
+def test_a_complete_run(tmp_path):
     folder = make_run(tmp_path / "first", 70.19, recipe={"lr": 0.03, "seed": 3})
     found = report([folder])
     assert found["out"] == str(folder / "report.html")
@@ -65,16 +62,9 @@ def test_a_complete_run(tmp_path: Path) -> None:
     assert "65.3 to 74.7%" in found["findings"][0]  # Wilson, 252 of 359
     tree = parsed(found["out"])
     text = text_of(tree)
-    for part in (
-        *found["findings"],
-        "--lr 0.03",
-        "abcdef012345",
-        "Some CPU, 2 cores",
-        "70.2%",
-        "0.9 nats",
-        "1 min 22 s",
-    ):
+    for part in (*found["findings"], "--lr 0.03", "abcdef012345", "Some CPU, 2 cores", "0.9 nats", "1 min 22 s"):
         assert part in text
+    assert "Dotted" not in text  # which is where a run was resumed
     assert len(list(tree.iter(SVG))) == 6
     document = embedded(tree)
     assert document["findings"] == found["findings"]
@@ -87,9 +77,15 @@ def test_a_complete_run(tmp_path: Path) -> None:
     assert first["seconds"] == pytest.approx({"computing": 68.6, "waiting": 1.4, "validating": 10.5, "saving": 1.75})
 
 
+OVERFITTING = [row | {"val_loss": loss} for row, loss in zip(rows(135, 60.0), (0.9, 0.5, 0.8), strict=True)]
+AFTER_AN_EPOCH = [*rows(90, 50.0), {"step": 100, "epoch": 100 / 45, "epoch_val_acc": 80.0}]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"logged": OVERFITTING}, ["overfits", "step 90", "0.5 to 0.8"]),
+        ({"logged": AFTER_AN_EPOCH}, ["50.0% accuracy"]),  # an epoch's end is not the result
         ({"accuracy": 11.0}, ["did not leave chance", "11.0%", "10%"]),
         ({"steps": 90}, ["step 90 of 315", "not the final result"]),
         ({"steps": 90, "max_steps": 90}, ["step 90 of 315", "max_steps"]),
@@ -102,27 +98,12 @@ def test_a_complete_run(tmp_path: Path) -> None:
         ({"parts": [{"step": 0, **PART}, {"step": 60, **PART, "commit": "bbb+"}]}, ["resumed at step 60", "bbb with"]),
     ],
 )
-def test_findings_of_a_run(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
+def test_findings_of_a_run(tmp_path, changes, words):
     said = " ".join(findings(make_run(tmp_path / "a", **changes)))
     assert [word for word in words if word not in said] == []
 
 
-def test_overfitting(tmp_path: Path) -> None:
-    logged = rows(135, 60.0)
-    for row, loss in zip(logged, (0.9, 0.5, 0.8), strict=True):
-        row["val_loss"] = loss
-    assert any(
-        "overfits" in text and "90" in text and "0.5 to 0.8" in text
-        for text in findings(make_run(tmp_path / "a", logged=logged))
-    )
-
-
-def test_an_epochs_end_is_not_the_result(tmp_path: Path) -> None:
-    logged = [*rows(90, 50.0), {"step": 100, "epoch": 100 / 45, "epoch_val_acc": 80.0}]
-    assert "50.0% accuracy" in findings(make_run(tmp_path / "a", logged=logged))[0]
-
-
-def test_time_is_counted_once(tmp_path: Path) -> None:
+def test_time_is_counted_once(tmp_path):
     """The row at max_steps 60 is part of the one at 90, and 0.1.0 stored rates."""
     logged = rows(60, 50.0) + rows(100, 50.0)[1:]
     new = make_run(tmp_path / "new", logged=logged, max_steps=100)
@@ -133,7 +114,7 @@ def test_time_is_counted_once(tmp_path: Path) -> None:
         assert (spent["computing"], spent["validating"]) == pytest.approx((computing, 4.5))
 
 
-def test_a_run_of_version_0_1_0(tmp_path: Path) -> None:
+def test_a_run_of_version_0_1_0(tmp_path):
     folder = make_run(tmp_path / "a", parts=None, runtime=None, total_steps=None)
     config = json.loads((folder / "config.json").read_text())
     config["recipe"] |= {"widths": "quarter", "crop": "random", "flip": True, "color_noise": "none", "max_steps": 315}
@@ -144,26 +125,25 @@ def test_a_run_of_version_0_1_0(tmp_path: Path) -> None:
     assert "width_mult" in text_of(parsed(report([folder])["out"]))
 
 
-@pytest.mark.parametrize(("variant", "sheets"), [("classic", 1), ("paper", 2)])
-def test_filters_are_sorted_by_their_change(tmp_path: Path, variant: str, sheets: int) -> None:
-    folder = make_run(tmp_path / "a", recipe={"variant": variant, "width_mult": 1 / 16}, classes=["a", "b", "c"])
+def test_filters_are_sorted_by_their_change(tmp_path):
+    recipe = {"variant": "paper", "width_mult": 1 / 16}
+    folder = make_run(tmp_path / "a", recipe=recipe, classes=["a", "b", "c"], logged=[])
     model = initial_model(load_run(folder))
     weight = model.get_parameter("features.conv1.weight")
     weight[-1] = torch.linspace(0, 1, 3 * 11 * 11).view(3, 11, 11)
-    info = ModelInfo(variant, ("a", "b", "c"), Normalization((0.0,) * 3, (1.0,) * 3), "x", {}, 1 / 16)
+    info = ModelInfo("paper", ("a", "b", "c"), Normalization((0.0,) * 3, (1.0,) * 3), "x", {}, 1 / 16)
     save_checkpoint(folder / LAST, {"model": model.state_dict()}, info)
     tree = parsed(report([folder])["out"])
-    pictures = [each.get("src") for each in tree.iter("img")]
-    assert len(pictures) == sheets
-    last = Image.open(io.BytesIO(base64.b64decode(pictures[-1].partition(",")[2])))
-    assert [last.getpixel((x, 0))[0] for x in range(11)] == sorted(last.getpixel((x, 0))[0] for x in range(11))
-    assert last.getpixel((0, 0))[:3] == (0, 85, 170)  # a ramp over three colours
-    assert "run's seed" in text_of(tree)
+    _, second = [each.get("src") for each in tree.iter("img")]  # of the two towers
+    sheet = Image.open(io.BytesIO(base64.b64decode(second.partition(",")[2])))
+    ramp = [sheet.getpixel((x, 0))[0] for x in range(11)]
+    assert ramp == sorted(ramp)
+    assert sheet.getpixel((0, 0))[:3] == (0, 85, 170)  # a ramp over three colours
     (folder / LAST).write_bytes(b"damaged")
     assert "No filters" in text_of(parsed(report([folder])["out"]))
 
 
-def test_initial_model_is_the_one_that_training_starts_from(tmp_path: Path) -> None:
+def test_initial_model_is_the_one_that_training_starts_from(tmp_path):
     folder = make_run(tmp_path / "a", recipe={"width_mult": 1 / 16, "seed": 5})
     torch.manual_seed(5)
     model = AlexNet_2012(10, "classic", "paper", 1 / 16)
@@ -176,18 +156,16 @@ def test_initial_model_is_the_one_that_training_starts_from(tmp_path: Path) -> N
 # --- several runs
 
 
-def group(
-    place: Path, name: str, values: Sequence[float], recipe: dict[str, Any] | None = None, **more: Any
-) -> list[Path]:
+def group(place, name, values, lr=0.01, **more):
     """Runs NAME-s0, NAME-s1, … with these accuracies."""
     return [
-        make_run(place / f"{name}-s{seed}", value, recipe={"seed": seed, **(recipe or {})}, **more)
+        make_run(place / f"{name}-s{seed}", value, recipe={"seed": seed, "lr": lr}, **more)
         for seed, value in enumerate(values)
     ]
 
 
-def test_a_change_that_helps(tmp_path: Path) -> None:
-    folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [72, 73.5, 71], {"lr": 0.02})
+def test_a_change_that_helps(tmp_path):
+    folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [72, 73.5, 71], lr=0.02)
     found = report(folders)
     assert found["out"] == str(tmp_path / "report.html")
     assert found["findings"] == [
@@ -215,38 +193,30 @@ def test_a_change_that_helps(tmp_path: Path) -> None:
         ([70.5, 70.5, 69.2], "lr 0.02 is not shown to differ from lr 0.01: 0.07 points higher"),
         ([71, 72, 70], "lr 0.02 is better than lr 0.01: 1.00 points higher (95% interval +1.00 to +1.00"),
         ([70, 71, 69], "lr 0.02 is not shown to differ from lr 0.01: 0.00 points higher"),
-        (
-            [90, 91],
-            "No claim about lr 0.02 and lr 0.01: lr 0.02 is 20.50 points higher (the mean of 2 against",
-        ),
+        ([90, 91], "No claim about lr 0.02 and lr 0.01: lr 0.02 is 20.50 points higher (the mean of 2 against"),
     ],
 )
-def test_comparisons(tmp_path: Path, values: list[float], start: str) -> None:
-    folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", values, {"lr": 0.02})
+def test_comparisons(tmp_path, values, start):
+    folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", values, lr=0.02)
     assert findings(*folders)[0].startswith(start)
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [
-        ({"steps": 90}, "has finished"),
-        ({"logged": rows(315, 90.0, val_loss=None)}, "has finished"),
-        ({"data": DATA | {"fingerprint": "f" * 16}}, "different images"),
-        ({"data": DATA | {"val": 300}}, "different images"),
-    ],
+    [({"steps": 90}, "has finished"), ({"data": DATA | {"fingerprint": "f" * 16}}, "different images")],
 )
-def test_what_cannot_be_compared(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [80, 81, 79], {"lr": 0.02}, **changes)
+def test_what_cannot_be_compared(tmp_path, changes, reason):
+    folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [80, 81, 79], lr=0.02, **changes)
     said = findings(*folders)
     assert reason in said[0]
     assert ("Unfinished or diverged" in said[-1]) == (reason == "has finished")
 
 
-def test_settings_and_their_labels(tmp_path: Path) -> None:
+def test_settings_and_their_labels(tmp_path):
     """What is recorded makes settings; the seed, the place of the data and the runtime do not."""
     first = make_run(tmp_path / "x" / "run")
 
-    def labels(name: str, **changes: Any) -> list[str]:
+    def labels(name, **changes):
         return [
             setting.label for setting in settings_of([load_run(first), load_run(make_run(tmp_path / name, **changes))])
         ]
@@ -264,7 +234,7 @@ def test_settings_and_their_labels(tmp_path: Path) -> None:
         assert list(differences([[run] for run in runs])) == [name]
 
 
-def test_commits_make_settings_if_a_seed_ran_from_both(tmp_path: Path) -> None:
+def test_commits_make_settings_if_a_seed_ran_from_both(tmp_path):
     later = [{"step": 0, **PART, "commit": "fedcba987654+"}]
     both = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [72, 73, 71.1], parts=later)
     settings = settings_of([load_run(folder) for folder in both])
@@ -277,7 +247,7 @@ def test_commits_make_settings_if_a_seed_ran_from_both(tmp_path: Path) -> None:
     assert any("abcdef012345, fedcba987654+" in text for text in findings(*one))
 
 
-def test_a_seed_that_ran_twice_counts_once(tmp_path: Path) -> None:
+def test_a_seed_that_ran_twice_counts_once(tmp_path):
     folders = [make_run(tmp_path / name, value) for name, value in (("a", 70.0), ("b", 71.0))]
     (setting,) = settings_of([load_run(folder) for folder in (*folders, make_run(tmp_path / "c", recipe={"seed": 1}))])
     assert setting.values == [70.0, 70.0]
@@ -287,10 +257,8 @@ def test_a_seed_that_ran_twice_counts_once(tmp_path: Path) -> None:
 # --- pages, whatever the files say
 
 
-@pytest.mark.parametrize(
-    "name", ["<script>alert(1)</script>&\"'", "</script><b>", "", "x" * 300, "{{ 7 * 7 }}", "$5\n$6"]
-)
-def test_names_break_nothing(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>&\"'</script><b>{{ 7 * 7 }}$5\n$6" + "x" * 300, ""])
+def test_names_break_nothing(tmp_path, name):
     folder = re.sub(r"[/\n]", "_", name)[:100] or "empty"
     more = {"data": DATA | {"name": name}, "classes": [name, "b"], "commit": name}
     runs = [
@@ -304,7 +272,7 @@ def test_names_break_nothing(tmp_path: Path, name: str) -> None:
         assert "49" not in tree.find("head/title").text
 
 
-def test_runs_without_results(tmp_path: Path) -> None:
+def test_runs_without_results(tmp_path):
     first = make_run(tmp_path / "a", logged=[])
     (first / "metrics.jsonl").unlink()
     second = make_run(tmp_path / "b", logged=[{"step": 4, "epoch": 0.1, "train_loss": None, "val_acc": None}])
@@ -313,22 +281,21 @@ def test_runs_without_results(tmp_path: Path) -> None:
     assert run.accuracies(load_run(first)) == []
 
 
-def test_a_resumed_run_shows_where(tmp_path: Path) -> None:
+def test_a_resumed_run_shows_where(tmp_path):
     parts = [{"step": 0, **PART, "commit": "aaa"}, {"step": 60, **PART, "commit": "bbb"}]
-    tree = parsed(report([make_run(tmp_path / "b", parts=parts)])["out"])
-    assert "60 2026-11-24 10:00:00+0000 bbb" in text_of(tree)
-    assert "Dotted" in text_of(tree)
-    assert "Dotted" not in text_of(parsed(report([make_run(tmp_path / "a")])["out"]))
+    text = text_of(parsed(report([make_run(tmp_path / "b", parts=parts)])["out"]))
+    assert "60 2026-11-24 10:00:00+0000 bbb" in text
+    assert "Dotted" in text
 
 
-@pytest.mark.parametrize("out", ["x.ckpt", "gone/x.html", "folder.html", "x"])
-def test_a_wrong_out_is_refused_before_any_work(tmp_path: Path, out: str) -> None:
+@pytest.mark.parametrize("out", ["x.ckpt", "gone/x.html", "folder.html"])
+def test_a_wrong_out_is_refused_before_any_work(tmp_path, out):
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(ValueError, match=f"out must .*{re.escape(out)}"):
         report([tmp_path / "gone"], tmp_path / out)
 
 
-def test_wrong_folders(tmp_path: Path) -> None:
+def test_wrong_folders(tmp_path):
     folder = make_run(tmp_path / "runs" / "a")
     with pytest.raises(ValueError, match="runs must be different"):
         report([folder, tmp_path / "runs" / "b" / ".." / "a"])
