@@ -26,6 +26,7 @@ import jinja2
 import trials
 from alexnet.curves import canvas, draw_curves, mark_chance, save_png, set_ticks
 from alexnet.tools.reproduce import EXPERIMENTS
+from alexnet.tools.reproduce.record import draw as draw_experiment
 from record import ROOT
 
 Record = dict[str, Any]
@@ -382,8 +383,6 @@ def pages(root: Path) -> dict[Path, str]:
 
 def draw(found: dict[str, list[Record]], docs: Path) -> None:
     """Write each picture for which there are records."""
-    from alexnet.tools.reproduce import draw as draw_experiment
-
     for record in found["learning"]:
         draw_learning(record, docs / "why-2.303.png")
     if record := shown_run(found["accuracy"]):

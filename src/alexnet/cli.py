@@ -399,8 +399,11 @@ def reproduce(args: Namespace) -> Answer:
 
     if args.experiment is None:
         return Answer(reproduce.list_experiments(), reproduce.format_list())
+    from alexnet.tools.reproduce.record import format_record
+    from alexnet.tools.reproduce.run import run_experiment
+
     options = _given(args, "out", "seeds", "full", "data", "data_dir", "device", "quiet")
-    done = reproduce.run_experiment(
+    done = run_experiment(
         reproduce.find(args.experiment), resume=args.resume, say=lambda line: print(line, file=sys.stderr), **options
     )
     if done.record is None:
@@ -408,7 +411,7 @@ def reproduce(args: Namespace) -> Answer:
         for name in _given(args, "seeds", "data", "data_dir", "device"):
             words += [_flag(name), str(options[name])]
         return _stopped({}, done.stopped_by or signal.SIGINT, [*words, *(["--full"] if args.full else [])])
-    return Answer(done.record, reproduce.format_record(done.record, done.folder))
+    return Answer(done.record, format_record(done.record, done.folder))
 
 
 # --- recipes, runs and data sets

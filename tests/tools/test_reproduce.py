@@ -18,11 +18,11 @@ from alexnet.cli import main
 from alexnet.data import datasets
 from alexnet.recipes import FieldError, Recipe, classic
 from alexnet.tools import reproduce
-from alexnet.tools.reproduce import EXPERIMENTS, OVERFITTING, TEST_ERROR, Arm, Comparison, Experiment, Measure, Small
-from alexnet.tools.reproduce.experiments import Stage, epochs_until, training_loss
+from alexnet.tools.reproduce import EXPERIMENTS, OVERFITTING, TEST_ERROR, Arm, Comparison, Experiment, Measure
+from alexnet.tools.reproduce.experiments import Small, Stage, epochs_until, training_loss
+from alexnet.tools.reproduce.record import compare, draw, format_record, judge
 from alexnet.tools.reproduce.run import SWEEP_SEED, run_experiment
 from alexnet.tools.reproduce.small_networks import check
-from alexnet.tools.reproduce.verdicts import compare, judge
 from forked import Command
 from runs import make_images
 
@@ -63,19 +63,11 @@ def test_the_eight_experiments_are_complete_and_valid() -> None:
         assert each.seeds >= 3
         assert any(comparison.decides for comparison in each.rule)
         assert all(comparison.least > comparison.ratio for comparison in each.rule)
-        for arm in each.arms:
-            for full in (False, True):
-                settings = each.settings(arm, full=full)
-                if isinstance(settings, Small):
-                    check(settings, digits)
-                else:
-                    assert full == (settings.width_mult == 1)
-    full = [EXPERIMENTS["lrn"].settings(arm, full=True) for arm in EXPERIMENTS["lrn"].arms]
-    passes = [[stage.epochs for stage in settings.stages] for settings in full if isinstance(settings, Small)]
-    # the first stage, 350 or 100 passes over four fifths of the images, counts as 280 or 80 over all
-    assert passes == [[280, 150, 10, 10]] * 2 + [[80, 40, 10, 10]]
-    runs = [arm.run for arm in EXPERIMENTS["figure-1"].arms]
-    assert all(isinstance(run, Small) and (run.decay, run.crop, run.stop_at) == (0, 32, 25) for run in runs)
+        for settings, full in ((arm.settings(full=full), full) for arm in each.arms for full in (False, True)):
+            if isinstance(settings, Small):
+                check(settings, digits)
+            else:
+                assert full == (settings.width_mult == 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +76,7 @@ def test_each_runs_to_its_record(name: str, tmp_path: Path) -> None:
         if isinstance(arm.run, Recipe):
             short = {"images": 4, "batch_size": 2, "epochs": 1, "val_every": 1, "lr": 1e-4, "width_mult": 1 / 16}
             return replace(arm, short=short, max_steps=None)
-        return replace(arm, short={"images": 8, "stages": (Stage(1),)}, rates=arm.rates[:1])
+        return replace(arm, short={"images": 8, "stages": (Stage(1),)}, rates=())
 
     tested = replace(EXPERIMENTS[name], arms=tuple(map(tiny, EXPERIMENTS[name].arms)))
     record = run(tested, tmp_path / "x", str(make_images(tmp_path / "images")), seeds=1)
@@ -94,15 +86,13 @@ def test_each_runs_to_its_record(name: str, tmp_path: Path) -> None:
         assert len(arm["values"]) == 1
         assert arm["also"].keys() == {measure.name for measure in tested.measures[1:]}
     assert (tmp_path / "x" / f"{name}.png").is_file()
-    text = reproduce.format_record(record, tmp_path)
-    assert all(arm["name"] in text for arm in record["arms"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("reproduce-*.json")), ids=lambda path: path.stem)
 def test_published_records_can_still_be_drawn_and_told(path: Path, tmp_path: Path) -> None:
     record = json.loads(path.read_text())
-    reproduce.draw(record, tmp_path / "x.png")
-    assert record["verdict"] in reproduce.format_record(record, tmp_path)
+    draw(record, tmp_path / "x.png")
+    assert record["verdict"] in format_record(record, tmp_path)
 
 
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,33 +106,21 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
         assert entry["experiment"] in text
 
 
-@pytest.mark.parametrize("argv", [["figur-1"], ["nothing.py"], ["lrn", "--seeds", "0"], ["lrn", "--data", "nowhere"]])
-def test_wrong_arguments(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reproduce", *argv, "--out", str(tmp_path / "x")]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert argv[-1] in said
-    assert not (tmp_path / "x").exists()
-
-
 def test_parts_must_fit_together() -> None:
     for names in (("rate 1e-3", "rate 1e+3"), ("α", "β"), ("x", "x")):
         with pytest.raises(ValueError, match="folders"):
             experiment(*(Arm(name, TINY) for name in names))
-    with pytest.raises(ValueError, match="views"):
-        experiment(Arm("views", of="relu"), RELU)
-    with pytest.raises(ValueError, match="gelu"):
-        replace(experiment(RELU, TANH), rule=(Comparison("gelu", "tanh", END.name, 1, ""),))
-    with pytest.raises(ValueError, match="speed"):
-        replace(experiment(RELU, TANH), rule=(Comparison("relu", "tanh", "speed", 1, ""),))
-    with pytest.raises(ValueError, match="rates"):
-        experiment(replace(RELU, rates=(1.0,)), TANH)
+    for wrong in (Comparison("gelu", "tanh", END.name, 1, ""), Comparison("relu", "tanh", "speed", 1, "")):
+        with pytest.raises(ValueError, match=r"gelu|speed"):
+            replace(experiment(RELU, TANH), rule=(wrong,))
 
 
 # --- verdicts
 
 ERROR = Comparison("with", "without", "error", least=1, paper="2 points")
 SPEED = Comparison("relu", "tanh", "epochs", least=3, paper="six times", ratio=True, limit=60)
+
+YES, LITTLE, NO, UNCLEAR = (2.0, 2.2, 1.8), (0.5, 0.6, 0.4), (0.1, -0.1, 0.0), (3.0, -1.0, 2.0)
 
 Column = list[float | None]
 
@@ -158,13 +136,13 @@ def epochs(relu: Column, tanh: Column) -> dict[str, dict[str, Column]]:
 @pytest.mark.parametrize(
     ("differences", "word"),
     [
-        ((2.0, 2.2, 1.8), "reproduced"),
+        (YES, "reproduced"),
         ((1.0, 1.0, 1.0), "reproduced"),  # least itself
-        ((0.5, 0.6, 0.4), "partly"),
-        ((0.1, -0.1, 0.0), "not reproduced"),
+        (LITTLE, "partly"),
+        (NO, "not reproduced"),
         ((-2.0, -2.2, -1.8), "not reproduced"),
         ((0.0, 0.0, 0.0), "not reproduced"),
-        ((3.0, -1.0, 2.0), "too few runs"),  # contains both no effect and the claimed one
+        (UNCLEAR, "too few runs"),  # contains both no effect and the claimed one
         ((2.0, 2.2), "too few runs"),
         ((), "too few runs"),
     ],
@@ -200,18 +178,18 @@ def test_what_was_not_reached_counts_as_the_limit() -> None:
 
 
 def test_several_comparisons() -> None:
-    def word(*differences: tuple[float, float, float], decides: tuple[bool, ...] = (True, True)) -> str:
+    def word(*differences: tuple[float, ...], decide: int = 2) -> str:
         rule, values = [], {}
-        for i, (each, counts) in enumerate(zip(differences, decides, strict=True)):
-            rule.append(Comparison(f"a{i}", f"b{i}", "error", least=1, paper="", decides=counts))
-            values |= {f"a{i}": {"error": [1.0] * 3}, f"b{i}": {"error": [1 + d for d in each]}}
+        for i, each in enumerate(differences):
+            rule.append(replace(ERROR, better=f"a{i}", worse=f"b{i}", decides=i < decide))
+            own = errors(*each)
+            values |= {f"a{i}": own["with"], f"b{i}": own["without"]}
         return judge(rule, values)[0]
 
-    yes, little, no, unclear = (2.0, 2.1, 2.0), (0.5, 0.5, 0.6), (0.0, 0.1, -0.1), (3.0, -1.0, 2.0)
-    assert word(yes, yes) == word(yes, no, decides=(True, False)) == "reproduced"
-    assert word(no, no) == "not reproduced"
-    assert word(unclear, unclear) == word(no, unclear) == "too few runs"
-    assert word(yes, no) == word(little, no) == word(yes, unclear) == word(little, yes) == "partly"
+    assert word(YES, YES) == word(YES, NO, decide=1) == "reproduced"
+    assert word(NO, NO) == "not reproduced"
+    assert word(UNCLEAR, UNCLEAR) == word(NO, UNCLEAR) == "too few runs"
+    assert word(YES, NO) == word(LITTLE, NO) == word(YES, UNCLEAR) == word(LITTLE, YES) == "partly"
 
 
 # --- records
@@ -236,17 +214,17 @@ def test_a_record_has_what_was_promised(tmp_path: Path) -> None:
     for arm_name in ("relu", "tanh"):
         files = {file.name for file in (tmp_path / "x" / arm_name / "seed-2").iterdir()}
         assert {"config.json", "metrics.jsonl", "last.ckpt", "result.json"} < files
-    assert (said[0], len(said)) == ("tiny: relu, seed-0; run 1 of 6", 6)
-    assert re.fullmatch(r"tiny: tanh, seed-2; run 6 of 6, about 1 min left", said[5])
+    assert (said[0], said[-1]) == ("tiny: relu, seed-0; run 1 of 6", "tiny: tanh, seed-2; run 6 of 6")
 
 
 def test_recipes_arms_of_other_arms_and_short_forms(tmp_path: Path) -> None:
     images = str(make_images(tmp_path / "images"))
     recipe = classic(images=10, batch_size=2, epochs=1, val_every=2, lr=0.001, width_mult=1 / 16)
     first = training_loss("loss at the start", first=2)
+    raw = Arm("raw", recipe, short={"lr": 0.002})
     tested = experiment(
-        Arm("raw", recipe, short={"lr": 0.002}), Arm("few steps", replace(recipe, init="he"), max_steps=4),
-        Arm("ten views", of="raw", tta="ten-crop"), measures=(first, TEST_ERROR, OVERFITTING), chart="losses",
+        raw, Arm("few steps", replace(recipe, init="he"), max_steps=4),
+        replace(raw, name="ten views", tta="ten-crop"), measures=(first, TEST_ERROR, OVERFITTING), chart="losses",
     )  # fmt: skip
     record = run(tested, tmp_path / "short", images, seeds=3)
     full = run(tested, tmp_path / "full", images, seeds=3, full=True)
@@ -261,25 +239,23 @@ def test_recipes_arms_of_other_arms_and_short_forms(tmp_path: Path) -> None:
     assert not (tmp_path / "short" / "ten-views" / "seed-0" / "config.json").exists()
 
 
-def test_what_was_not_reached_counts_as_the_end_of_the_run(tmp_path: Path) -> None:
-    tested = experiment(RELU, TANH, measures=(epochs_until(0),), file="mine.py")
+def test_runs_that_diverge_or_do_not_reach_an_error_have_no_values(tmp_path: Path) -> None:
+    lost = Arm("lost", replace(TINY, rate=1e30))
+    tested = experiment(RELU, lost, measures=(epochs_until(0), TEST_ERROR, OVERFITTING), file="mine.py")
     tested = replace(tested, rule=(replace(tested.rule[0], ratio=True, limit="end"),))
     record = run(tested, tmp_path / "x", seeds=3)
-    assert "reached by neither in 2" in record["findings"][0]["sentence"]
+    reached, diverged = record["arms"]
+    assert reached["values"] == diverged["values"] == diverged["also"][OVERFITTING.name] == [None] * 3
+    assert None not in reached["also"][OVERFITTING.name]
+    assert (record["verdict"], record["findings"][0]["mean"]) == ("too few runs", None)
     assert record["command"] == "alexnet reproduce mine.py --data digits"
-
-
-def test_a_run_that_diverges_has_no_values(tmp_path: Path) -> None:
-    lost = Arm("lost", replace(TINY, rate=1e30))
-    record = run(experiment(RELU, lost, measures=(TEST_ERROR, OVERFITTING)), tmp_path / "x", seeds=3)
-    assert record["arms"][1]["values"] == record["arms"][1]["also"][OVERFITTING.name] == [None] * 3
     json.loads((tmp_path / "x" / "record.json").read_text(), parse_constant=pytest.fail)
 
 
 # --- sweeps
 
 
-def test_a_sweep_is_a_race_that_goes_beyond_its_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates up to 0.4 are faster and faster; none sees a seed of the comparison, or runs longer than the best."""
     seen: list[tuple[float, int, int]] = []
 
@@ -294,21 +270,18 @@ def test_a_sweep_is_a_race_that_goes_beyond_its_rates(tmp_path: Path, monkeypatc
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     monkeypatch.setattr(train, "run", fake)
-    measure = epochs_until(25)
-    arm = Arm("relu", replace(TINY, stages=(Stage(60),), stop_at=25), rates=(0.1, 0.05))
-    tested = experiment(arm, replace(arm, name="again"), measures=(measure,), choose=measure)
-    record = run(tested, tmp_path / "x", seeds=2)
-    assert seen[:5] == [(0.1, SWEEP_SEED, 60), (0.05, SWEEP_SEED, 9), (0.2, SWEEP_SEED, 9), (0.4, SWEEP_SEED, 7),
-                        (0.8, SWEEP_SEED, 3)]  # fmt: skip
-    assert [run for run in seen if run[1] != SWEEP_SEED] == [(0.4, seed, 60) for seed in (0, 0, 1, 1)]
-    assert [point["rate"] for point in record["arms"][0]["sweep"]] == [0.05, 0.1, 0.2, 0.4, 0.8]
+    arm = Arm("relu", replace(TINY, stages=(Stage(60),), stop_at=25), rates=(0.1, 0.05, 0.4, 0.8))
+    record = run(experiment(arm, TANH, measures=(epochs_until(25),)), tmp_path / "x", seeds=2)
+    assert seen[:4] == [(0.1, SWEEP_SEED, 60), (0.05, SWEEP_SEED, 9), (0.4, SWEEP_SEED, 9), (0.8, SWEEP_SEED, 3)]
+    assert seen[4:] == [(0.4, 0, 60), (0.02, 0, 2), (0.4, 1, 60), (0.02, 1, 2)]
+    assert [point["rate"] for point in record["arms"][0]["sweep"]] == [0.05, 0.1, 0.4, 0.8]
     assert record["arms"][0]["settings"]["rate"] == 0.4
 
 
 def test_a_rate_cannot_be_chosen_on_the_test_images(tmp_path: Path) -> None:
     arm = Arm("relu", TINY, rates=(0.01, 0.02))
-    with pytest.raises(ValueError, match="choose"):
-        run(experiment(arm, TANH, choose=TEST_ERROR), tmp_path / "x", seeds=1)
+    with pytest.raises(ValueError, match="training rows"):
+        run(experiment(arm, TANH, measures=(TEST_ERROR,)), tmp_path / "x", seeds=1)
 
 
 # --- resuming
@@ -365,7 +338,7 @@ from alexnet.tools.reproduce import EXPERIMENTS, Stage
 
 # figure 1, tiny: one network, 64 images, three epochs
 figure_1 = EXPERIMENTS["figure-1"]
-arms = [replace(arm, short={"images": 64, "stages": (Stage(3),), "stop_at": 60.0}, rates=arm.rates[1:])
+arms = [replace(arm, short={"images": 64, "stages": (Stage(3),), "stop_at": 60.0}, rates=arm.rates[:2])
         for arm in figure_1.arms if arm.name.startswith("B, today")]
 rule = [each for each in figure_1.rule if each.better.startswith("B, today")]
 EXPERIMENT = replace(figure_1, arms=tuple(arms), rule=tuple(rule))
@@ -373,28 +346,24 @@ EXPERIMENT = replace(figure_1, arms=tuple(arms), rule=tuple(rule))
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_killed_at_random_and_resumed_it_gives_the_same_record(how: signal.Signals, tmp_path: Path) -> None:
+def test_killed_at_random_and_resumed_it_gives_the_same_record(tmp_path: Path) -> None:
     def without_times(record: dict[str, Any]) -> dict[str, Any]:
-        arms = [{name: value for name, value in arm.items() if name != "images_per_sec"} for arm in record["arms"]]
-        return {name: value for name, value in record.items() if name not in ("seconds", "date")} | {"arms": arms}
+        arms = [arm | {"images_per_sec": 0} for arm in record["arms"]]
+        return record | {"seconds": 0, "date": "", "arms": arms}
 
     file, cut = tmp_path / "mine.py", tmp_path / "cut"
     file.write_text(MINE)
-    whole = run(reproduce.find(str(file)), tmp_path / "whole", seeds=2)
-    command = ["reproduce", str(file), "--data", "digits", "--seeds", "2", "--out", str(cut), "--device", "cpu"]
-    started, wanted = Command([*command, "--quiet"], tmp_path / "output"), random.randint(1, 3)  # of more than six runs
+    whole = run(reproduce.find(str(file)), tmp_path / "whole", seeds=1)
+    words = ["reproduce", str(file), "--data", "digits", "--seeds", "1", "--out", str(cut), "--device", "cpu"]
+    started, wanted = Command([*words, "--quiet"], tmp_path / "output"), random.randint(1, 3)  # of six runs
     while started.process.is_alive() and len(list(cut.rglob("result.json"))) < wanted:
         time.sleep(0.01)
     time.sleep(random.uniform(0, 0.3))
-    started.send(how)
+    started.send(signal.SIGKILL)
     code, said = started.end()
-    assert code == (-9 if how == signal.SIGKILL else 143), said
+    assert code == -9, said
     assert not (cut / "record.json").exists()
-    if how == signal.SIGTERM:
-        assert f"reproduce {file} --resume --out {cut}" in said
-        assert "--data digits" in said
-    assert without_times(run(reproduce.find(str(file)), cut, seeds=2, resume=True)) == without_times(whole)
+    assert without_times(run(reproduce.find(str(file)), cut, seeds=1, resume=True)) == without_times(whole)
     assert (tmp_path / "whole" / "figure-1.png").read_bytes() == (cut / "figure-1.png").read_bytes()
 
 

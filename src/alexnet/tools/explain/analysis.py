@@ -29,6 +29,7 @@ from alexnet.lrn import WithinMapNorm
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError, check_choice
 from alexnet.system import autocast, pick_precision
+from alexnet.tools.filters import filter_changes
 
 __all__ = [
     "Calibration", "Explanation", "Outputs", "Patch", "ReceptiveField", "activations", "calibration",
@@ -95,28 +96,15 @@ def receptive_field(model: AlexNet_2012, layer: str) -> ReceptiveField:
     check_choice("layer", layer, [name for name, _ in model.features.named_children()])
     size, stride, start = 1, 1, 0
     for name, part in model.features.named_children():
-        window, step, padding = _window(part)
+        window, step, padding = 1, 1, 0  # a layer that works cell by cell, or pads at the right and bottom
+        if isinstance(part, WithinMapNorm):
+            window, padding = part.size, part.size // 2
+        elif isinstance(part, nn.Conv2d | nn.MaxPool2d):
+            window, step, padding = (int(np.max(each)) for each in (part.kernel_size, part.stride, part.padding))  # type: ignore[arg-type]
         size, start, stride = size + (window - 1) * stride, start - padding * stride, stride * step
         if name == layer:
             break
     return ReceptiveField(size, stride, start)
-
-
-def _window(part: nn.Module) -> tuple[int, int, int]:
-    """Window, stride and padding at the left and top, in cells."""
-    if isinstance(part, WithinMapNorm):
-        return part.size, 1, part.size // 2
-    if not isinstance(part, nn.Conv2d | nn.MaxPool2d):  # works cell by cell, or pads at the right and bottom
-        return 1, 1, 0
-    numbers = (part.kernel_size, part.stride, part.padding)
-    window, step, padding = (int(each[0] if isinstance(each, tuple) else each) for each in numbers)
-    return window, step, padding
-
-
-def filter_changes(after: Tensor, before: Tensor) -> Tensor:
-    """How much training changed filters ``[N, 3, side, side]``: ‖after − before‖ / ‖before‖, ``[N]``."""
-    squares = [each.square().sum((1, 2, 3)) for each in (after - before, before)]
-    return (squares[0] / squares[1]).sqrt()
 
 
 def filter_smoothness(filters: Tensor) -> Tensor:
@@ -165,17 +153,13 @@ def explain_images(model: AlexNet_2012, pictures: Sequence[Image.Image]) -> list
     evidence = torch.stack([grad_cam(model, x, classes).cpu() for classes in asked.unbind(1)], 1)
     evidence_random = grad_cam(with_new_fc8(model, SEED), x, asked[:, 0]).cpu()
     maps = {name: output.cpu() for name, output in activations(model, x).items()}
-    return [
-        Explanation(
-            view=network_view(model, picture),
-            input=x[i].cpu(),
-            top=list(zip(top.indices[i].tolist(), top.values[i].tolist(), strict=True)),
-            evidence=evidence[i],
-            evidence_random=evidence_random[i],
-            maps={name: output[i] for name, output in maps.items()},
-        )
-        for i, picture in enumerate(pictures)
-    ]
+    found = []
+    for i, picture in enumerate(pictures):
+        classes = list(zip(top.indices[i].tolist(), top.values[i].tolist(), strict=True))
+        own = {name: output[i] for name, output in maps.items()}
+        view = network_view(model, picture)
+        found.append(Explanation(view, x[i].cpu(), classes, evidence[i], evidence_random[i], own))
+    return found
 
 
 def network_view(model: AlexNet_2012, picture: Image.Image) -> Image.Image:
@@ -251,9 +235,8 @@ def with_new_fc8(model: AlexNet_2012, seed: int = 0) -> AlexNet_2012:
 
 def correlation(one: Tensor, other: Tensor) -> float | None:
     """Pearson's correlation of two maps of the same shape, −1 to 1; None if one of them is constant."""
-    a, b = (each.double().flatten() - each.double().mean() for each in (one, other))
-    scale = float(a.norm() * b.norm())
-    return float(a @ b) / scale if scale > 0 else None
+    found = float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]).double())[0, 1])
+    return None if math.isnan(found) else found
 
 
 # --- all images of a split
@@ -325,14 +308,10 @@ def fixed_choice(images: Images, count: int) -> Images:
     return images.subset(np.sort(np.random.RandomState(SEED).permutation(len(images))[:count]))
 
 
-def choose_examples(dataset: Dataset, count: int = 10, draw: int = 0) -> list[int]:
-    """Indices of random validation images, as many of each class as possible, sorted by class.
-
-    Args:
-        draw: another number gives other images.
-    """
+def choose_examples(dataset: Dataset, count: int = 10) -> list[int]:
+    """Indices of random validation images, as many of each class as possible, sorted by class; always the same ones."""
     labels, seen, ranks = dataset.val.labels, Counter[int](), {}
-    for index in np.random.RandomState(SEED + draw).permutation(len(labels)).tolist():
+    for index in np.random.RandomState(SEED).permutation(len(labels)).tolist():
         ranks[index] = seen[labels[index]]  # how many of its class come before
         seen[labels[index]] += 1
     return sorted(sorted(ranks, key=ranks.__getitem__)[:count], key=lambda index: int(labels[index]))
@@ -358,9 +337,8 @@ def nearest(queries: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Te
 def confident_errors(probabilities: Tensor, labels: Tensor, count: int = 8) -> list[int]:
     """Indices of the wrong answers with the highest probability, the most confident first."""
     confidence, answer = probabilities.max(1)
-    wrong = (answer != labels).nonzero()[:, 0]
-    ordered: list[int] = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count].tolist()
-    return ordered
+    order: list[int] = confidence.argsort(descending=True, stable=True).tolist()
+    return [index for index in order if answer[index] != labels[index]][:count]
 
 
 @dataclass(frozen=True)
@@ -424,11 +402,11 @@ def strongest_patches(
     return sorted(patches, key=lambda patch: -patch.value)
 
 
-def check_channel(model: AlexNet_2012, layer: str, channel: int) -> None:
+def check_channel(model: AlexNet_2012, layer: str, channel: int | None) -> None:
     """``FieldError`` if the network has no such convolution, or the convolution no such channel."""
     check_choice("layer", layer, convolutions(model))
     count = len(model.get_parameter(f"features.{layer}.bias"))
-    if not 0 <= channel < count:
+    if channel is None or not 0 <= channel < count:
         raise FieldError("channel", f"0 to {count - 1} for {layer}", channel)
 
 

@@ -23,34 +23,29 @@ MAPS = 6  # of each convolution
 
 
 def draw_explanation(model: AlexNet_2012, found: Explanation, classes: Sequence[str]) -> dict[str, Any]:
-    """What the template ``image.html`` shows of an image, with the pictures as ``data:`` URIs."""
-    field = receptive_field(model, "relu5")
-
-    def drawn(evidence: Tensor) -> dict[str, Any]:
-        uri = png_uri(evidence_image(found.view, evidence, field))
-        return {"uri": uri, "low": float(evidence.min()), "high": float(evidence.max())}
-
+    """What the template ``explanation.html`` shows of an image, with the pictures as ``data:`` URIs."""
+    field, layers = receptive_field(model, "relu5"), []
+    for name, maps in found.maps.items():  # [channels, H, W]
+        channels = maps.amax((1, 2)).topk(min(MAPS, len(maps))).indices.tolist()  # with the highest peaks
+        scale = float(maps[channels].abs().max())
+        shown = [{"channel": channel, "uri": png_uri(map_image(maps[channel], scale))} for channel in channels]
+        layers.append({"name": name, "count": len(maps), "cells": maps.shape[1], "scale": scale, "maps": shown})
     return {
         "view": png_uri(found.view),
         "side": found.view.width,
-        "field": field.size,
-        "top": [{"index": index, "name": classes[index], "probability": share} for index, share in found.top],
+        "top": [{"name": classes[index], "probability": share} for index, share in found.top],
         "evidence": [
-            {"name": classes[index], **drawn(evidence)}
+            {
+                "name": classes[index],
+                "uri": png_uri(evidence_image(found.view, evidence, field)),
+                "high": float(evidence.max()),
+            }
             for (index, _), evidence in zip(found.top, found.evidence, strict=False)
         ],
-        "random": drawn(found.evidence_random),
+        "random": png_uri(evidence_image(found.view, found.evidence_random, field)),
         "correlation": correlation(found.evidence[0], found.evidence_random),
-        "layers": [{"name": name, **_strongest(maps)} for name, maps in found.maps.items()],
+        "layers": layers,
     }
-
-
-def _strongest(maps: Tensor) -> dict[str, Any]:
-    """The maps ``[channels, H, W]`` with the highest peaks, on one scale."""
-    channels = maps.amax((1, 2)).topk(min(MAPS, len(maps))).indices.tolist()
-    scale = float(maps[channels].abs().max())
-    shown = [{"channel": channel, "uri": png_uri(map_image(maps[channel], scale))} for channel in channels]
-    return {"count": len(maps), "cells": maps.shape[1], "scale": scale, "maps": shown}
 
 
 def draw_neighbours(

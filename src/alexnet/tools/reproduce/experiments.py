@@ -3,16 +3,12 @@
 An experiment is data: a claim, its arms (training runs to compare), what is measured, and the rule of its verdict, all
 written down before the first run. To add one, write ``EXPERIMENT = Experiment(...)`` in a file of its own, and run it:
 ``alexnet reproduce FILE.py``.
-
-``short`` of an arm holds the fields that the default changes, so that a laptop needs half an hour; ``--full`` leaves
-them as they are.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
+import runpy
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.recipes import FieldError, Recipe, check_choice, classic
-from alexnet.tools.reproduce.verdicts import Comparison
 
 __all__ = [
-    "EXPERIMENTS", "OVERFITTING", "TEST_ERROR", "WIDTH", "Arm", "Experiment", "FinishedRun", "Measure", "Small",
-    "Stage", "epochs_until", "find", "format_list", "list_experiments", "training_loss",
+    "EXPERIMENTS", "OVERFITTING", "TEST_ERROR", "WIDTH", "Arm", "Comparison", "Experiment", "FinishedRun", "Measure",
+    "Settings", "Small", "Stage", "epochs_until", "find", "format_list", "list_experiments", "training_loss",
 ]  # fmt: skip
 
 WIDTH = 96  # of the text on a terminal
@@ -35,11 +30,8 @@ class Stage:
     """A part of the schedule of a small network."""
 
     epochs: int
-    """Of as many images as the training set has, also if ``part`` is smaller."""
     rate: float = 1.0
     """Factor on the learning rate of the weights. The biases keep theirs."""
-    part: float = 1.0
-    """Share of the training images."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +62,23 @@ class Small:
         return sum(stage.epochs for stage in self.stages)
 
 
+Settings = Small | Recipe
+
+
 @dataclass(frozen=True)
 class Arm:
     """One side of a comparison: a training run, repeated over seeds."""
 
     name: str
-    run: Small | Recipe | None = None
-    """What the paper did. None: the arm evaluates the networks of another arm, ``of``."""
+    run: Settings
+    """What the paper did."""
     short: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of ``run`` that are changed unless the experiment is run in full."""
+    """Fields of ``run`` that the default changes, so that a laptop needs half an hour; ``--full`` leaves them."""
     rates: tuple[float, ...] = ()
-    """Learning rates to choose from, in equal ratios; empty: ``run`` has the rate."""
-    of: str = ""
-    """The arm whose networks this one evaluates."""
+    """Learning rates of a ``Small`` to choose from: the one with the lowest first measure, which must depend on the
+    training rows alone. Empty: ``run`` has the rate."""
     tta: Literal["center", "ten-crop"] = "center"
-    """Test-time augmentation."""
+    """Test-time augmentation. Arms that differ in nothing else share their networks."""
     max_steps: int | None = None
     """Stop a recipe's run after this many steps of its schedule."""
 
@@ -92,6 +86,10 @@ class Arm:
     def folder(self) -> str:
         """Name of its folder inside the experiment's."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+    def settings(self, *, full: bool) -> Settings:
+        """What the networks are trained with."""
+        return self.run if full else replace(self.run, **self.short)
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,25 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """The claim that one arm has a lower value than another; ``record.compare`` tests it."""
+
+    better: str
+    worse: str
+    measure: str
+    least: float
+    """The smallest difference, or ratio, that supports the claim."""
+    paper: str
+    """The paper's number, in words."""
+    ratio: bool = False
+    """Compare ``worse / better`` instead of ``worse − better``."""
+    limit: float | Literal["end"] | None = None
+    """What a value that was not reached counts as. ``end``: the epochs of the runs."""
+    decides: bool = True
+    """Whether it is part of the verdict, or only reported."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A claim put to the test. ``ValueError`` if its parts do not fit together."""
 
@@ -126,14 +143,12 @@ class Experiment:
     measures: tuple[Measure, ...]
     """The first one gives the values of the arms in the record."""
     rule: tuple[Comparison, ...]
-    """What decides the verdict; see ``verdicts.judge``."""
+    """What decides the verdict; see ``record``."""
     short: str
     """What the default leaves out, for the verdict's sentence."""
     cost: str
     """Duration by default and in full, and on which machine."""
     seeds: int = 3
-    choose: Measure | None = None
-    """The rate with the lowest value is chosen. It must depend on the training rows alone, not on test images."""
     chart: Literal["values", "errors", "losses"] = "values"
     """values: a dot for each run; errors, losses: training and test curves over epochs."""
     file: str = ""
@@ -143,26 +158,14 @@ class Experiment:
         folders = [arm.folder for arm in self.arms]
         if "" in folders or len(set(folders)) < len(folders):
             raise ValueError(f"experiment {self.name}: arms must have names with different folders, got {folders}")
-        for place, arm in enumerate(self.arms):
-            earlier = [other.name for other in self.arms[:place] if not other.of]
-            if (arm.run is None) != bool(arm.of) or (arm.of and arm.of not in earlier):
-                raise ValueError(f"experiment {self.name}: arm {arm.name} must have a run, or be of an earlier arm")
-            if arm.rates and not (self.choose and isinstance(arm.run, Small)):
-                raise ValueError(f"experiment {self.name}: arm {arm.name} has rates; it needs Small and choose")
         for comparison in self.rule:
-            for arm_name in (comparison.better, comparison.worse):
-                check_choice(f"experiment {self.name}: rule", arm_name, [arm.name for arm in self.arms])
+            for name in (comparison.better, comparison.worse):
+                check_choice(f"experiment {self.name}: rule", name, [arm.name for arm in self.arms])
             check_choice(f"experiment {self.name}: rule", comparison.measure, [each.name for each in self.measures])
 
     def trained_arm(self, arm: Arm) -> Arm:
-        """The arm whose networks ``arm`` evaluates: usually itself."""
-        return next(other for other in self.arms if other.name == (arm.of or arm.name))
-
-    def settings(self, arm: Arm, *, full: bool) -> Small | Recipe:
-        """What the arm's networks are trained with."""
-        trained = self.trained_arm(arm)
-        assert trained.run is not None  # checked above
-        return trained.run if full else replace(trained.run, **trained.short)
+        """The first arm with the same runs, whose networks ``arm`` evaluates: usually itself."""
+        return next(other for other in self.arms if replace(arm, name=other.name, tta=other.tta) == other)
 
 
 def find(name: str) -> Experiment:
@@ -170,12 +173,9 @@ def find(name: str) -> Experiment:
     path = Path(name)
     if path.suffix != ".py":
         return EXPERIMENTS[check_choice("experiment", name, EXPERIMENTS)]
-    spec = importlib.util.spec_from_file_location(f"alexnet experiment {path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not path.is_file():
         raise FieldError("experiment", "the name of an experiment or an existing file", name)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where a dataclass looks for its module
-    spec.loader.exec_module(module)
-    found = getattr(module, "EXPERIMENT", None)
+    found = runpy.run_path(name).get("EXPERIMENT")
     if not isinstance(found, Experiment):
         raise FieldError("experiment", "a file that defines EXPERIMENT = Experiment(...)", name)
     return replace(found, file=path.name)
@@ -184,23 +184,17 @@ def find(name: str) -> Experiment:
 def list_experiments() -> list[dict[str, Any]]:
     """The document of ``alexnet reproduce --json`` without a name."""
     return [
-        {
-            "experiment": experiment.name,
-            "claim": experiment.claim,
-            "source": experiment.source,
-            "arms": [arm.name for arm in experiment.arms],
-            "seeds": experiment.seeds,
-            "cost": experiment.cost,
-        }
-        for experiment in EXPERIMENTS.values()
+        {"experiment": each.name, "arms": [arm.name for arm in each.arms]}
+        | {name: getattr(each, name) for name in ("claim", "source", "seeds", "cost")}
+        for each in EXPERIMENTS.values()
     ]
 
 
 def format_list() -> str:
     """Name, claim, source and cost of each experiment."""
     lines = []
-    for experiment in EXPERIMENTS.values():
-        for label, text in ((experiment.name, experiment.claim), ("", experiment.source), ("", experiment.cost)):
+    for each in EXPERIMENTS.values():
+        for label, text in ((each.name, each.claim), ("", each.source), ("", each.cost)):
             lines.append(textwrap.fill(text, WIDTH, initial_indent=f"{label:10} ", subsequent_indent=" " * 11))
         lines.append("")
     return "\n".join([*lines, "run one: alexnet reproduce NAME"])
@@ -247,19 +241,28 @@ def training_loss(name: str, *, first: int = 1) -> Measure:
 # --- The paper's claims -----------------------------------------------------------------------------------------------
 
 PAPER = "Krizhevsky, Sutskever, Hinton 2012"
-EPOCH = 391  # steps: one row for each epoch of CIFAR-10
-QUARTER_3: dict[str, Any] = {"width_mult": 0.25, "epochs": 3}
-QUARTER_2: dict[str, Any] = {"width_mult": 0.25, "epochs": 2}  # for experiments of nine runs
+QUARTER: dict[str, Any] = {"width_mult": 0.25}
+QUARTER_3, QUARTER_2 = QUARTER | {"epochs": 3}, QUARTER | {"epochs": 2}  # 2 for experiments of nine runs
 NARROW = "a network with a quarter of the maps, trained for {} of 13 epochs"
-# The files: 100 and 350 passes over four fifths of the images, which are 80 and 280 over as many as there are.
-LONG_13 = (Stage(80, part=0.8), Stage(40), Stage(10, 0.1), Stage(10, 0.01))
-LONG_11 = (Stage(280, part=0.8), Stage(150), Stage(10, 0.1), Stage(10, 0.01))
+# The files begin with 100 and 350 passes over four fifths of the images: as many steps as 80 and 280 over all.
+LONG_13 = (Stage(80), Stage(40), Stage(10, 0.1), Stage(10, 0.01))
+LONG_11 = (Stage(280), Stage(150), Stage(10, 0.1), Stage(10, 0.01))
+
+
+def classic_arm(name: str, short: Mapping[str, Any] = QUARTER_3, **changes: Any) -> Arm:
+    """The recipe ``classic``, with a row for each epoch of CIFAR-10."""
+    return Arm(name, classic(val_every=391, **changes), short)
+
 
 FIGURE_1 = epochs_until(25)
 GUESSES = {"A": "13pct", "B": "19pct"}  # the paper does not say which network figure 1 used
-# The sweeps begin with these rates, in this order: a run ends when it is later than the best so far. The layer files
-# have 0.001. A first record began with 0.002 and 0.02; tanh was still getting faster at its end.
-RATES = {"2012": (0.004, 0.002, 0.008), "today": (0.01, 0.005, 0.02)}
+# In the order in which they are tried: a run ends when it is later than the best so far. The layer files have 0.001.
+RATES = {
+    ("2012", "relu"): (0.004, 0.002, 0.008),
+    ("2012", "tanh"): (0.004, 0.008, 0.016, 0.032, 0.064, 0.128),
+    ("today", "relu"): (0.01, 0.005, 0.0025, 0.00125, 0.02),
+    ("today", "tanh"): (0.01, 0.02, 0.04, 0.08, 0.16),
+}
 
 figure_1 = Experiment(
     name="figure-1",
@@ -273,11 +276,9 @@ figure_1 = Experiment(
             rates=rates,
         )
         for guess, network in GUESSES.items()
-        for init, rates in RATES.items()
-        for neuron in ("relu", "tanh")
+        for (init, neuron), rates in RATES.items()
     ),
     measures=(FIGURE_1,),
-    choose=FIGURE_1,
     rule=tuple(
         Comparison(f"{arm}, relu", f"{arm}, tanh", FIGURE_1.name, 3, "six times", ratio=True, limit="end")
         for arm in ("A, 2012", "A, today", "B, 2012", "B, today")
@@ -312,8 +313,8 @@ overlap = Experiment(
     claim="Overlapping pooling (3×3 at stride 2) beats 2×2 at stride 2, and overfits less",
     source=f"{PAPER}, section 3.4: 0.4 points of top-1 error on ImageNet; both end at 6×6 maps",
     arms=(
-        Arm("classic, 3×3", classic(val_every=EPOCH), QUARTER_3),
-        Arm("classic, 2×2", classic(val_every=EPOCH, variant="pool-2x2"), QUARTER_3),
+        classic_arm("classic, 3×3"),
+        classic_arm("classic, 2×2", variant="pool-2x2"),
         Arm("four layers, 3×3", Small("13pct", stages=LONG_13), {"stages": (Stage(3),)}),
         Arm("four layers, 2×2", Small("13pct-pool-2x2", stages=LONG_13), {"stages": (Stage(3),)}),
     ),
@@ -331,16 +332,13 @@ overlap = Experiment(
 )
 
 CONVERGED = epochs_until(65, of="val_acc")
-FEWER = {"width_mult": 0.25, "epochs": 15, "images": 5000, "val_every": 40}
+FEWER = QUARTER | {"epochs": 15, "images": 5000, "val_every": 40}
 
 dropout = Experiment(
     name="dropout",
     claim="Without dropout the network overfits substantially; with it, it takes twice the steps to converge",
     source=f"{PAPER}, section 4.2",
-    arms=(
-        Arm("with dropout", classic(val_every=EPOCH), FEWER),
-        Arm("without", classic(val_every=EPOCH, variant="no-dropout"), FEWER),
-    ),
+    arms=(classic_arm("with dropout", FEWER), classic_arm("without", FEWER, variant="no-dropout")),
     measures=(OVERFITTING, TEST_ERROR, CONVERGED),
     rule=(
         Comparison("with dropout", "without", OVERFITTING.name, 0.1, "substantial overfitting"),
@@ -351,19 +349,17 @@ dropout = Experiment(
     chart="losses",
 )
 
+SMALL_11 = Arm("four layers, centre", Small("11pct", stages=LONG_11), {"stages": (Stage(4), *SHORT_LRN["stages"][1:])})
+
 ten_crop = Experiment(
     name="ten-crop",
     claim="The mean of the answers to ten views of an image beats the answer to its centre",
     source=f"{PAPER}, sections 4.1 and 6.1: 39.0% top-1 error with the centre, 37.5% with ten views, ILSVRC-2010",
     arms=(
-        Arm("classic, centre", classic(val_every=EPOCH), QUARTER_3),
-        Arm("classic, ten views", of="classic, centre", tta="ten-crop"),
-        Arm(
-            "four layers, centre",
-            Small("11pct", stages=LONG_11),
-            {"stages": (Stage(4), Stage(1, 0.1), Stage(1, 0.01))},
-        ),
-        Arm("four layers, ten views", of="four layers, centre", tta="ten-crop"),
+        classic_arm("classic, centre"),
+        replace(classic_arm("classic, ten views"), tta="ten-crop"),
+        SMALL_11,
+        replace(SMALL_11, name="four layers, ten views", tta="ten-crop"),
     ),
     measures=(TEST_ERROR,),
     rule=tuple(
@@ -381,11 +377,8 @@ colour = Experiment(
     claim="Colour noise along the principal components lowers the error",
     source=f"{PAPER}, section 4.1: by over 1 point; the text scales by eigenvalues, the released code by deviations",
     arms=(
-        Arm("none", classic(val_every=EPOCH), QUARTER_2),
-        *(
-            Arm(name, classic(val_every=EPOCH, augment=("random_resized_crop", "flip", noise)), QUARTER_2)
-            for name, noise in COLOUR.items()
-        ),
+        classic_arm("none", QUARTER_2),
+        *(classic_arm(name, QUARTER_2, augment=("random_resized_crop", "flip", COLOUR[name])) for name in COLOUR),
     ),
     measures=(TEST_ERROR, OVERFITTING),
     rule=tuple(Comparison(name, "none", TEST_ERROR.name, 0.5, "over 1 point on ImageNet") for name in COLOUR),
@@ -394,7 +387,6 @@ colour = Experiment(
 )
 
 START = training_loss("training loss of the first 200 steps, nats", first=2)
-QUARTER = {"width_mult": 0.25}
 FIRST_STEPS: dict[str, Any] = {"stages": (Stage(1),), "images": 25_600}  # 200 batches of 128
 
 biases = Experiment(
@@ -422,9 +414,8 @@ depth = Experiment(
     claim="Removing any one convolution makes the error about two points higher",
     source=f"{PAPER}, sections 1 and 7: about 2% of top-1 error on ImageNet for any of the middle layers",
     arms=(
-        Arm("five convolutions", classic(val_every=EPOCH), QUARTER_2),
-        Arm("less conv3", classic(val_every=EPOCH, variant="no-conv3"), QUARTER_2),
-        Arm("less conv4", classic(val_every=EPOCH, variant="no-conv4"), QUARTER_2),
+        classic_arm("five convolutions", QUARTER_2),
+        *(classic_arm(f"less {layer}", QUARTER_2, variant=f"no-{layer}") for layer in ("conv3", "conv4")),
     ),
     measures=(TEST_ERROR, OVERFITTING),
     rule=tuple(

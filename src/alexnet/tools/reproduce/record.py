@@ -1,4 +1,21 @@
-"""The record of an experiment: the values of its runs, the verdict, the text on a terminal and the picture."""
+"""The record of an experiment: the values of its runs, the verdict, the text on a terminal and the picture.
+
+The verdict follows from the comparisons of the experiment's rule. Each takes two arms, one of which is better if the
+claim is true, and the difference of their values for each seed (or their ratio, as a difference of logarithms). Its 95%
+confidence interval (Student's paired t) says whether there is an effect, and ``least``, half of the paper's number if
+there is one, whether it is large enough:
+
+    reproduced       the interval is above 0, and the mean is at least ``least``
+    partly           the interval is above 0, and the mean is below ``least``
+    not reproduced   the interval reaches 0 or below, and ends below ``least``
+    too few runs     the interval contains both, or there are fewer than three seeds
+
+If all comparisons agree, the verdict is theirs. Otherwise it is ``partly`` if any is reproduced or partly, and ``too
+few runs`` if none is.
+
+A value that was not reached counts as ``limit``, where the run ended, and the mean is then an "at least" or "at most".
+A seed is left out if neither arm has a value, or if one has none and the rule has no limit.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +25,86 @@ import re
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import stats
 
 from alexnet.checkpoint import write_atomically
-from alexnet.curves import canvas, save_png
-from alexnet.recipes import Recipe
-from alexnet.tools.reproduce.experiments import WIDTH, Arm, Experiment, Small
-from alexnet.tools.reproduce.verdicts import judge
+from alexnet.curves import COLOURS, canvas, save_png
+from alexnet.tools.reproduce.experiments import WIDTH, Arm, Comparison, Experiment, Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw", "format_record", "make_record", "settings_of", "spread", "write_json"]
+__all__ = ["Finding", "compare", "draw", "format_record", "judge", "make_record", "settings_of", "spread", "write_json"]
 
+MIN_SEEDS = 3
+
+Verdict = Literal["reproduced", "partly", "not reproduced", "too few runs"]
+Values = Mapping[str, Mapping[str, Sequence[float | None]]]
+"""By arm and measure: a value for each seed, with the seeds in the same order for all arms."""
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """The result.json of the runs of each arm."""
 
-FIRST, SECOND, SOFT = "#2f6690", "#c0562f", "#6b7280"
+
+# --- the verdict
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a comparison."""
+
+    word: Verdict
+    sentence: str
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """The mean difference or ratio and its 95% confidence interval."""
+
+
+def judge(rule: Sequence[Comparison], values: Values) -> tuple[Verdict, list[Finding]]:
+    """The verdict, and the findings of all comparisons in their order."""
+    findings = [compare(comparison, values) for comparison in rule]
+    words = {finding.word for finding, comparison in zip(findings, rule, strict=True) if comparison.decides}
+    if len(words) == 1:
+        return words.pop(), findings
+    return ("partly" if words & {"reproduced", "partly"} else "too few runs"), findings
+
+
+def compare(c: Comparison, values: Values) -> Finding:
+    """One comparison, seed by seed. A limit of ``end`` must have been replaced by its number."""
+    arms = f"{c.worse} {'/' if c.ratio else '−'} {c.better}, {c.measure}"
+    seeds = list(zip(values[c.better][c.measure], values[c.worse][c.measure], strict=True))
+    pairs = [pair for pair in seeds if pair.count(None) < (1 if c.limit is None else 2)]
+    if len(pairs) < MIN_SEEDS:
+        return Finding("too few runs", f"{arms}: {len(pairs)} of {len(seeds)} seeds with values; {MIN_SEEDS} needed")
+    reached = np.array([[c.limit if value is None else value for value in pair] for pair in pairs], float)
+    if c.ratio and reached.min() <= 0:
+        return Finding("too few runs", f"{arms}: no ratio can be taken of {reached.min():g}")
+
+    better, worse = (np.log(reached) if c.ratio else reached).T
+    mean, half = (worse - better).mean(), stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(worse - better)
+    least = np.log(c.least) if c.ratio else c.least
+    if mean - half > 0:
+        word: Verdict = "reproduced" if mean >= least else "partly"
+    else:
+        word = "not reproduced" if mean + half < least else "too few runs"
+    interval = [float(np.exp(each) if c.ratio else each) for each in (mean, mean - half, mean + half)]
+    better_cut, worse_cut = (any(pair[arm] is None for pair in pairs) for arm in (0, 1))
+    bound = "roughly " if better_cut and worse_cut else "at most " if better_cut else "at least " if worse_cut else ""
+    form = "{:.2f} (95%: {:.2f} to {:.2f})" if c.ratio else "{:+.2f} (95%: {:+.2f} to {:+.2f})"
+    return Finding(word, f"{arms}: {bound}{form.format(*interval)}; the paper: {c.paper}", *interval)
+
+
+# --- the record
 
 
 def make_record(
     experiment: Experiment,
-    arms: Mapping[str, Small | Recipe],
+    arms: Mapping[str, Settings],
     results: Results,
     sweeps: Results,
     plan: Mapping[str, Any],
@@ -48,48 +122,44 @@ def make_record(
     }
     entries = []
     for arm in experiment.arms:
-        runs, settings = results[arm.name], settings_of(arm, arms[arm.name])
+        runs, own = results[arm.name], values[arm.name]
+        reached = [value for value in own[first] if value is not None]
+        complete = len(reached) == len(runs)  # without a value that was not reached, the mean would be too good
         entry = {
             "name": arm.name,
-            "settings": settings | ({"views": arm.tta} if arm.of or arm.tta != "center" else {}),
+            "settings": settings_of(arm, arms[arm.name]),
             "seeds": [run["seed"] for run in runs],
-            "values": values[arm.name][first],
-            **_mean_and_std(values[arm.name][first]),
-            "also": {name: values[arm.name][name] for name in others},
+            "values": own[first],
+            "mean": statistics.mean(reached) if complete else None,
+            "std": statistics.stdev(reached) if complete and len(reached) > 1 else None,
+            "also": {name: own[name] for name in others},
             "images_per_sec": round(max(run["images_per_sec"] for run in runs)),
         }
-        if arm.rates:
-            assert experiment.choose is not None
+        if points := sweeps.get(arm.name):
             entry["sweep"] = [
-                {
-                    "rate": point["rate"],
-                    "value": point["values"][experiment.choose.name],
-                    "epochs": point["epochs"],
-                    "training_error": point["training_error"],
-                }
-                for point in sweeps[arm.name]
+                {"rate": point["rate"], "value": point["values"][first]}
+                | {name: point[name] for name in ("epochs", "training_error")}
+                for point in points
             ]
         if experiment.chart != "values":
             entry["curves"] = [run["curve"] for run in runs]
         entries.append(entry)
 
-    seeds = len(entries[0]["seeds"])
-    rule = [
-        dataclasses.replace(comparison, limit=min(arms[comparison.better].epochs, arms[comparison.worse].epochs))
-        if comparison.limit == "end"
-        else comparison
-        for comparison in experiment.rule
-    ]
+    rule = list(experiment.rule)
+    for place, each in enumerate(rule):
+        if each.limit == "end":
+            end = min(arms[each.better].epochs, arms[each.worse].epochs)
+            rule[place] = dataclasses.replace(each, limit=end)
     verdict, findings = judge(rule, values)
-    scope = "at the paper's size" if plan["full"] else experiment.short
+    seeds, data = len(entries[0]["seeds"]), plan["data"]
     reason = "; ".join(finding.sentence for finding in findings)
-    reason += f". {plan['data']['name']}, {seeds} seed{'s' * (seeds != 1)}; {scope}."
-    if plan["data"]["spec"] == "digits":  # ten shapes of 8×8 pixels
+    scope = "at the paper's size" if plan["full"] else experiment.short
+    reason += f". {data['name']}, {seeds} seed{'s' * (seeds != 1)}; {scope}."
+    if data["spec"] == "digits":  # ten shapes of 8×8 pixels
         reason = f"Digits cannot settle a claim about photographs. By the rule: {verdict}. {reason}"
         verdict = "too few runs"
-    command = f"alexnet reproduce {experiment.file or experiment.name} --data {plan['data']['spec']}"
+    command = f"alexnet reproduce {experiment.file or experiment.name} --data {data['spec']}"
     command += " --full" * plan["full"] + (f" --seeds {seeds}" if seeds != experiment.seeds else "")
-    every = [run for runs in (*results.values(), *sweeps.values()) for run in runs]
     return {
         "kind": "reproduce",
         "experiment": experiment.name,
@@ -104,26 +174,18 @@ def make_record(
         "command": command,
         "full": plan["full"],
         **{name: plan[name] for name in ("data", "device", "precision", "hardware", "versions", "commit", "date")},
-        "seconds": round(sum(run["seconds"] for run in every), 1),
+        "seconds": round(sum(run["seconds"] for runs in (*results.values(), *sweeps.values()) for run in runs), 1),
     }
 
 
-def settings_of(arm: Arm, settings: Small | Recipe) -> dict[str, Any]:
-    """What decides the arm's runs besides the seed and the data, as JSON has it."""
-    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+def settings_of(arm: Arm, settings: Settings) -> dict[str, Any]:
+    """What decides the arm's values besides the seed and the data, as JSON has it."""
+    fields = dataclasses.asdict(settings)
     if arm.max_steps:
         fields["max_steps"] = arm.max_steps
-    return {name: value for name, value in fields.items() if name not in ("seed", "data")}
-
-
-def _mean_and_std(values: Sequence[float | None]) -> dict[str, float | None]:
-    """None if a value was not reached: the mean of the others would be too good."""
-    found = [value for value in values if value is not None]
-    complete = len(found) == len(values)
-    return {
-        "mean": statistics.mean(found) if found and complete else None,
-        "std": statistics.stdev(found) if len(found) > 1 and complete else None,
-    }
+    if arm.tta != "center":
+        fields["views"] = arm.tta
+    return {name: value for name, value in json.loads(json.dumps(fields)).items() if name not in ("seed", "data")}
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -146,11 +208,13 @@ def format_record(record: Mapping[str, Any], folder: Path) -> str:
 
 def spread(arm: Mapping[str, Any]) -> str:
     """``mean ± standard deviation (n)`` of an arm of a record; the values if there is no mean."""
-    values = arm["values"]
     if arm["mean"] is None:
-        return ", ".join("not reached" if value is None else f"{value:.2f}" for value in values)
+        return ", ".join("not reached" if value is None else f"{value:.2f}" for value in arm["values"])
     deviation = f" ± {arm['std']:.2f}" if arm["std"] is not None else ""
-    return f"{arm['mean']:.2f}{deviation} ({len(values)})"
+    return f"{arm['mean']:.2f}{deviation} ({len(arm['values'])})"
+
+
+# --- the picture
 
 
 def draw(record: Mapping[str, Any], path: Path) -> Path:
@@ -158,26 +222,22 @@ def draw(record: Mapping[str, Any], path: Path) -> Path:
     arms, title = record["arms"], f"{record['experiment']}: {record['verdict']}"
     if record["chart"] == "values":
         with canvas(8, 1.6 + 0.42 * len(arms)) as figure:
-            ax = figure.subplots()
+            ax, blue = figure.subplots(), COLOURS["train"]
             for place, arm in enumerate(arms):
                 found = [value for value in arm["values"] if value is not None]
-                ax.plot(found, [place] * len(found), "o", color=FIRST, alpha=0.55, markersize=6, markeredgewidth=0)
+                ax.plot(found, [place] * len(found), "o", color=blue, alpha=0.55, markersize=6, markeredgewidth=0)
                 if arm["mean"] is not None:
-                    ax.plot([arm["mean"]] * 2, [place - 0.28, place + 0.28], color=FIRST, linewidth=2)
+                    ax.plot([arm["mean"]] * 2, [place - 0.28, place + 0.28], color=blue, linewidth=2)
             ax.set_yticks(range(len(arms)), [arm["name"] for arm in arms])
-            ax.set_ylim(len(arms) - 0.5, -0.5)
-            ax.set_xlabel(f"{record['measure']}; a dot is a run, a bar the mean")
+            ax.set(ylim=(len(arms) - 0.5, -0.5), xlabel=f"{record['measure']}; a dot is a run, a bar the mean")
             ax.set_title(title)
             return save_png(figure, path)
     pairs = [arms[i : i + 2] for i in range(0, len(arms), 2)]
     columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
     with canvas(5.2 * columns, 0.8 + 3.4 * rows) as figure:
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for ax, pair in zip(axes, pairs, strict=False):
-            _draw_pair(ax, pair, losses=record["chart"] == "losses")
-        for ax in axes[len(pairs) :]:
-            ax.set_visible(False)
+        for place, pair in enumerate(pairs, start=1):
+            _draw_pair(figure.add_subplot(rows, columns, place), pair, losses=record["chart"] == "losses")
         figure.suptitle(title, x=0.012, ha="left", fontsize=13)
         return save_png(figure, path)
 
@@ -188,20 +248,19 @@ def _draw_pair(ax: Axes, pair: Sequence[Mapping[str, Any]], *, losses: bool) -> 
     shared = [word for word in words[0] if all(word in other for other in words)]  # the title; the rest are labels
     training, test = (1, 3) if losses else (2, 4)  # columns of a curve
     has_test = any(row[test] is not None for arm in pair for curve in arm["curves"] for row in curve)
-    for arm, own, colour, style in zip(pair, words, (FIRST, SECOND), ("-", (0, (5, 2))), strict=False):
+    styles = ((COLOURS["train"], "-"), (COLOURS["validation"], (0, (5, 2))))
+    for arm, own, (colour, style) in zip(pair, words, styles, strict=False):
         rate = arm["settings"].get("rate")
         label = ", ".join(word for word in own if word not in shared) + (f", rate {rate:g}" if rate else "")
         for column, split, width in ((training, "training", 1.5), (test, "test", 0.8)):
-            for number, curve in enumerate(arm["curves"]):
+            name = f"{label}: {split}" if has_test else label
+            for curve in arm["curves"]:
                 points = [(row[0], row[column]) for row in curve if row[column] is not None]
                 if points:
-                    ax.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=width, alpha=0.8,
-                            label=(f"{label}: {split}" if has_test else label) if number == 0 else None)  # fmt: skip
+                    ax.plot(*zip(*points, strict=True), color=colour, ls=style, lw=width, alpha=0.8, label=name)
+                    name = "_"  # one entry in the legend
         if not losses and arm["settings"].get("stop_at"):
-            ax.axhline(arm["settings"]["stop_at"], color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
-    ax.set_title(", ".join(shared))
-    ax.set_xlabel("epochs")
+            ax.axhline(arm["settings"]["stop_at"], color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (4, 3)))
+    ax.set(title=", ".join(shared), xlabel="epochs", xlim=(0, None), ylim=(0, None))
     ax.set_ylabel(("" if has_test else "training ") + ("cross-entropy (nats)" if losses else "error (%)"))
-    ax.set_ylim(bottom=0)
-    ax.set_xlim(left=0)
     ax.legend(frameon=False)

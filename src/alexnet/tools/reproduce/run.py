@@ -18,25 +18,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alexnet import system, train
 from alexnet.checkpoint import METRICS, load_model, lock_run_dir, parse_rows
 from alexnet.data import datasets
-from alexnet.data.datasets import Dataset, Images
+from alexnet.data.datasets import Dataset
 from alexnet.evaluate import evaluate
 from alexnet.recipes import FieldError, Recipe, Runtime
 from alexnet.tools.reproduce import small_networks
-from alexnet.tools.reproduce.experiments import Arm, Experiment, FinishedRun, Measure, Small, Stage
+from alexnet.tools.reproduce.experiments import Arm, Experiment, FinishedRun, Measure, Settings, Small, Stage
 from alexnet.tools.reproduce.record import draw, make_record, settings_of, write_json
 
 __all__ = ["ExperimentResult", "run_experiment"]
 
 PLAN, RESULT = "plan.json", "result.json"
 SWEEP_SEED = 1000  # not a seed of the comparison: a rate must not be chosen on the runs that it is judged by
-MAX_EXTENSIONS = 3  # rates that a sweep adds while the best one is at its end
 MAX_TRAIN_IMAGES = 5000  # to evaluate on
-CURVE = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc")
 
 
 @dataclass(frozen=True)
@@ -86,85 +82,27 @@ def run_experiment(
         reason = "holds no experiment to resume" if resume else "already exists, and can only be resumed"
         raise ValueError(f"{folder}: {reason}; choose a different folder")
     dataset = datasets.load(data, data_dir)
-    arms = {arm.name: experiment.settings(arm, full=full) for arm in experiment.arms}
+    arms = {arm.name: arm.settings(full=full) for arm in experiment.arms}
     for name, settings in arms.items():
         if isinstance(settings, Small):
             small_networks.check(settings, dataset)
         if settings.images and settings.images >= len(dataset.train):
             arms[name] = replace(settings, images=None)
     runtime = Runtime(data_dir=data_dir, tracker="none", device=device, quiet=quiet)  # type: ignore[arg-type]
-    results: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in experiment.arms}
-    sweeps: dict[str, list[dict[str, Any]]] = {}
-    seconds: list[float] = []
-    total = len(experiment.arms) * seeds + sum(len(arm.rates) for arm in experiment.arms)
-
-    def result_of(
-        arm: Arm, name: str, settings: Small | Recipe, seed: int, measures: Sequence[Measure]
-    ) -> dict[str, Any]:
-        """The result of a run: from its result.json, or after training it to its end."""
-        path = folder / arm.folder / name / RESULT
-        if path.is_file():
-            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            if stopped():
-                raise _StoppedError
-            left = sum(seconds) / max(1, len(seconds)) * (total - len(seconds)) / 60
-            rest = f", about {max(1, round(left))} min left" if seconds else ""
-            say(f"{experiment.name}: {arm.name}, {name}; run {len(seconds) + 1} of {total}{rest}")
-            began, run_folder = time.monotonic(), folder / experiment.trained_arm(arm).folder / name
-            run = _train(arm, settings, dataset, seed, runtime, run_folder)
-            if stopped():
-                raise _StoppedError
-            result = {
-                "seed": seed,
-                "values": {measure.name: _rounded(measure.of(run)) for measure in measures},
-                "epochs": run.rows[-1]["epoch"] if run.rows else 0,
-                "training_error": 100.0 if run.diverged else round(100 - run.rows[-1]["train_acc"], 3),
-                "curve": _curve(run, with_test=isinstance(settings, Recipe)),
-                "images_per_sec": max((row.get("images_per_sec") or 0.0 for row in run.rows), default=0.0),
-                "seconds": round(time.monotonic() - began, 1),
-            }
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, result)
-        seconds.append(result["seconds"])
-        return result
-
-    def sweep(arm: Arm, settings: Small, choose: Measure) -> None:
-        """Choose the arm's learning rate. While the best one is at an end of the sweep, add one beyond it."""
-        nonlocal total
-        points: dict[float, dict[str, Any]] = {}
-
-        def order(rate: float) -> tuple[float, float]:
-            value = points[rate]["values"][choose.name]
-            return (math.inf if value is None else value, points[rate]["training_error"])
-
-        rates = list(arm.rates)
-        while rates:
-            at = replace(settings, rate=rates.pop(0))
-            best = order(min(points, key=order))[0] if points else math.inf
-            if settings.stop_at is not None and best < settings.epochs:  # a later end than the best has lost the race
-                at = replace(at, stages=(Stage(math.ceil(best)),))
-            points[at.rate] = result_of(arm, f"rate-{at.rate:g}", at, SWEEP_SEED, [choose])
-            further = _beyond(sorted(points), min(points, key=order))
-            if not rates and further and len(points) < len(arm.rates) + MAX_EXTENSIONS:
-                rates, total = [further], total + 1
-        for other in experiment.arms:
-            if arm.name in (other.name, other.of):
-                arms[other.name] = replace(settings, rate=min(points, key=order))
-        sweeps[arm.name] = [{"rate": rate, **points[rate]} for rate in sorted(points)]
-
-    folder.mkdir(parents=True, exist_ok=True)
     with lock_run_dir(folder), train.signals() as stopped:
-        plan = _plan(folder, experiment, arms, dataset, system.pick_device(device), full=full)
+        total = len(arms) * seeds + sum(len(arm.rates) for arm in experiment.arms)
+        runs = _Runs(experiment, folder, dataset, runtime, say, stopped, total)
+        plan = runs.plan(arms, full=full)
+        sweeps, results = {}, {name: list[dict[str, Any]]() for name in arms}
         try:
             for arm in experiment.arms:
-                settings = arms[arm.name]
-                if arm.rates and experiment.choose and isinstance(settings, Small):
-                    sweep(arm, settings, experiment.choose)
+                if arm.rates:
+                    sweeps[arm.name] = runs.sweep(arm, arms[arm.name])  # type: ignore[arg-type]
+                    best = min(sweeps[arm.name], key=runs.order)["rate"]
+                    arms[arm.name] = replace(arms[arm.name], rate=best)  # type: ignore[call-arg]
             for seed in range(seeds):
                 for arm in experiment.arms:
-                    result = result_of(arm, f"seed-{seed}", arms[arm.name], seed, experiment.measures)
-                    results[arm.name].append(result)
+                    results[arm.name].append(runs.result(arm, f"seed-{seed}", arms[arm.name], seed))
         except _StoppedError:
             return ExperimentResult(folder, None, stopped())
         record = make_record(experiment, arms, results, sweeps, plan)
@@ -173,85 +111,133 @@ def run_experiment(
     return ExperimentResult(folder, record)
 
 
-def _plan(
-    folder: Path,
-    experiment: Experiment,
-    arms: Mapping[str, Small | Recipe],
-    dataset: Dataset,
-    device: torch.device,
-    *,
-    full: bool,
-) -> dict[str, Any]:
-    """What is to be done, written once. ValueError if the folder holds another plan."""
-    asked = {
-        "experiment": experiment.name,
-        "full": full,
-        "arms": {arm.name: settings_of(arm, arms[arm.name]) for arm in experiment.arms},
-        "views": {arm.name: [arm.of, arm.tta] for arm in experiment.arms},
-        "measures": [measure.name for measure in experiment.measures],
-        "rule": [dataclasses.asdict(comparison) for comparison in experiment.rule],
-        "device": device.type,
-        "precision": system.pick_precision("auto", device),
-        "data": {
-            "spec": dataset.spec if dataset.spec in ("cifar10", "digits") else "FOLDER",
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint(),
-            "train": len(dataset.train),
-            "test": len(dataset.val),
-        },
-    }
-    if (folder / PLAN).is_file():
-        plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        for name, value in json.loads(json.dumps(asked)).items():
-            if plan.get(name) != value:
-                raise ValueError(f"{folder}: the experiment was started with other {name}; choose a different folder")
+@dataclass
+class _Runs:
+    """The runs of an experiment: trained, or read if they are complete."""
+
+    experiment: Experiment
+    folder: Path
+    dataset: Dataset
+    runtime: Runtime
+    say: Callable[[str], None]
+    stopped: Callable[[], int | None]
+    total: int
+    done: int = 0
+
+    def plan(self, arms: Mapping[str, Settings], *, full: bool) -> dict[str, Any]:
+        """What is to be done, written once. ValueError if the folder holds another plan."""
+        path, device = self.folder / PLAN, system.pick_device(self.runtime.device)
+        dataset, experiment = self.dataset, self.experiment
+        asked = {
+            "experiment": experiment.name,
+            "full": full,
+            "arms": {arm.name: settings_of(arm, arms[arm.name]) for arm in experiment.arms},
+            "measures": [measure.name for measure in experiment.measures],
+            "rule": [dataclasses.asdict(comparison) for comparison in experiment.rule],
+            "device": device.type,
+            "precision": system.pick_precision("auto", device),
+            "data": {
+                "spec": dataset.spec if dataset.spec in ("cifar10", "digits") else "FOLDER",
+                "name": dataset.name,
+                "fingerprint": dataset.fingerprint(),
+                "train": len(dataset.train),
+                "test": len(dataset.val),
+            },
+        }
+        if path.is_file():
+            plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            for name, value in json.loads(json.dumps(asked)).items():
+                if plan.get(name) != value:
+                    raise ValueError(f"{path}: the experiment was started with other {name}; choose a different folder")
+            return plan
+        here = {"hardware": system.describe(device), "versions": system.versions(), "commit": system.git_commit()}
+        plan = asked | here | {"date": time.strftime("%Y-%m-%d")}
+        write_json(path, plan)
         return plan
-    plan = asked | {
-        "hardware": system.describe(device),
-        "versions": system.versions(),
-        "commit": system.git_commit(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    write_json(folder / PLAN, plan)
-    return plan
 
-
-def _train(
-    arm: Arm, settings: Small | Recipe, dataset: Dataset, seed: int, runtime: Runtime, folder: Path
-) -> FinishedRun:
-    """Train a run in ``folder``, resume it, or load it if it is complete."""
-    diverged, small = False, None
-    try:
-        if isinstance(settings, Small):
-            small = small_networks.train_small(settings, dataset, seed, runtime, folder)
+    def result(self, arm: Arm, name: str, settings: Settings, seed: int) -> dict[str, Any]:
+        """The result of a run: from its result.json, or after training it to its end."""
+        path = self.folder / arm.folder / name / RESULT
+        if path.is_file():
+            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         else:
-            own = replace(runtime, max_steps=arm.max_steps)
-            train.run(replace(settings, seed=seed), dataset, folder, runtime=own, resume=True)
-    except train.TrainingError:
-        diverged = True
-    rows = [row for _, row in parse_rows(folder / METRICS)] if (folder / METRICS).is_file() else []
+            if self.stopped():
+                raise _StoppedError
+            self.say(f"{self.experiment.name}: {arm.name}, {name}; run {self.done + 1} of {self.total}")
+            began, run_folder = time.monotonic(), self.folder / self.experiment.trained_arm(arm).folder / name
+            run = self._finished(arm, settings, seed, run_folder)
+            if self.stopped():
+                raise _StoppedError
+            measures = self.experiment.measures[: 1 if seed == SWEEP_SEED else None]
+            result = {
+                "seed": seed,
+                "values": {measure.name: _value(measure, run) for measure in measures},
+                "epochs": run.rows[-1]["epoch"] if run.rows else 0,
+                "training_error": 100.0 if run.diverged else round(100 - run.rows[-1]["train_acc"], 3),
+                "curve": _curve(run.rows, with_test=isinstance(settings, Recipe)),
+                "images_per_sec": max((row.get("images_per_sec") or 0.0 for row in run.rows), default=0.0),
+                "seconds": round(time.monotonic() - began, 1),
+            }
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, result)
+        self.done += 1
+        return result
 
-    @functools.cache
-    def evaluate_on(split: str) -> Mapping[str, float]:
-        if seed == SWEEP_SEED:
-            raise ValueError("choose must be a measure of the training rows; it must not evaluate the network")
-        if diverged:
-            return {"loss": math.nan, "top1": math.nan}
-        images = dataset.val if split == "test" else train_images()
-        if small:
-            return small_networks.evaluate_small(small, dataset, images, arm.tta, runtime.device)
-        return evaluate(load_model(folder), replace(dataset, val=images), arm.tta, device=runtime.device)
+    def order(self, result: Mapping[str, Any]) -> tuple[float, float]:
+        """By which the best result of a sweep is the lowest."""
+        value = result["values"][self.experiment.measures[0].name]
+        return math.inf if value is None else value, result["training_error"]
 
-    def train_images() -> Images:
+    def sweep(self, arm: Arm, settings: Small) -> list[dict[str, Any]]:
+        """The results of the arm's rates, sorted. A run that stops at an error is given as long as the best so far."""
+        points: list[dict[str, Any]] = []
+        for rate in arm.rates:
+            at = replace(settings, rate=rate)
+            best, _ = min(map(self.order, points), default=(math.inf, 0))
+            if settings.stop_at is not None and best < settings.epochs:
+                at = replace(at, stages=(Stage(math.ceil(best)),))
+            points.append({"rate": rate} | self.result(arm, f"rate-{rate:g}", at, SWEEP_SEED))
+        return sorted(points, key=lambda point: float(point["rate"]))
+
+    def _finished(self, arm: Arm, settings: Settings, seed: int, folder: Path) -> FinishedRun:
+        """A run in ``folder``, trained, resumed, or loaded if it is complete."""
+        dataset, device, small = self.dataset, self.runtime.device, None
         recipe = small_networks.recipe_of(settings, dataset, seed) if isinstance(settings, Small) else settings
-        images = dataset.prepare(recipe).train
-        return images.subset(range(0, len(images), -(-len(images) // MAX_TRAIN_IMAGES)))
+        diverged = False
+        try:
+            if isinstance(settings, Small):
+                small = small_networks.train_small(settings, dataset, seed, self.runtime, folder)
+            else:
+                runtime = replace(self.runtime, max_steps=arm.max_steps)
+                train.run(replace(recipe, seed=seed), dataset, folder, runtime=runtime, resume=True)
+        except train.TrainingError:
+            diverged = True
+        rows = [row for _, row in parse_rows(folder / METRICS)] if (folder / METRICS).is_file() else []
 
-    return FinishedRun(rows, evaluate_on, diverged)
+        @functools.cache
+        def evaluate_on(split: str) -> Mapping[str, float]:
+            if seed == SWEEP_SEED:
+                raise ValueError("rates must be chosen by a measure of the training rows, not of an evaluation")
+            if diverged:
+                return {"loss": math.nan, "top1": math.nan}
+            images = dataset.val
+            if split == "train":
+                images = dataset.prepare(recipe).train
+                images = images.subset(range(0, len(images), -(-len(images) // MAX_TRAIN_IMAGES)))
+            if small:
+                return small_networks.evaluate_small(small, dataset, images, arm.tta, device)
+            return evaluate(load_model(folder), replace(dataset, val=images), arm.tta, device=device)
+
+        return FinishedRun(rows, evaluate_on, diverged)
 
 
-def _curve(run: FinishedRun, *, with_test: bool) -> list[list[float | None]]:
-    """``CURVE`` of each row: losses in nats, accuracies as errors in percent, None where the row has none."""
+def _value(measure: Measure, run: FinishedRun) -> float | None:
+    value = measure.of(run)
+    return round(value, 4) if value is not None and math.isfinite(value) else None
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], *, with_test: bool) -> list[list[float | None]]:
+    """Epoch, training loss and error, test loss and error of each row: nats and percent, None if it has none."""
 
     def value(row: Mapping[str, Any], name: str) -> float | None:
         found: float | None = row.get(name)
@@ -259,16 +245,4 @@ def _curve(run: FinishedRun, *, with_test: bool) -> list[list[float | None]]:
             return None
         return round(100 - found if name.endswith("acc") else found, 3)
 
-    return [[value(row, name) for name in CURVE] for row in run.rows]
-
-
-def _beyond(rates: Sequence[float], best: float) -> float | None:
-    """The next rate beyond ``rates``, which ascend in equal ratios, if the best one is the first or the last."""
-    if len(rates) < 2 or rates[0] < best < rates[-1]:
-        return None
-    step = rates[1] / rates[0]
-    return float(f"{rates[-1] * step if best == rates[-1] else rates[0] / step:.2g}")
-
-
-def _rounded(value: float | None) -> float | None:
-    return round(value, 4) if value is not None and math.isfinite(value) else None
+    return [[value(row, name) for name in ("epoch", "train_loss", "train_acc", "val_loss", "val_acc")] for row in rows]

@@ -11,20 +11,20 @@ References:
 Weights are drawn from N(0, std), biases start at 0. Pools have stride 2, extend over the right and lower border, and
 count real pixels alone. Weights have the learning rate of the schedule, biases twice the initial one throughout.
 
-Differences from cuda-convnet: the images are shuffled in each epoch, where it cut them into batches once; the learning
-rate is outside the momentum, as in PyTorch, which matters only just after the rate changes.
+Differences from cuda-convnet: the images are shuffled in each epoch, where it cut them into batches once; all of them
+are trained on from the start, where it kept a fifth for its first stage's validation; the learning rate is outside the
+momentum, as in PyTorch, which matters only just after the rate changes.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -131,8 +131,9 @@ class SmallNetwork(nn.Sequential):
         check(settings, dataset)
         super().__init__()
         self.settings, self.input_size = settings, settings.crop
-        mean, std = _mean_image_and_std(dataset.train)
-        edge = (SIDE - settings.crop) // 2
+        found, edge = statistics(dataset.train), (SIDE - settings.crop) // 2
+        mean, std = (torch.from_numpy(each).float() for each in (found.mean_image, found.std))
+        mean = _resize(mean.permute(2, 0, 1)[None])[0]  # [3, 32, 32]
         self.register_buffer("mean", mean[:, edge : SIDE - edge, edge : SIDE - edge])
         self.register_buffer("std", std[:, None, None] if settings.init == "today" else torch.ones(()))
         channels, side = 3, int(settings.crop)
@@ -168,42 +169,29 @@ class SmallNetwork(nn.Sequential):
 
     @torch.no_grad()
     def _initialize(self) -> None:
+        """2012: the layer files'; today: He et al. 2015 for ReLU, Glorot and Bengio 2010 for tanh."""
         layers = list(self.weight_layers())
         for number, (layer, module) in enumerate(layers):
-            std = layer.std if self.settings.init == "2012" else _std_today(module, self.settings.neuron)
-            nn.init.normal_(module.weight, std=std)
+            std, weight = layer.std, module.weight
+            if self.settings.init == "today":
+                if isinstance(module, LocallyConnected):
+                    fan_in, fan_out = weight.shape[1], 9 * weight.shape[2]
+                else:
+                    fan_in, fan_out = weight[0].numel(), len(weight) * weight[0, 0].numel()
+                std = math.sqrt(2 / (fan_in if self.settings.neuron == "relu" else fan_in + fan_out))
+            nn.init.normal_(weight, std=std)
             nn.init.constant_(module.bias, self.settings.bias if 0 < number < len(layers) - 1 else 0.0)
 
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """For SGD: the weights of each layer with their decay and the rates of the schedule, and its biases."""
-        rates, epoch = [], 0
-        for stage in self.settings.stages:
-            rates.append((epoch, recipe.lr * stage.rate))
-            epoch += stage.epochs
-        groups: list[dict[str, Any]] = []
+        stages, groups = self.settings.stages, list[dict[str, Any]]()
+        starts = itertools.accumulate((stage.epochs for stage in stages), initial=0)
+        rates = [(epoch, recipe.lr * stage.rate) for epoch, stage in zip(starts, stages, strict=False)]
         for layer, module in self.weight_layers():
             decay = layer.decay * self.settings.decay
             groups.append({"params": [module.weight], "weight_decay": decay, "lr_steps": rates})
             groups.append({"params": [module.bias], "weight_decay": 0.0, "lr_steps": [(0, recipe.lr * recipe.bias_lr)]})
         return groups
-
-
-def _std_today(layer: Any, neuron: str) -> float:
-    """He et al. 2015 (√(2 / fan-in)) for ReLU, Glorot and Bengio 2010 (√(2 / (fan-in + fan-out))) for tanh."""
-    weight: Tensor = layer.weight
-    if isinstance(layer, LocallyConnected):
-        fan_in, fan_out = weight.shape[1], 9 * weight.shape[2]
-    else:
-        fan_in, fan_out = weight[0].numel(), len(weight) * weight[0, 0].numel()
-    return math.sqrt(2 / fan_in) if neuron == "relu" else math.sqrt(2 / (fan_in + fan_out))
-
-
-@functools.lru_cache(maxsize=1)
-def _mean_image_and_std(images: Images) -> tuple[Tensor, Tensor]:
-    """float32 ``[3, 32, 32]`` and ``[3]``, in pixel values of 0..255."""
-    found = statistics(images)
-    mean = torch.from_numpy(found.mean_image).float().permute(2, 0, 1)
-    return _resize(mean[None])[0], torch.from_numpy(found.std).float()
 
 
 def _resize(images: Tensor) -> Tensor:
@@ -223,15 +211,15 @@ class SmallLoader:
     kind = "resident"
 
     def __init__(self, dataset: Dataset, settings: Small, seed: int, device: torch.device) -> None:
-        self.settings, self.seed, self.device = settings, seed, device
+        self.crop, self.seed, self.device = settings.crop, seed, device
         self.mirror = dataset.flip and settings.crop < SIDE
         self.pixels, self.labels = _load(dataset.train, device)
         self.steps_per_epoch = -(-len(self.labels) // BATCH)
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from number ``start`` on: float32 ``[B, 3, crop, crop]`` of 0..255, and labels."""
-        count, crop = len(self.labels), self.settings.crop
-        order = self._order(epoch).to(self.device)
+        count, crop = len(self.labels), self.crop
+        order = epoch_order(count, self.seed, epoch).to(self.device)
         # other random numbers than those of the order
         random = torch.Generator().manual_seed((1 << 32) + self.seed * 100_003 + epoch)
         offsets = torch.randint(SIDE - crop + 1, (2, count), generator=random).to(self.device)
@@ -244,31 +232,12 @@ class SmallLoader:
             images = self.pixels[index[:, None, None], rows[:, :, None], columns[:, None, :]]
             yield images.permute(0, 3, 1, 2).float(), self.labels[index]
 
-    def _order(self, epoch: int) -> Tensor:
-        """The images of an epoch, as many as the whole data set has: a part of it is passed over more often."""
-        count, begin = len(self.labels), 0
-        for stage in self.settings.stages:
-            if epoch < begin + stage.epochs:
-                break
-            begin += stage.epochs
-        part = torch.from_numpy(_stratified(self.labels.cpu().numpy(), stage.part))
-        first = (epoch - begin) * count  # of this epoch among all images of the stage
-        passes = range(first // len(part), -(-(first + count) // len(part)))
-        stream = torch.cat([part[epoch_order(len(part), self.seed, begin + each)] for each in passes])
-        return stream[first - passes.start * len(part) :][:count]
-
     def eval(self, images: Images, tta: str) -> Iterator[Batch]:
         """As ``eval_batches``."""
-        return eval_batches(images, self.settings.crop, tta, self.device)
+        return eval_batches(images, self.crop, tta, self.device)
 
     def close(self) -> None:
         """Nothing runs beside this process."""
-
-
-def _stratified(labels: np.ndarray, part: float) -> np.ndarray:
-    """Places of the first ``part`` of each class, in order."""
-    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    return np.sort(np.concatenate([places[: math.ceil(part * len(places))] for places in classes]))
 
 
 def _load(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
