@@ -17,7 +17,7 @@ from torch import nn
 
 from alexnet import load_model
 from alexnet.checkpoint import save_weights
-from alexnet.data.normalization import Normalization, Normalize, encode_mean_image
+from alexnet.data.normalization import Normalization, encode_mean_image, normalized
 from alexnet.model import INITS, VARIANTS, AlexNet_2012, ModelInfo
 from alexnet.system import can_compile
 
@@ -503,7 +503,8 @@ def test_mutated_model_info_is_refused_or_usable(where, value, change):
         refused(text)
         return
     assert ModelInfo.from_json(read.to_json()).normalization == read.normalization
-    assert torch.isfinite(Normalize(read.normalization, 224)(torch.zeros(3, 224, 224, dtype=torch.uint8))).all()
+    black = np.zeros((224, 224, 3), np.uint8)
+    assert torch.isfinite(normalized([black], read.normalization, torch.device("cpu"))).all()
     on_meta(read.num_classes, read.variant, width_mult=read.width_mult, dropout=read.dropout)
 
 

@@ -289,32 +289,6 @@ def test_names_that_look_the_same_are_one_class(tmp_path):
     assert load(str(tmp_path)).train.labels.tolist() == [0] * 6 + [1] * 3
 
 
-def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
-    spec, real = image_folder(tmp_path), os.scandir
-    hidden = tmp_path / "train" / "cat" / "more"
-    hidden.mkdir()
-
-    def scandir(path):
-        if str(path) == str(hidden):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(PermissionError, match="more"):
-        load(spec)
-
-
-@pytest.mark.parametrize(("name", "content", "word"), [
-    ("1.png", b"\x89PNG\r\n\x1a\n", "1.png"), ("3.heic", bytes(100), "HEIC"), ("1.png", LFS_POINTER, "git lfs pull"),
-])  # fmt: skip
-def test_a_file_that_is_no_image_is_named(tmp_path, name, content, word):
-    spec, path = image_folder(tmp_path), tmp_path / "train" / "dog" / name
-    path.write_bytes(content)
-    with pytest.raises(ImageError, match=word) as caught:
-        load(spec).train.array()
-    assert str(caught.value).startswith(f"{path}: ")
-
-
 def test_useless_folders_are_refused(tmp_path):
     assert "train-*.parquet" in refusal(tmp_path)
     spec = image_folder(tmp_path / "x", ("train",), ("cat", "elk"))

@@ -375,10 +375,9 @@ def _checked(dataset: Dataset) -> Dataset:
     if count < 2:
         raise _refused(dataset.spec, f"only one class, '{dataset.classes[0]}'; at least two are needed")
     for images in splits.values():
-        outside = np.flatnonzero((images.labels < 0) | (images.labels >= count))
-        if len(outside):
-            first = int(outside[0])
-            raise _refused(dataset.spec, f"{images.name(first)}: label {images.labels[first]} is not in 0..{count - 1}")
+        for index in np.flatnonzero((images.labels < 0) | (images.labels >= count))[:1]:
+            reason = f"{images.name(index)}: label {images.labels[index]} is not in 0..{count - 1}"
+            raise _refused(dataset.spec, reason)
     empty = np.flatnonzero(np.bincount(dataset.train.labels, minlength=count) == 0)
     if len(empty):
         raise _refused(dataset.spec, f"no training image of {_some([dataset.classes[i] for i in empty])}")

@@ -261,9 +261,6 @@ class SmallLoader:
         """As ``eval_batches``."""
         return eval_batches(images, self.settings.crop, tta, self.device)
 
-    def close(self) -> None:
-        """Nothing runs beside this process."""
-
 
 def _stratified(labels: np.ndarray, part: float) -> np.ndarray:
     """Places of the first ``part`` of each class, in order."""
