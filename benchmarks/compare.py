@@ -246,7 +246,6 @@ def measure_ours(
             "matrix_rate": matrix_rate(device),
         }
         pipe.send(figures)
-    loader.close()
 
 
 def copy_rate(device: torch.device) -> float:

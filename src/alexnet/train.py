@@ -383,7 +383,6 @@ def run(
         return Result(folder, final, best, stopped_by)
 
     with contextlib.ExitStack() as stack:
-        stack.callback(loader.close)
         stack.enter_context(_lost_process(world))
         if is_main:
             stack.enter_context(checkpoint.lock_run_dir(folder))

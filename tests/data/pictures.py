@@ -27,8 +27,9 @@ def png(array: np.ndarray) -> bytes:
 
 
 def write_parquet(path, labels, features=None, image="img", label="label", kind=None, rows=None, **more):
-    """A Parquet file with one grey PNG a label, or with the rows given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A Parquet file (a path or a file object) with one grey PNG a label, or with the rows given."""
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if rows is None:
         rows = [{"bytes": png(np.full((4, 4, 3), i, np.uint8)), "path": f"{i}.png"} for i in range(len(labels))]
     table = pa.table({image: pa.array(rows, STRUCT), label: pa.array(labels, kind or pa.int64()), **more})

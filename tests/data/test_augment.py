@@ -1,7 +1,5 @@
 """Augmentations and the cutting of boxes: against torchvision, and by hand."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from alexnet import recipes
-from alexnet.data.augment import AUGMENTATIONS, BoxCrops, Boxes, Draws, augmentation, cut_box
+from alexnet.data.augment import AUGMENTATIONS, BoxCrops, Boxes, Draws, cut_box
 from alexnet.data.datasets import Images, Pixels
 from alexnet.data.normalization import IMAGENET, Normalization, statistics
 
@@ -77,14 +75,12 @@ def test_boxes_have_torchvisions_distribution(name, theirs) -> None:
     keys = ("top", "left", "height", "width")
     other = {key: np.array([d.get(key, 224) for d in drawn], dtype=float) for key in keys}
     ours = {key: getattr(found, key).double().numpy() for key in keys}
-    for what in (lambda b: b["height"] * b["width"], lambda b: b["width"] / b["height"], *map(_part, ("top", "left"))):
+    for what in (
+        lambda b: b["height"] * b["width"], lambda b: b["width"] / b["height"], lambda b: b["top"], lambda b: b["left"],
+    ):  # fmt: skip
         assert ks_2samp(what(ours), what(other)).pvalue > 0.01
     assert (ours["top"] + ours["height"]).max() <= 256
     assert abs(found.mirrored.double().mean() - 0.5) < 0.03
-
-
-def _part(key):
-    return lambda boxes: boxes[key]
 
 
 def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
@@ -130,15 +126,3 @@ def test_draws_depend_on_seed_epoch_and_place_alone() -> None:
         assert torch.equal(part, every[3:12:2])
     for other in (of(epoch=1), of(seed=1)):
         assert not torch.equal(whole[0], other[0])
-
-
-def test_a_new_augmentation_is_one_function(monkeypatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("alexnet.data.augment.AUGMENTATIONS", AUGMENTATIONS)
-
-        @augmentation("box")
-        def upside_down(boxes: Boxes, draws: Draws) -> Boxes:
-            return dataclasses.replace(boxes, top=boxes.top * 0)
-
-        assert boxes("upside_down").top.tolist() == [0] * 16
-        del AUGMENTATIONS["upside_down"]

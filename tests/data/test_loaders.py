@@ -10,7 +10,7 @@ from PIL import Image
 
 from alexnet import recipes
 from alexnet.data import datasets, loaders
-from alexnet.data.augment import AUGMENTATIONS
+from alexnet.data.augment import AUGMENTATIONS, augmentation
 from alexnet.data.datasets import Dataset, Images, Pixels
 from alexnet.data.images import ImageError
 from alexnet.data.loaders import Loader, Shard, eval_batches
@@ -52,7 +52,6 @@ def test_an_epoch_is_every_image_once(digits: Dataset, loader: str) -> None:
     labels = torch.cat([labels for _, labels in batches])
     assert labels.bincount().tolist() == np.bincount(digits.train.labels).tolist()
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
-    opened.close()
 
 
 def test_both_paths_give_the_same_images(slopes: Dataset) -> None:
@@ -118,10 +117,13 @@ def test_digits_are_never_mirrored(digits: Dataset) -> None:
         assert torch.equal(ours, plain)
 
 
-def test_an_augmentation_of_ones_own(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet.data.augment import Augmentation
+def test_a_new_augmentation_is_one_function(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(AUGMENTATIONS, "darker", raising=False)  # registers its removal after the test
 
-    monkeypatch.setitem(AUGMENTATIONS, "darker", Augmentation("crop", lambda images, draws: images - 5))
+    @augmentation("crop")
+    def darker(images, draws):
+        return images - 5
+
     (ours, _), (plain, _) = (next(open_(digits, augment=names).train(0)) for names in (("darker",), ()))
     assert torch.allclose(ours, plain - 5)
 

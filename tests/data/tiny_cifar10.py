@@ -1,11 +1,13 @@
 """A CIFAR-10 of a few rows, in the formats of the real one, for the tests that find and download it."""
 
 import hashlib
-import json
+import io
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import png, write_parquet
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 ROWS = 20  # a batch; every class twice
@@ -20,39 +22,15 @@ def pixels(batch: int) -> np.ndarray:
     return np.random.default_rng(batch).integers(0, 256, (ROWS, 32, 32, 3), dtype=np.uint8)
 
 
-def _text(value: bytes) -> bytes:
-    """A byte string as Python 2 pickled it."""
-    return b"T" + len(value).to_bytes(4, "little") + value
-
-
-def _number(value: int) -> bytes:
-    return b"J" + value.to_bytes(4, "little", signed=True)
-
-
-def python2_pickle(content: dict[str, object]) -> bytes:
-    """A dictionary of lists and of one array, pickled the way the real batches are: by Python 2 and NumPy of 2009."""
-    out = b"\x80\x02}("
-    for key, value in content.items():
-        out += _text(key.encode())
-        if isinstance(value, np.ndarray):
-            out += b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + _number(0) + b"\x85" + _text(b"b")
-            out += b"\x87R(" + _number(1) + _number(value.shape[0]) + _number(value.shape[1]) + b"\x86cnumpy\ndtype\n"
-            out += _text(b"u1") + _number(0) + _number(1) + b"\x87R(" + _number(3) + _text(b"|") + b"NNN"
-            out += _number(-1) + _number(-1) + _number(0) + b"tb\x89" + _text(value.tobytes()) + b"tb"
-        else:
-            items = [_text(item.encode()) if isinstance(item, str) else _number(int(item)) for item in value]
-            out += b"](" + b"".join(items) + b"e"
-    return out + b"u."
-
-
 def batches() -> dict[str, bytes]:
     """The files of `cifar-10-batches-py`: five training batches, the test batch (number 6), the class names."""
     names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
-    files = {
-        name: python2_pickle({"data": pixels(n).transpose(0, 3, 1, 2).reshape(ROWS, -1), "labels": list(labels(n))})
+    files: dict[str, object] = {
+        name: {"data": pixels(n).transpose(0, 3, 1, 2).reshape(ROWS, -1), "labels": labels(n).tolist()}
         for n, name in enumerate(names, 1)
     }
-    return {**files, "batches.meta": python2_pickle({"label_names": CLASSES})}
+    files["batches.meta"] = {"label_names": CLASSES}
+    return {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
 
 
 def use_md5_of(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,25 +55,9 @@ def write_batches(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def parquet(split: str) -> bytes:
     """One file of the hub's copy: PNG images and labels, with the hub's schema."""
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    numbers = range(1, 6) if split == "train" else range(6, 7)
-    rows, marks = [], []
-    for n in numbers:
-        for array in pixels(n):
-            out = io.BytesIO()
-            Image.fromarray(array).save(out, "PNG")
-            rows.append({"bytes": out.getvalue(), "path": None})
-        marks += labels(n).tolist()
+    numbers = range(1, 6) if split == "train" else [6]
+    rows = [{"bytes": png(array), "path": None} for n in numbers for array in pixels(n)]
     features = {"img": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
-    schema = pa.schema(
-        [("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )
-    out = io.BytesIO()
-    pq.write_table(pa.table({"img": rows, "label": marks}, schema=schema), out)
-    return out.getvalue()
+    file = io.BytesIO()
+    write_parquet(file, np.concatenate([labels(n) for n in numbers]), features, rows=rows)
+    return file.getvalue()

@@ -35,13 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 Stage = Literal["box", "color", "crop"]
-STREAMS = {
-    "order": 0,
-    "box": 1,
-    "color": 3,
-    "crop": 4,
-    "mirror": 5,
-}  # of random numbers, each independent of the others
+STREAMS = {"order": 0, "box": 1, "color": 3, "crop": 4, "mirror": 5}  # of independent random numbers
 MIRRORS = ("flip", "alternating_flip")  # left out where a mirrored image is of no class, as of digits
 
 
@@ -140,10 +134,9 @@ def random_resized_crop(boxes: Boxes, draws: Draws) -> Boxes:
 
     Ten tries of an area and a log-uniform ratio; the first that fits is placed uniformly. Where none fits, the whole.
     """
-    scale, ratio = (0.8, 1.0), (3 / 4, 4 / 3)
     uniform = draws.rand(10, 2, dtype=torch.float64)
-    area = RESIZE * RESIZE * (scale[0] + (scale[1] - scale[0]) * uniform[..., 0])
-    low, high = math.log(ratio[0]), math.log(ratio[1])
+    area = RESIZE * RESIZE * (0.8 + (1.0 - 0.8) * uniform[..., 0])
+    low, high = math.log(3 / 4), math.log(4 / 3)
     aspect = torch.exp(low + (high - low) * uniform[..., 1])
     width = torch.round(torch.sqrt(area * aspect)).long()
     height = torch.round(torch.sqrt(area / aspect)).long()
@@ -210,9 +203,8 @@ def _pca_color(images: Tensor, draws: Draws, scale: Callable[[np.ndarray], np.nd
 def cutout(images: Tensor, draws: Draws, side: int = 64) -> Tensor:
     """Set a square of 64 pixels to the mean, which is 0; its centre lies anywhere (DeVries and Taylor 2017)."""
     pixels = torch.arange(images.shape[-1])
-    inside = ((pixels - (draws.rand(2, 1) * len(pixels)).long() + side // 2) // side == 0).to(
-        images.device
-    )  # [B, 2, S]
+    centre = (draws.rand(2, 1) * len(pixels)).long()
+    inside = ((pixels - centre + side // 2) // side == 0).to(images.device)  # [B, 2, S]
     return images.masked_fill((inside[:, 0, :, None] & inside[:, 1, None])[:, None], 0.0)
 
 

@@ -7,6 +7,7 @@ names. Whatever is wrong with the data as a whole is refused here, before any wo
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -15,8 +16,9 @@ import socket
 import sys
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,18 +36,16 @@ __all__ = ["Dataset", "Files", "ImageError", "Images", "Pixels", "describe", "ho
 ALLOWED = "cifar10, digits, a folder, or hf:NAME"
 HELD_OUT_SEED = 0
 ARRAY_LIMIT = 2 << 30  # bytes that `Images.array` may fill
-READ_WHOLE, READ_OF_MORE = 1 << 30, 1000  # `fingerprint` reads so many bytes of a split whole, of more so many images
+READ_WHOLE, READ_OF_MORE = 1 << 30, 1000  # `fingerprint` reads all images up to so many bytes, else so many images
 MAPPED_FROM = 1 << 30  # bytes of a split's Parquet files above which they are mapped, not read into memory
 DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
 # Validation before test: what steers a training run should not be what it is judged by in the end.
 VAL_SPLITS = {"validation": "val", "val": "val", "valid": "val", "test": "test"}
 
 
-# Splits
-
-
-# Where the images of a split are kept until somebody asks for one, in rows numbered from 0. ``listing(rows)`` gives,
-# without reading an image, the number of bytes of each, int64 [N], and the files' names.
+# Where the images of a split are stored, in rows numbered from 0. ``read(row)`` gives an image as it is stored (pixels,
+# or the content or path of an image file) and its name; ``listing(rows)`` gives, without reading images, the number of
+# bytes of each, int64 [N], and the files' names.
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +55,8 @@ class Pixels:
     array: np.ndarray
     title: str
 
-    def name(self, row: int) -> str:
-        return f"{self.title} row {row}"
-
-    def image(self, row: int) -> Image.Image:
-        return Image.fromarray(self.array[row])
-
-    def encoded(self, row: int) -> bytes:
-        return bytes(self.array[row].tobytes())
+    def read(self, row: int) -> tuple[np.ndarray, str]:
+        return self.array[row], f"{self.title} row {row}"
 
     def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
         return np.full(len(rows), self.array[0].nbytes), b""
@@ -75,14 +69,8 @@ class Files:
     paths: Sequence[str]
     folder: str = ""
 
-    def name(self, row: int) -> str:
-        return self.paths[row]
-
-    def image(self, row: int) -> Image.Image:
-        return open_image(self.paths[row])
-
-    def encoded(self, row: int) -> bytes:
-        return Path(self.paths[row]).read_bytes()
+    def read(self, row: int) -> tuple[str, str]:
+        return self.paths[row], self.paths[row]
 
     def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
         paths = [self.paths[row] for row in rows]
@@ -94,24 +82,26 @@ class Files:
 class Table:
     """Image files in an Arrow column of structs {bytes, path}, as Parquet on the Hugging Face hub has them.
 
-    ``starts`` are the first rows of the files that the column was read from, ``titles`` these files' names. A row
-    without bytes points to a file, relative to ``folder``.
+    ``parts`` are the first row and the name of each file that the column was read from. A row without bytes points to a
+    file, which must lie in one of ``folders``: the author of a data set must not choose any file of this disk.
     """
 
     column: pa.ChunkedArray
-    starts: Sequence[int]
-    titles: Sequence[str]
+    parts: Sequence[tuple[int, str]]
     folders: Sequence[str]
 
-    def name(self, row: int) -> str:
-        return self._read(row)[1]
-
-    def image(self, row: int) -> Image.Image:
-        return open_image(*self._read(row))
-
-    def encoded(self, row: int) -> bytes:
-        source, _ = self._read(row)
-        return source if isinstance(source, bytes) else source.read_bytes()
+    def read(self, row: int) -> tuple[bytes | str, str]:
+        value = self.column[row].as_py() or {}
+        content, path = value.get("bytes"), value.get("path")
+        first, title = self.parts[bisect_right(self.parts, row, key=lambda part: part[0]) - 1]
+        name = f"{title} row {row - first}" + (f" ({path})" if path else "")
+        if content is not None or not path:
+            return content or b"", name
+        for folder in self.folders:
+            file = Path(folder, path).resolve()
+            if file.is_relative_to(Path(folder).resolve()):
+                return str(file), name
+        raise ImageError(f"{name}: the row points to a file outside the data set")
 
     def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
         import pyarrow as pa
@@ -120,24 +110,14 @@ class Table:
         contents = pc.struct_field(self.column, [self.column.type.get_field_index("bytes")])
         sizes = pc.fill_null(pc.binary_length(contents.cast(pa.large_binary())), -1).to_numpy().astype(np.int64)[rows]
         for place in np.flatnonzero(sizes < 0):
-            sizes[place] = len(self.encoded(int(rows[place])))
+            sizes[place] = len(_content(self.read(int(rows[place]))[0]))
         return sizes, b""
 
-    def _read(self, row: int) -> tuple[bytes | Path, str]:
-        """The content of a row, or the path of its file, and the row's name.
 
-        The file must lie in one of ``folders``: the author of a data set must not choose any file of this disk.
-        """
-        value, part = self.column[row].as_py() or {}, bisect_right(self.starts, row) - 1
-        content, path = value.get("bytes"), value.get("path")
-        name = f"{self.titles[part]} row {row - self.starts[part]}" + (f" ({path})" if path else "")
-        if content is not None or not path:
-            return content or b"", name
-        for folder in self.folders:
-            file = Path(folder, path).resolve()
-            if file.is_relative_to(Path(folder).resolve()):
-                return file, name
-        raise ImageError(f"{name}: the row points to a file outside the data set")
+def _content(source: np.ndarray | bytes | str) -> bytes:
+    if isinstance(source, np.ndarray):
+        return source.tobytes()
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,54 +128,50 @@ class Images:
     store: Pixels | Files | Table = field(repr=False)
     rows: np.ndarray | None = field(default=None, repr=False)
     """int64 ``[N]``: the store's rows; all of them if None."""
-    _whole: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False)  # of the store, once decoded
-    _own: dict[str, np.ndarray | None] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def _row(self, index: int) -> int:
+    def _read(self, index: int) -> tuple[np.ndarray | bytes | str, str]:
         index = range(len(self))[index]  # raises IndexError, and counts negative ones from the end
-        return index if self.rows is None else int(self.rows[index])
+        return self.store.read(index if self.rows is None else int(self.rows[index]))
 
     def name(self, index: int) -> str:
         """The file path, or the file and row, of image ``index``."""
-        return self.store.name(self._row(index))
+        return self._read(index)[1]
 
     def image(self, index: int) -> Image.Image:
         """Image ``index`` as RGB. Raises ``ImageError``, which names the path or row."""
-        return self.store.image(self._row(index))
+        source, name = self._read(index)
+        return Image.fromarray(source) if isinstance(source, np.ndarray) else open_image(source, name)
 
     def encoded(self, index: int) -> bytes:
-        """Image ``index`` as it is kept: the bytes of its file, or its pixels."""
-        return self.store.encoded(self._row(index))
+        """Image ``index`` as it is stored: the bytes of its file, or its pixels."""
+        return _content(self._read(index)[0])
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Images:
         """The images at ``indices``, in that order. Nothing is copied but the labels."""
         chosen = np.arange(len(self))[np.asarray(indices)] if len(indices) else np.zeros(0, np.int64)
         rows = chosen if self.rows is None else self.rows[chosen]
-        return Images(self.labels[chosen], self.store, rows, self._whole)
+        return Images(self.labels[chosen], self.store, rows)
 
     def array(self) -> np.ndarray | None:
         """All images as one uint8 array ``[N, H, W, 3]``, or None if their sizes differ or it would pass 2 GB.
 
         The array is kept, so a second call costs nothing. Raises ``ImageError`` on the first damaged image.
         """
+        return self._array
+
+    @functools.cached_property
+    def _array(self) -> np.ndarray | None:
         if not len(self):
             return None
         width, height = self.image(0).size
         if len(self) * height * width * 3 > ARRAY_LIMIT:
             return None
-        cache = self._whole if self.rows is None else self._own
-        if "array" not in cache:
-            cache["array"] = self._decode(height, width)
-        return cache["array"]
-
-    def _decode(self, height: int, width: int) -> np.ndarray | None:
-        whole = self.store.array if isinstance(self.store, Pixels) else self._whole.get("array")
-        if whole is not None:
-            return whole if self.rows is None else whole[self.rows]
-        # In one thread: decoding a small image is mostly Python, and threads only fight over the interpreter's lock
+        if isinstance(self.store, Pixels):
+            return self.store.array if self.rows is None else self.store.array[self.rows]
+        # In one thread: decoding a small image is mostly Python, and threads only compete for the interpreter's lock
         # (measured on CIFAR-10's JPEGs: 2.1 s in one thread, 3.6 s in two).
         out = np.empty((len(self), height, width, 3), np.uint8)
         for index in range(len(self)):
@@ -207,14 +183,14 @@ class Images:
 
     def fingerprint(self) -> bytes:
         """A digest of the labels and the images, in their order; see ``Dataset.fingerprint``."""
-        rows = np.arange(len(self)) if self.rows is None else self.rows
-        sizes, names = self.store.listing(rows)
+        sizes, names = self.store.listing(np.arange(len(self)) if self.rows is None else self.rows)
         digest = hashlib.sha256(names)
         digest.update(self.labels.astype("<i8").tobytes() + sizes.astype("<i8").tobytes())
+        indices = np.arange(len(self))
         if sizes.sum() > READ_WHOLE:
-            rows = rows[np.linspace(0, len(rows) - 1, min(READ_OF_MORE, len(rows))).astype(int)]
-        for row in rows.tolist():
-            digest.update(self.store.encoded(row))
+            indices = np.linspace(0, len(self) - 1, min(READ_OF_MORE, len(self))).astype(int)
+        for index in indices.tolist():
+            digest.update(self.encoded(index))
         return digest.digest()
 
 
@@ -291,13 +267,11 @@ class Dataset:
             raise FieldError(name, f"less than {len(self.train):,}, the training images of {self.name}", count)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that say which images these are, wherever they lie.
+        """16 hexadecimal digits that identify these images, wherever they are stored.
 
-        It changes with the names and order of the classes, and in each split with the order of the images, a label, the
-        size of an image's file, its name (in a folder of image files, relative to the split), and with its content: of
-        all images where a split has 1 GB of them at most, else of 1,000 at equal distances. The content is what is
-        kept, not the decoded pixels, so that two versions of a decoder agree; and so CIFAR-10 as Parquet is not
-        CIFAR-10 as batches.
+        They depend on the classes, and in each split on the labels, the order of the images, the sizes and names of
+        image files (relative to the split) and their content: of all images, or of 1,000 at equal distances if a split
+        has more than 1 GB. The content is not decoded, so versions of a decoder agree.
 
         Raises:
             ImageError: a row of a Parquet file holds no image.
@@ -322,63 +296,71 @@ def load(spec: str, data_dir: str | Path = "data") -> Dataset:
         ValueError: an unknown spec, or data that cannot be used as they are; one line.
         ConnectionError: ``cifar10`` is not on disk and could not be downloaded; one line.
     """
-    if spec == "cifar10":
-        return _checked(_cifar10(_expanded("data_dir", data_dir)))
-    return _checked(_hugging_face(spec) if spec.startswith("hf:") else _without_network(spec))
+    return _checked(_open(spec, data_dir, download=True))
 
 
 def describe(spec: str, data_dir: str | Path = "data") -> dict[str, Any]:
-    """What is on disk for ``spec``: {"spec", "found", "where", "how"}. Downloads nothing; ``how`` says what is wrong.
+    """What is on disk for ``spec``: {"spec", "found", "where", "how"}. Downloads nothing.
 
-    ``found`` is whether it can be loaded as it is, ``where`` the path or None, ``how`` one line for people.
+    ``found`` is whether it can be loaded, ``where`` the path or None, ``how`` one line for people.
     """
-    where, dataset = None, None
     try:
-        if spec == "cifar10":
-            data_dir = _expanded("data_dir", data_dir)
-            how = f"not in '{data_dir}': downloaded when it is used (about 150 MB)"
-            if found := _cifar10_on_disk(data_dir):
-                dataset, where = found[0], str(found[1])
-        elif spec.startswith("hf:"):
-            how = "the datasets library takes it from its cache, or downloads it, when it is used"
-        else:
-            dataset = _without_network(spec)
-            where = "in scikit-learn" if spec == "digits" else spec
-        if dataset:
-            _checked(dataset)
-            counts = f"{len(dataset.train):,} training images, {len(dataset.val):,} in {dataset.val_split}"
-            counts += f", {len(dataset.test):,} in test" if dataset.test else ""
-            how = f"{dataset.name}: {len(dataset.classes)} classes, {counts}"
+        dataset = _checked(_open(spec, data_dir, download=False))
     except (ValueError, OSError) as error:
-        dataset, where, how = None, None, str(error)
-    return {"spec": spec, "found": dataset is not None, "where": where, "how": how}
+        return {"spec": spec, "found": False, "where": None, "how": str(error)}
+    counts = f"{len(dataset.train):,} training images, {len(dataset.val):,} in {dataset.val_split}"
+    counts += f", {len(dataset.test):,} in test" if dataset.test else ""
+    how = f"{dataset.name}: {len(dataset.classes)} classes, {counts}"
+    where = {"digits": "in scikit-learn", "cifar10": str(data_dir)}.get(spec, spec)
+    return {"spec": spec, "found": True, "where": where, "how": how}
 
 
-def _expanded(name: str, path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{name} {str(path)!r}: there is no such user, or the user has no home") from None
-
-
-def _without_network(spec: str) -> Dataset:
+def _open(spec: str, data_dir: str | Path, *, download: bool) -> Dataset:
+    path = data_dir if spec == "cifar10" else spec
+    folder = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises an error for an unknown user)
     if spec == "digits":
         return _digits()
-    folder = _expanded("data", spec)
+    if spec == "cifar10":
+        return _cifar10(folder, download)
+    if spec.startswith("hf:"):
+        if not download:
+            raise ValueError("the datasets library takes it from its cache, or downloads it, when it is used")
+        return _hugging_face(spec)
     if spec and folder.is_dir():
-        for name in ("", "data", "plain_text"):
-            if any((folder / name).glob("train-*.parquet")):
-                return _parquet_folder(spec, folder, folder / name)
+        for files in (folder, folder / "data", folder / "plain_text"):
+            if any(files.glob("train-*.parquet")):
+                return _parquet_folder(spec, folder, files)
         if (folder / "train").is_dir():
             return _image_folder(spec, folder)
         raise _refused(spec, "neither train-*.parquet (there, in data/ or in plain_text/) nor train/CLASS/*.jpg found")
-    if folder.is_file():
-        raise _refused(spec, "a file")
-    raise _refused(spec, f"no such data set or folder{suggest(spec.lower(), ('cifar10', 'digits'))}")
+    reason = "a file" if folder.is_file() else "no such data set or folder"
+    raise _refused(spec, reason + suggest(spec.lower(), ("cifar10", "digits")))
 
 
 def _refused(spec: str, reason: str) -> FieldError:
     return FieldError("data", ALLOWED, spec, f" ({reason})")
+
+
+def _used_splits(found: Collection[str]) -> list[str]:
+    """Of the splits that are there: train, one to validate on, and test."""
+    used = ("train", *[split for split in VAL_SPLITS if split in found][:1], "test")
+    return [split for split in dict.fromkeys(used) if split in found]
+
+
+def _dataset(spec: str, name: str, classes: Mapping[str, tuple[str, ...]], images: Mapping[str, Images]) -> Dataset:
+    """A data set of splits, whose classes must be the same where they are known.
+
+    Where there is no split to validate on, a tenth of the training images is held out, and ``val_split`` says so.
+    """
+    for split, own in classes.items():
+        if own and own != classes["train"]:
+            difference = _some(sorted(set(own) ^ set(classes["train"]))) or "their order"
+            raise _refused(spec, f"train and {split} must have the same classes; they differ in {difference}")
+    train, names = images["train"], classes["train"]
+    if len(images) == 1:
+        return Dataset(spec, name, names, *hold_out(train, 10), f"val (a tenth of train, seed {HELD_OUT_SEED})")
+    val, test = [split for split in images if split != "train"], images["test"] if len(images) == 3 else None
+    return Dataset(spec, name, names, train, images[val[0]], VAL_SPLITS[val[0]], test=test)
 
 
 def _checked(dataset: Dataset) -> Dataset:
@@ -393,10 +375,9 @@ def _checked(dataset: Dataset) -> Dataset:
     if count < 2:
         raise _refused(dataset.spec, f"only one class, '{dataset.classes[0]}'; at least two are needed")
     for images in splits.values():
-        outside = np.flatnonzero((images.labels < 0) | (images.labels >= count))
-        if len(outside):
-            first = int(outside[0])
-            raise _refused(dataset.spec, f"{images.name(first)}: label {images.labels[first]} is not in 0..{count - 1}")
+        for index in np.flatnonzero((images.labels < 0) | (images.labels >= count))[:1]:
+            reason = f"{images.name(index)}: label {images.labels[index]} is not in 0..{count - 1}"
+            raise _refused(dataset.spec, reason)
     empty = np.flatnonzero(np.bincount(dataset.train.labels, minlength=count) == 0)
     if len(empty):
         raise _refused(dataset.spec, f"no training image of {_some([dataset.classes[i] for i in empty])}")
@@ -422,33 +403,26 @@ def _digits() -> Dataset:
 
 HUB_REPO = "uoft-cs/cifar10"
 HUB_FILES = ("plain_text/train-00000-of-00001.parquet", "plain_text/test-00000-of-00001.parquet")
-CIFAR10_IMAGES = 50_000
-# MD5 sums of data_batch_1.bin to data_batch_5.bin, of test_batch.bin, and of the first image of all
-TRAIN_MD5 = (
-    "5dd7e06a14cb22eb9f671a540d1b7c25", "5ea93a67294ea407fff1d09f752e9692", "942cd6a4bcdd0dd3c604fbe906cb4421",
-    "ae636b3ba5c66a11e91e8cb52e771fcb", "53f37980c15c3d472c316c40844f3f0d",
-)  # fmt: skip
-TEST_MD5 = ("803d5f7f4d78ea53de84dbe85f74fb6d",)
-FIRST_MD5 = ("7498ec3214f887802a195993574a9714",)
 
 
-def _cifar10(data_dir: Path) -> Dataset:
+def _cifar10(data_dir: Path, download: bool) -> Dataset:
     from filelock import FileLock
 
-    if found := _cifar10_on_disk(data_dir):
-        return found[0]
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(data_dir / ".cifar10.lock"):  # of several processes one downloads, the others find it done
-        found = _cifar10_on_disk(data_dir)
-        if found is None:
-            _download_cifar10(data_dir)
-            found = _cifar10_on_disk(data_dir)
-    assert found is not None
-    return found[0]
+    dataset = _cifar10_on_disk(data_dir)
+    if dataset is None and not download:
+        raise ValueError(f"not in '{data_dir}': downloaded when it is used (about 150 MB)")
+    if dataset is None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(data_dir / ".cifar10.lock"):  # of several processes one downloads, the others find it done
+            if _cifar10_on_disk(data_dir) is None:
+                _download_cifar10(data_dir)
+        dataset = _cifar10_on_disk(data_dir)
+    assert dataset is not None
+    return dataset
 
 
-def _cifar10_on_disk(data_dir: Path) -> tuple[Dataset, Path] | None:
-    """CIFAR-10 and the folder it was found in, or None where it is not there or not whole."""
+def _cifar10_on_disk(data_dir: Path) -> Dataset | None:
+    """CIFAR-10, or None where it is not there or not whole."""
     from torchvision.datasets import CIFAR10
 
     root = data_dir.resolve().parent if data_dir.resolve().name == CIFAR10.base_folder else data_dir
@@ -458,10 +432,10 @@ def _cifar10_on_disk(data_dir: Path) -> tuple[Dataset, Path] | None:
             Images(np.array(split.targets, np.int64), Pixels(split.data, f"CIFAR-10 {name}"))
             for name, split in (("train", train), ("test", test))
         )
-        return Dataset("cifar10", "CIFAR-10", tuple(train.classes), images, held, "test"), root / CIFAR10.base_folder
+        return Dataset("cifar10", "CIFAR-10", tuple(train.classes), images, held, "test")
     copy = data_dir / "cifar10"
     if all((copy / name).is_file() for name in HUB_FILES):
-        return replace(_parquet_folder("cifar10", copy, copy / "plain_text"), name="CIFAR-10"), copy
+        return replace(_parquet_folder("cifar10", copy, copy / "plain_text"), name="CIFAR-10")
     return None
 
 
@@ -510,30 +484,6 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _cifar10_name(dataset: Dataset) -> str | None:
-    """The name of CIFAR-10 if these are its training images, pixel for pixel, and how its test images differ."""
-    train, test = dataset.train, dataset.val
-    if len(dataset.classes) != 10 or len(train) != CIFAR10_IMAGES or not _has_md5(train.subset([0]), FIRST_MD5):
-        return None
-    if not _has_md5(train, TRAIN_MD5):
-        return None
-    if _has_md5(test, TEST_MD5):
-        return "CIFAR-10"
-    jpegs = sum(test.encoded(index)[:2] == b"\xff\xd8" for index in range(len(test)))
-    return f"CIFAR-10 ({jpegs} test images as JPEG)" if jpegs else "CIFAR-10 (test images differ)"
-
-
-def _has_md5(images: Images, expected: Sequence[str]) -> bool:
-    """Whether equal parts of the images, as CIFAR-10's binary files hold them, have these MD5 sums."""
-    array = images.array()
-    if array is None or array.shape[1:] != (32, 32, 3):
-        return False
-    planes = array.transpose(0, 3, 1, 2).reshape(len(array), -1)
-    content = np.concatenate([images.labels[:, None].astype(np.uint8), planes], axis=1)
-    parts = np.array_split(content, len(expected))
-    return [hashlib.md5(part.tobytes(), usedforsecurity=False).hexdigest() for part in parts] == list(expected)
-
-
 # A folder of image files, one folder a class
 
 # What counts as an image in a class folder. HEIC cannot be read, but to leave it out silently would be worse.
@@ -544,31 +494,17 @@ SYSTEM_FOLDERS = {
 
 
 def _image_folder(spec: str, folder: Path) -> Dataset:
-    split = next((name for name in VAL_SPLITS if (folder / name).is_dir()), None)
-    if split is None:
+    splits = _used_splits([name for name in ("train", *VAL_SPLITS) if (folder / name).is_dir()])
+    if splits == ["train"]:
         raise _refused(spec, "train/ is there, but neither val/ nor test/")
-    found = {"train": _class_folders(folder / "train"), split: _class_folders(folder / split)}
-    if split != "test" and (folder / "test").is_dir():
-        own = _class_folders(folder / "test")
-        if own.keys() & found["train"].keys():  # one without folders of these classes has no labels
-            found["test"] = own
-    classes = sorted(found["train"])
-    if not classes:
-        raise _refused(spec, "train/ holds no class folders")
-    for name, own in found.items():
-        if classes != sorted(own):
-            only = {"train": sorted(set(classes) - set(own)), name: sorted(set(own) - set(classes))}
-            parts = [f"{_some(names)} only in {where}/" for where, names in only.items() if names]
-            raise _refused(spec, f"train/ and {name}/ must have the same classes: {', '.join(parts)}")
+    found = {split: _class_folders(folder / split) for split in splits}
+    if len(splits) == 3 and not found["test"].keys() & found["train"].keys():
+        del found["test"]  # without folders of these classes it has no labels
     left_out: list[str] = []
-    images = {name: _class_files(folder / name, own, classes, left_out) for name, own in found.items()}
-    notes = (
-        [f"left out {len(left_out):,} files and folders that are no images, such as {left_out[0]}"] if left_out else []
-    )
-    train, val, test = images["train"], images[split], images.get("test") if split != "test" else None
-    return Dataset(
-        spec, _display_name(folder), tuple(classes), train, val, VAL_SPLITS[split], test=test, notes=tuple(notes)
-    )
+    images = {split: _class_files(folder / split, own, left_out) for split, own in found.items()}
+    notes = [f"left out {len(left_out):,} files and folders that are no images, such as {path}" for path in left_out]
+    classes = {split: tuple(sorted(own)) for split, own in found.items()}
+    return replace(_dataset(spec, _display_name(folder), classes, images), notes=tuple(notes[:1]))
 
 
 def _display_name(folder: Path) -> str:
@@ -592,58 +528,55 @@ def _class_folders(split: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _class_files(split: Path, folders: Mapping[str, Sequence[Path]], classes: list[str], left_out: list[str]) -> Images:
+def _class_files(split: Path, classes: Mapping[str, Sequence[Path]], left_out: list[str]) -> Images:
     """The image files of a split, in order; what else is there is added to ``left_out``."""
     left_out += [str(path) for path in sorted(split.iterdir()) if not (path.is_dir() and _is_class(path.name))]
-    roots = [path for name in classes for path in folders[name]]
     # Links are followed, but each real folder is visited once, and none that holds these.
-    seen = {os.path.realpath(path) for path in (*roots, split, *split.resolve().parents)}
+    seen = {os.path.realpath(path) for path in (*chain(*classes.values()), split, *split.resolve().parents)}
     paths: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        before = len(paths)
-        for root in folders[name]:
-            paths += _walk(str(root), seen, left_out)
-        if len(paths) == before:
-            raise ValueError(f"{folders[name][0]}: the class has no images")
-        labels += [label] * (len(paths) - before)
+    for label, name in enumerate(sorted(classes)):
+        for root in classes[name]:
+            paths += _image_files(str(root), seen, left_out)
+        labels += [label] * (len(paths) - len(labels))
     return Images(np.array(labels, np.int64), Files(paths, str(split)))
 
 
-def _walk(root: str, seen: set[str], left_out: list[str]) -> Iterator[str]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    for at, inner, files in os.walk(root, onerror=fail, followlinks=True):
-        folders, inner[:] = sorted(inner), []
-        for name in folders:
-            real = os.path.realpath(os.path.join(at, name))  # noqa: PTH118 (a name may be no text)
-            if _is_class(name) and real not in seen:
+def _image_files(folder: str, seen: set[str], left_out: list[str]) -> Iterator[str]:
+    """The image files of a folder, then those of the folders in it."""
+    folders, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            real = os.path.realpath(entry.path) if entry.is_dir() else None
+            if real is not None and _is_class(entry.name) and real not in seen:
                 seen.add(real)
-                inner.append(name)
+                folders.append(entry.path)
+            elif real is None and IMAGE_FILE.fullmatch(entry.name):
+                files.append(entry.path)
             else:
-                left_out.append(f"{at}{os.sep}{name}")
-        images = [name for name in files if IMAGE_FILE.fullmatch(name)]
-        left_out += [f"{at}{os.sep}{name}" for name in sorted(set(files) - set(images))]
-        yield from (f"{at}{os.sep}{name}" for name in sorted(images))
+                left_out.append(entry.path)
+    yield from files
+    for inner in folders:
+        yield from _image_files(inner, seen, left_out)
 
 
 # Tables: Parquet files, and the datasets library's
 
 LABELS = ("label", "labels", "fine_label")
+SplitTable = tuple["pa.Table", Sequence[tuple[int, str]]]  # and the first row and the name of each of its files
 
 
 def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
     paths = {split: sorted(files.glob(f"{split}-*.parquet")) for split in ("train", *VAL_SPLITS)}
-    found = [split for split, own in paths.items() if own]
-    if found == ["train"]:
+    splits = _used_splits([split for split, own in paths.items() if own])
+    if splits == ["train"]:
         raise _refused(spec, "train-*.parquet is there, neither validation-*.parquet nor test-*.parquet")
-    dataset = _from_tables(spec, _display_name(folder), lambda split: _read_parquet(paths[split]), found, (str(files),))
-    return replace(dataset, name=_cifar10_name(dataset) or dataset.name)
+    tables = {split: _read_parquet(paths[split]) for split in splits}
+    return _from_tables(spec, _display_name(folder), tables, (str(files),))
 
 
-def _read_parquet(paths: Sequence[Path]) -> dict[str, pa.Table]:
-    """A split's files by path, in memory or, where large, mapped from the copy that the datasets library makes.
+def _read_parquet(paths: Sequence[Path]) -> SplitTable:
+    """A split's files, in memory or, where large, mapped from the copy that the datasets library makes.
 
     Parquet itself cannot be mapped: a row cannot be read without the hundreds or thousands around it.
     """
@@ -654,29 +587,25 @@ def _read_parquet(paths: Sequence[Path]) -> dict[str, pa.Table]:
     if stated and int(stated[1]) != len(paths):
         raise ValueError(f"{paths[0]}: the split has {int(stated[1])} files, {len(paths)} of them are here")
     large = sum(path.stat().st_size for path in paths) > MAPPED_FROM
-    tables: dict[str, Any] = {}
+    tables, parts, rows = [], [], 0
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
-                tables[str(path)] = file.metadata.num_rows if large else file.read()
+                tables += [] if large else [file.read()]
+                parts.append((rows, str(path)))
+                rows += file.metadata.num_rows
         except (OSError, pa.ArrowException) as error:
             with path.open("rb") as start:
                 pointer = is_lfs_pointer(start.read(100))
             why = "a Git LFS pointer; `git lfs pull` fetches the file" if pointer else _one_line(error)
             raise ValueError(f"{path}: not a whole Parquet file ({why})") from error
-    if large:
-        first, whole = 0, _mapped(paths)
-        for name, rows in tables.items():
-            tables[name], first = whole.slice(first, rows), first + rows
-    return tables
-
-
-def _mapped(paths: Sequence[Path]) -> pa.Table:
-    import datasets
-
     try:
-        return _arrow(datasets.Dataset.from_parquet(list(map(str, paths))))
-    except Exception as error:  # the library has exceptions of its own, around those of pyarrow and of the system
+        if large:
+            import datasets
+
+            return _arrow(datasets.Dataset.from_parquet(list(map(str, paths)))), parts
+        return pa.concat_tables(tables), parts
+    except Exception as error:  # the datasets library has exceptions of its own, around those of pyarrow
         raise ValueError(f"{paths[0]}: cannot be read ({_one_line(error.__cause__ or error)})") from error
 
 
@@ -701,84 +630,62 @@ def _hugging_face(spec: str) -> Dataset:
     if "train" not in splits:
         raise _refused(spec, f"no train split; there are {_some(list(splits))}")
     caches = (constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE))
-    read = {split: {f"{name} {split}": _arrow(table)} for split, table in splits.items()}
-    return _from_tables(spec, name, read.__getitem__, list(splits), (name, *caches))
+    tables = {split: (_arrow(splits[split]), [(0, f"{name} {split}")]) for split in _used_splits(splits)}
+    return _from_tables(spec, name, tables, (name, *caches))
 
 
-def _from_tables(
-    spec: str, name: str, read: Callable[[str], dict[str, pa.Table]], found: Collection[str], folders: Sequence[str]
-) -> Dataset:
-    """A data set from Arrow tables: ``read(split)`` gives those of a split, by the names that error messages use.
+def _from_tables(spec: str, name: str, tables: Mapping[str, SplitTable], folders: Sequence[str]) -> Dataset:
+    images: dict[str, Images] = {}
+    classes: dict[str, tuple[str, ...]] = {}
+    for split, (table, parts) in tables.items():
+        try:
+            images[split], classes[split] = _labelled(table, parts, folders)
+        except _NoLabelsError:
+            if split != "test" or len(tables) < 3:
+                raise
+            # many data sets keep the labels of their test split back
+    if not classes["train"]:  # then they are the numbers from 0
+        classes = {"train": tuple(map(str, range(len(np.unique(images["train"].labels)))))}
+    return _dataset(spec, name, classes, images)
 
-    Where there is no split to validate on, a tenth of the training images is held out, and ``val_split`` says so.
-    """
+
+class _NoLabelsError(ValueError):
+    """A split has no column of labels, or none in it."""
+
+
+def _labelled(
+    table: pa.Table, parts: Sequence[tuple[int, str]], folders: Sequence[str]
+) -> tuple[Images, tuple[str, ...]]:
+    """The images of a table, and the names of its classes, if known."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    val = next((split for split in VAL_SPLITS if split in found), None)
-    stores, labels, classes = {}, {}, {}
-    for split in [split for split in ("train", *VAL_SPLITS) if split in found and split in ("train", val, "test")]:
-        tables, optional = read(split), split == "test" != val  # of many test splits the labels were kept back
-        title, first = next(iter(tables.items()))
-        columns = _columns(first.schema)
-        if isinstance(columns, str):
-            if optional:
-                continue
-            raise ValueError(f"{title}: {columns}")
-        image, label, classes[split] = columns
-        try:
-            table = pa.concat_tables([table.select([image, label]) for table in tables.values()])
-        except (KeyError, pa.ArrowException) as error:
-            raise ValueError(f"{title}: the split's files have different columns ({_one_line(error)})") from error
-        column = table.column(label)
-        if optional and pa.types.is_integer(column.type) and not pc.any(pc.greater_equal(column, 0)).as_py():
-            continue  # the hub writes them as -1
-        if not pa.types.is_integer(column.type) or column.null_count:
-            what = f"{column.null_count} empty rows" if column.null_count else column.type
-            raise ValueError(f"{title}: the column '{label}' must hold integers, holds {what}")
-        starts = np.cumsum([0, *map(len, tables.values())]).tolist()
-        stores[split] = Table(table.column(image), starts[:-1], list(tables), folders)
-        labels[split] = column.to_numpy().astype(np.int64)
-    names = next((own for own in classes.values() if own), ())
-    for split, own in classes.items():
-        if classes["train"] and own and own != classes["train"]:
-            difference = _some(sorted(set(classes["train"]) ^ set(own))) or "their order"
-            raise _refused(spec, f"train and {split} must have the same classes; they differ in {difference}")
-    if not names:  # then the classes are the numbers
-        numbers = np.unique(labels["train"])
-        names = tuple(map(str, numbers))
-        for split, own in labels.items():
-            for row in np.flatnonzero(~np.isin(own, numbers))[:1]:
-                raise _refused(spec, f"{stores[split].name(row)}: label {own[row]} does not occur in train")
-            labels[split] = np.searchsorted(numbers, own)
-    images = {split: Images(labels[split], store) for split, store in stores.items()}
-    if val is None:
-        train, held = hold_out(images["train"], 10)
-        return Dataset(spec, name, names, train, held, f"val (a tenth of train, seed {HELD_OUT_SEED})")
-    test = images.get("test") if val != "test" else None
-    return Dataset(spec, name, names, images["train"], images[val], VAL_SPLITS[val], test=test)
+    title = parts[0][1]
+    image, label, classes = _columns(title, table.schema)
+    column = table.column(label)
+    if not pa.types.is_integer(column.type):
+        raise ValueError(f"{title}: the column '{label}' must hold integers, holds {column.type}")
+    labels = pc.fill_null(column, -1).to_numpy().astype(np.int64)
+    if labels.max(initial=-1) < 0 < len(labels):
+        raise _NoLabelsError(f"{title}: the column '{label}' holds no label")
+    return Images(labels, Table(table.column(image), parts, folders)), classes
 
 
-def _columns(schema: pa.Schema) -> tuple[str, str, tuple[str, ...]] | str:
-    """The image column, the label column and the class names, if known: by types, and where several fit, by names.
-
-    If there are none, a line that says so.
-    """
+def _columns(title: str, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
+    """The image column, the label column and the class names, if known: by types, and where several fit, by names."""
     import pyarrow as pa
 
-    try:  # what the datasets library wrote about the columns: {"img": {"_type": "Image"}, ...}
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        kinds = {name: dict(kind) for name, kind in features.items() if isinstance(kind, dict)}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        kinds = {}
+    kinds: dict[str, Any] = {}  # what the datasets library wrote about the columns: {"img": {"_type": "Image"}, ...}
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # it did not, or the file is damaged
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        kinds = {name: kind for name, kind in features.items() if isinstance(kind, dict)}
     structs = [column.name for column in schema if pa.types.is_struct(column.type)]
-    images = [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
-    images = [name for name in images if kinds.get(name, {}).get("_type") == "Image"] or images
-    images = [name for name in images if name in ("image", "img")] or images
+    found = [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
+    images = found if len(found) == 1 else [name for name in found if name in ("image", "img")]
     if len(images) != 1:
-        return f"must have one image column (a struct with bytes), has {_some(images) or 'none'}"
+        raise ValueError(f"{title}: must have one image column (a struct with bytes), has {_some(found) or 'none'}")
     labels = [name for name in LABELS if name in schema.names][:1]
     labels = labels or [name for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"]
     if len(labels) != 1:
-        return f"must have a column {', '.join(LABELS)}, has {_some(schema.names)}"
+        raise _NoLabelsError(f"{title}: must have a column {', '.join(LABELS)}, has {_some(schema.names)}")
     return images[0], labels[0], tuple(kinds.get(labels[0], {}).get("names") or ())

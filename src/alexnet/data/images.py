@@ -49,7 +49,10 @@ def open_image(source: str | Path | bytes, name: str | None = None, *, max_pixel
     """
     name = name or ("image bytes" if isinstance(source, bytes) else str(source))
     try:
-        with Image.open(_readable(source), formats=_formats()) as image:  # reads no more than the header
+        if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
+            raise ImageError("not a file")  # opening a pipe would wait for ever
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=_formats()) as image:  # reads no more than the header
             if image.width * image.height > max_pixels:
                 raise ImageError(f"{image.width}×{image.height} is too large; the limit is {max_pixels:,} pixels")
             image.load()
@@ -81,15 +84,6 @@ def prefetch(work: Callable[[_Item], _Result], items: Iterable[_Item], most: int
                 future.cancel()
 
 
-def _readable(source: str | Path | bytes) -> str | io.BytesIO:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    mode = Path(source).stat().st_mode
-    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
-        raise ImageError("a folder, not an image file" if stat.S_ISDIR(mode) else "not a regular file")
-    return os.fspath(source)
-
-
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Those of ``FORMATS`` that this Pillow was built with; it fails on a name that it does not know."""
@@ -114,9 +108,6 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ImageError("32-bit integer pixels have no agreed white; save it with 8 or 16 bits")
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
-    clear = image.info.get("transparency")  # in a grey PNG, one value that means "nothing here"
-    if isinstance(clear, int):
-        grey[values == clear] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
@@ -125,9 +116,8 @@ def _reason(source: str | Path | bytes, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have none
         return error.strerror[:1].lower() + error.strerror[1:]
     if not isinstance(error, UnidentifiedImageError):
-        return (
-            str(error) if isinstance(error, ImageError) else f"damaged or truncated ({error or type(error).__name__})"
-        )
+        kind = type(error).__name__
+        return str(error) if isinstance(error, ImageError) else f"damaged or truncated ({error or kind})"
     if isinstance(source, bytes):
         content, ending = source, ""
     else:

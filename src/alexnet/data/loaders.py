@@ -23,15 +23,7 @@ from torch import Tensor
 from alexnet.data.augment import AUGMENTATIONS, MIRRORS, STREAMS, BoxCrops, Boxes, Draws, Stage, cut_box, generator
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.images import prefetch
-from alexnet.data.normalization import (
-    RESIZE,
-    SMALL_SIDE,
-    Normalization,
-    are_small,
-    central_pixels,
-    mean_pixels,
-    normalized,
-)
+from alexnet.data.normalization import RESIZE, Normalization, are_small, central_pixels, mean_pixels, normalized
 from alexnet.recipes import FieldError, Recipe, Runtime, check_choice
 
 __all__ = ["Batch", "Loader", "Shard", "epoch_order", "eval_batch_size", "eval_batches", "open_loader"]
@@ -42,14 +34,10 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of each batch that this process takes."""
+    """The part of each batch that this process takes: every ``world``-th image, from ``rank`` on."""
 
     rank: int = 0
     world: int = 1
-
-    def of(self, first: int, end: int) -> slice:
-        """Its places among ``first`` to ``end``."""
-        return slice(first + self.rank, end, self.world)
 
 
 class Loader(Protocol):
@@ -63,9 +51,6 @@ class Loader(Protocol):
 
     def eval(self, images: Images, tta: str) -> Iterator[Batch]:
         """The images in order, at the size that the test-time augmentation takes its crops from."""
-
-    def close(self) -> None:
-        """Free what it holds."""
 
 
 def open_loader(
@@ -90,8 +75,8 @@ def open_loader(
         check_choice("augment", name, AUGMENTATIONS)
     resident = runtime.loader != "workers" and are_small(dataset.train)
     if runtime.loader == "resident" and not resident:
-        allowed = f"auto or workers, for the images of {dataset.name} are not squares of one size up to {SMALL_SIDE}"
-        raise FieldError("loader", f"{allowed}, or too many for memory", runtime.loader)
+        allowed = f"auto or workers, for the images of {dataset.name} are not small squares, or too many for memory"
+        raise FieldError("loader", allowed, runtime.loader)
     return BatchLoader("resident" if resident else "workers", dataset, recipe, norm, size, device, shard)
 
 
@@ -118,13 +103,13 @@ class BatchLoader:
         self.cut = BoxCrops(self.mean.shape[-1] if self.pixels is None else self.pixels.shape[1], size, device)
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        count, step = len(self.images), self.recipe.batch_size
+        count, step, rank, world = len(self.images), self.recipe.batch_size, self.shard.rank, self.shard.world
         order = epoch_order(count, self.recipe.seed, epoch)
         draws = functools.partial(Draws, self.recipe, epoch, order, images=self.images, norm=self.norm)
         boxes = self._augment("box", Boxes.central(count, self.size), draws("box"))
         color, crop = draws("color"), draws("crop")
         labels = torch.from_numpy(self.images.labels)[order].to(self.device)
-        batches = [self.shard.of(first, min(first + step, count)) for first in range(start * step, count, step)]
+        batches = [slice(first + rank, min(first + step, count), world) for first in range(start * step, count, step)]
         small = self._decoded(order, boxes, batches) if self.pixels is None else self._resident(order, batches)
         for places, images in zip(batches, small, strict=True):
             images = self._augment("color", images, color.at(places))
@@ -163,9 +148,6 @@ class BatchLoader:
 
     def eval(self, images: Images, tta: str) -> Iterator[Batch]:
         return eval_batches(images, self.norm, RESIZE if tta == "ten-crop" else self.size, self.device)
-
-    def close(self) -> None:
-        """Nothing outlives an epoch."""
 
 
 def eval_batch_size(device: torch.device) -> int:

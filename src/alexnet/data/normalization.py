@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from alexnet.data.datasets import Images
 
 __all__ = [
-    "IMAGENET", "RESIZE", "Normalization", "Normalize", "Statistics", "are_small", "central_pixels",
-    "encode_mean_image", "make_normalization", "mean_pixels", "normalized", "resampling_matrix", "statistics",
+    "IMAGENET", "RESIZE", "Normalization", "Statistics", "are_small", "central_pixels", "encode_mean_image",
+    "make_normalization", "mean_pixels", "normalized", "resampling_matrix", "statistics",
 ]  # fmt: skip
 
 RESIZE = 256  # side of the patch of an image that crops are taken from (the paper, section 2)
@@ -66,23 +66,6 @@ class Normalization:
             _decoded(self.mean_image)
 
 
-class Normalize:
-    """uint8 or float ``[..., 3, H, W]`` in 0..255 to float32 ``(x / 255 − mean) / std``.
-
-    Args:
-        size: H and W of the images, which are the central pixels of the 256×256 ones.
-    """
-
-    def __init__(self, norm: Normalization, size: int, device: torch.device | None = None) -> None:
-        first = round((RESIZE - size) / 2)  # as torchvision's CenterCrop
-        mean = mean_pixels(norm, RESIZE)
-        self.mean = (mean[..., first : first + size, first : first + size] if norm.mean_image else mean).to(device)
-        self.std = torch.tensor(norm.std, device=device)[:, None, None] * 255
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self.mean).div_(self.std)
-
-
 def mean_pixels(norm: Normalization, side: int | None = None) -> Tensor:
     """What is subtracted from pixels in 0..255: the mean image, resized to ``side``, or the mean as ``[3, 1, 1]``."""
     if not norm.mean_image:
@@ -94,9 +77,14 @@ def mean_pixels(norm: Normalization, side: int | None = None) -> Tensor:
 
 
 def normalized(pixels: Sequence[np.ndarray], norm: Normalization, device: torch.device) -> Tensor:
-    """uint8 images ``[H, W, 3]`` of one size to a normalised float32 batch ``[N, 3, H, W]``, channels last."""
+    """Central pixels uint8 ``[S, S, 3]`` of images to a normalised float32 batch ``[N, 3, S, S]``, channels last."""
     batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
-    return Normalize(norm, batch.shape[-1], device)(batch)
+    mean, std = mean_pixels(norm, RESIZE), torch.tensor(norm.std, device=device)[:, None, None] * 255
+    if norm.mean_image:
+        size = batch.shape[-1]
+        first = round((RESIZE - size) / 2)  # as torchvision's CenterCrop
+        mean = mean[:, first : first + size, first : first + size]
+    return batch.float().sub_(mean.to(device)).div_(std)
 
 
 def central_pixels(image: Image.Image, size: int = RESIZE, resize: str = "short-side") -> np.ndarray:
@@ -206,7 +194,7 @@ def statistics(images: Images) -> Statistics:
     """
     small = are_small(images)
     count, total, squares = 0, np.zeros(()), np.zeros((3, 3))
-    for block in _small_blocks(images) if small else _large_blocks(images):  # [N, side, side, 3]
+    for block in _blocks(images, small):
         pixels = block.reshape(-1, 3)  # sums of whole numbers, so exact in any order
         count, total, squares = count + len(block), total + block.sum(0), squares + pixels.T @ pixels
     mean_image = total / count
@@ -224,17 +212,17 @@ def are_small(images: Images) -> bool:
     return width == height <= SMALL_SIDE and images.array() is not None
 
 
-def _small_blocks(images: Images, size: int = 1000) -> Iterator[np.ndarray]:
-    array = images.array()
-    assert array is not None
-    for first in range(0, len(array), size):
-        yield array[first : first + size].astype(np.float64)
-
-
-def _large_blocks(images: Images) -> Iterator[np.ndarray]:
-    chosen = np.linspace(0, len(images) - 1, min(LARGE_IMAGES, len(images))).astype(int).tolist()
-    for pixels in prefetch(lambda index: central_pixels(images.image(index)), chosen, most=32):
-        yield pixels[None].astype(np.float64)
+def _blocks(images: Images, small: bool) -> Iterator[np.ndarray]:
+    """float64 ``[N, side, side, 3]``."""
+    if small:
+        array = images.array()
+        assert array is not None
+        for first in range(0, len(array), 1000):
+            yield array[first : first + 1000].astype(np.float64)
+    else:
+        chosen = np.linspace(0, len(images) - 1, min(LARGE_IMAGES, len(images))).astype(int).tolist()
+        for pixels in prefetch(lambda index: central_pixels(images.image(index)), chosen, most=32):
+            yield pixels[None].astype(np.float64)
 
 
 def make_normalization(input_scale: str, images: Images) -> Normalization:

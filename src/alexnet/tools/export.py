@@ -22,10 +22,6 @@ from alexnet.recipes import check_choice
 __all__ = ["FORMATS", "export"]
 
 FORMATS = ("onnx", "safetensors")
-INSTEAD = {
-    "pt2": "use torch.export.export(alexnet.load_model(path), …) and torch.export.save",
-    "torchscript": "use torch.jit.trace(alexnet.load_model(path), …).save",
-}
 OPSET = 18  # the lowest that torch.onnx writes without converting; LRN is unchanged since 13
 BATCHES = ((1, 60.0), (3, 60.0), (2, 1.0))  # images, and the spread of their pixels: raw and standardised
 TOLERANCE = 1e-4  # of the largest logit; another order of summation in float32 gives about 1e-6
@@ -48,8 +44,6 @@ def export(path: str | Path, format: str, out: str | Path) -> dict[str, Any]:
         ValueError: an unknown format, a wrong suffix of ``out``, a damaged ``path``, a missing package, or a file that
             does not compute what the network computes (it is deleted).
     """
-    if format in INSTEAD:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format}; {INSTEAD[format]}")
     check_choice("format", format, FORMATS)
     out = Path(out)
     if out.suffix != f".{format}":
@@ -57,12 +51,10 @@ def export(path: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder")
     model = load_model(path)
-    assert model.info is not None  # load_model sets it
     result: dict[str, Any] = {"file": str(out), "format": format}
 
     def write(file: Path) -> None:
-        assert model.info is not None
-        run, notes = (_write_onnx if format == "onnx" else _write_safetensors)(model, model.info, file)
+        run, notes = (_write_onnx if format == "onnx" else _write_safetensors)(model, file)
         result.update(notes, checked=_difference(model, run), bytes=file.stat().st_size)
 
     write_atomically(out, write)
@@ -87,8 +79,9 @@ def _difference(model: AlexNet_2012, run: Callable[[Tensor], Tensor]) -> float:
     return worst
 
 
-def _write_safetensors(model: AlexNet_2012, info: ModelInfo, file: Path) -> tuple[AlexNet_2012, dict[str, Any]]:
-    save_weights(file, model.state_dict(), info)
+def _write_safetensors(model: AlexNet_2012, file: Path) -> tuple[AlexNet_2012, dict[str, Any]]:
+    assert model.info is not None  # load_model sets it
+    save_weights(file, model.state_dict(), model.info)
     return AlexNet_2012.from_weights(*load_weights(file)), {"checked_with": "alexnet.load_model"}
 
 
@@ -111,16 +104,20 @@ class _OnnxResponseNorm(nn.Module):
         return torch.cat(towers, 1) if self.towers > 1 else towers[0]
 
 
-def _write_onnx(model: AlexNet_2012, info: ModelInfo, file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def _write_onnx(model: AlexNet_2012, file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ModuleNotFoundError as error:
         missing = "onnx, onnxruntime and onnxscript: pip install 'alexnet-2012[export]'"
         raise ValueError(f"export to ONNX needs the packages {missing}") from error
-    side = model.variant.image_sizes[0]
+    assert model.info is not None
+    copy, side = AlexNet_2012.from_weights(model.state_dict(), model.info), model.variant.image_sizes[0]
+    for name, layer in model.named_modules():
+        if isinstance(layer, ResponseNorm):
+            copy.set_submodule(name, _OnnxResponseNorm(layer))
     program = torch.onnx.export(
-        _with_onnx_norms(model),
+        copy,
         (torch.zeros(2, 3, side, side),),  # a batch of one would be exported as a constant
         input_names=["images"],
         output_names=["logits"],
@@ -131,35 +128,22 @@ def _write_onnx(model: AlexNet_2012, info: ModelInfo, file: Path) -> tuple[Calla
     assert program is not None  # of the exporter of torch.export
     for node in program.model.graph:
         node.metadata_props.clear()  # traces of the source, with this machine's paths
-    program.model.metadata_props.update(_metadata(info, side))
+    program.model.metadata_props.update(_metadata(model.info, side))
     program.save(file)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     notes = {"opset": OPSET, "checked_with": f"onnxruntime {onnxruntime.__version__}"}
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), notes
 
 
-def _with_onnx_norms(model: AlexNet_2012) -> AlexNet_2012:
-    """The same network with the same tensors, and ONNX's response normalisation."""
-    assert model.info is not None
-    copy = AlexNet_2012.from_weights(model.state_dict(), model.info)
-    for name, layer in model.named_modules():
-        if isinstance(layer, ResponseNorm):
-            copy.set_submodule(name, _OnnxResponseNorm(layer))
-    return copy
-
-
 def _metadata(info: ModelInfo, side: int) -> dict[str, str]:
     """Variant, classes and preprocessing, as text for people and as data for programs."""
     norm = info.normalization
-    resized = "shorter side resized to 256 (bilinear, antialiased)"
-    if norm.resize == "warp":
-        resized = "both sides resized to 256 (bilinear, without antialiasing)"
+    warped = "both sides resized to 256 (bilinear, without antialiasing)"
+    resized = warped if norm.resize == "warp" else "shorter side resized to 256 (bilinear, antialiased)"
     preprocessing = f"RGB; {resized}; centre crop of {side}; (x / 255 - mean) / std"
     if norm.mean_image:
-        preprocessing += (
-            "; mean is the centre crop of mean_image (little-endian float32 [side, side, 3] in base64), resized to "
-            "256 x 256"
-        )
+        preprocessing += "; mean is the centre crop of mean_image, resized to 256 x 256 (little-endian float32 "
+        preprocessing += "[side, side, 3] in base64)"
     metadata = {
         "variant": info.variant,
         "classes": json.dumps(info.classes),
@@ -168,5 +152,6 @@ def _metadata(info: ModelInfo, side: int) -> dict[str, str]:
         "std": json.dumps(norm.std),
         "resize": norm.resize,
         "data": info.data,
+        "mean_image": norm.mean_image,
     }
-    return metadata | ({"mean_image": norm.mean_image} if norm.mean_image else {})
+    return {key: value for key, value in metadata.items() if value}

@@ -236,9 +236,6 @@ class SmallLoader:
         """As ``eval_batches``."""
         return eval_batches(images, self.crop, tta, self.device)
 
-    def close(self) -> None:
-        """Nothing runs beside this process."""
-
 
 def _load(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
     """uint8 ``[N, 32, 32, 3]`` and int64 ``[N]``, on the device."""
