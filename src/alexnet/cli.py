@@ -488,7 +488,7 @@ def _dataset(args: Namespace, run: Run | None, *, download: bool = True) -> tupl
     own = (run.config.get("runtime") or run.config["recipe"]) if run else {}
     data_dir = args.data_dir or own.get("data_dir", "data")
     if not download and not args.data and not (found := datasets.describe(spec, data_dir))["found"]:
-        return None, f"{found['how']}; to use it: --data {spec}"
+        return None, f"{found['how']}; add --data {spec} to use it"
     return run.dataset(args.data, data_dir) if run else datasets.load(spec, data_dir), ""
 
 

@@ -410,7 +410,7 @@ def _cifar10(data_dir: Path, download: bool) -> Dataset:
 
     dataset = _cifar10_on_disk(data_dir)
     if dataset is None and not download:
-        raise ValueError(f"not in '{data_dir}': downloaded when it is used (about 150 MB)")
+        raise ValueError(f"CIFAR-10 is not in '{data_dir}'; it is downloaded when it is used (about 150 MB)")
     if dataset is None:
         data_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(data_dir / ".cifar10.lock"):  # of several processes one downloads, the others find it done
