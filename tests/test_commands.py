@@ -44,6 +44,7 @@ def make_files(folder):
     for name in ["photo.jpg", "another.png", "cat.jpg", "dog.png", *own]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         photograph.save(folder / name)
+    (folder / "docs").symlink_to(ROOT / "docs")
     parquet = folder / "data" / "cifar10" / "plain_text"
     parquet.mkdir(parents=True)
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
                 folders = [part.filename for part in file.infolist() if part.external_attr & 0x10]
                 if damaged := file.testzip() or next(iter(folders), None):
                     raise ValueError(f"checksum mismatch in {damaged}")
-        with torch.serialization.safe_globals(list(safe_globals)):
+        with torch.serialization.safe_globals(list(safe_globals)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Validating sparse tensor")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and CAN_MAP)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, because loading it would run code, or it holds no weights") from error
