@@ -345,7 +345,7 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     for record in found["compare"]:
         if record["file"] == "compare-cpu.json":
             where = f"Speed on {machine(record)}, a host with {rate_of(record)} TFLOP/s in a large bf16 matrix product:"
-            names = ("train_step", "data_path", "lrn", "classic_job", "classic_job_one_pass")
+            names = ("train_step", "data_path", "lrn", "classic_job")
             results += [where, speed_table(record, names)]
     curves = ["![Six curves of a training run: losses and accuracies over steps](docs/curves.png)"]
     if record := shown_run(found["accuracy"]):

@@ -69,15 +69,15 @@ def test_readme_snippets_run(tmp_path, monkeypatch):
 
 
 def test_the_snippets_of_contributing_run():
-    from alexnet.data.augment import AUGMENTATIONS
+    from alexnet.data import augment
 
-    names = {}
+    names = dict(vars(augment))  # the file that the augmentation is added to
     try:
         for snippet in code_blocks(ROOT / "CONTRIBUTING.md", "python"):
             exec(compile(snippet, "CONTRIBUTING.md", "exec"), names)
-        assert AUGMENTATIONS["dim"].stage == "crop"
+        assert augment.AUGMENTATIONS["dim"].stage == "crop"
     finally:
-        AUGMENTATIONS.pop("dim", None)
+        augment.AUGMENTATIONS.pop("dim", None)
     assert names["EXPERIMENT"].name == "decay"
 
 
