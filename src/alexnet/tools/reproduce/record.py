@@ -1,18 +1,15 @@
 """The record of an experiment: the values of its runs, the verdict, the text on a terminal and the picture.
 
-The verdict follows from the comparisons of the experiment's rule. Each takes two arms, one of which is better if the
-claim is true, and the difference of their values for each seed (or their ratio, as a difference of logarithms). Its 95%
-confidence interval (Student's paired t) says whether there is an effect, and ``least``, half of the paper's number if
-there is one, whether it is large enough:
+Each comparison of the rule takes two arms, one of which is better if the claim is true, and the differences of their
+values seed by seed (or their ratios, as differences of logarithms). The 95% confidence interval of the mean (Student's
+t) says whether there is an effect, and ``least``, half of the paper's number if it has one, whether it is large enough:
 
     reproduced       the interval is above 0, and the mean is at least ``least``
     partly           the interval is above 0, and the mean is below ``least``
     not reproduced   the interval reaches 0 or below, and ends below ``least``
     too few runs     the interval contains both, or there are fewer than three seeds
 
-If all comparisons agree, the verdict is theirs. Otherwise it is ``partly`` if any is reproduced or partly, and ``too
-few runs`` if none is.
-
+If the comparisons disagree, the verdict is ``partly`` if any is reproduced or partly, and ``too few runs`` if none is.
 A value that was not reached counts as ``limit``, where the run ended, and the mean is then an "at least" or "at most".
 A seed is left out if neither arm has a value, or if one has none and the rule has no limit.
 """

@@ -120,8 +120,8 @@ class LocallyConnected(nn.Module):
 class SmallNetwork(nn.Sequential):
     """A network of ``NETWORKS``: images ``[N, 3, crop, crop]`` of 0..255 to ``[N, classes]`` logits.
 
-    It subtracts the centre of the data set's mean image, wherever the crop was, and with the initialisation ``today``
-    also divides by the standard deviation of each channel. Raises as ``check``.
+    Of larger images it takes the centre. It subtracts the centre of the data set's mean image, wherever the crop was,
+    and with the initialisation ``today`` also divides by the standard deviation of each channel. Raises as ``check``.
     """
 
     mean: Tensor
@@ -159,7 +159,9 @@ class SmallNetwork(nn.Sequential):
         self._initialize()
 
     def forward(self, images: Tensor) -> Tensor:
-        return super().forward((images - self.mean) / self.std)  # type: ignore[no-any-return, no-untyped-call]
+        edge, end = (images.shape[-1] - self.input_size) // 2, (images.shape[-1] + self.input_size) // 2
+        centre = images[..., edge:end, edge:end]
+        return super().forward((centre - self.mean) / self.std)  # type: ignore[no-any-return, no-untyped-call]
 
     def weight_layers(self) -> Iterator[tuple[Weights, Any]]:
         """The layers with weights, and what their file says of them."""
@@ -234,7 +236,7 @@ class SmallLoader:
 
     def eval(self, images: Images, tta: str) -> Iterator[Batch]:
         """As ``eval_batches``."""
-        return eval_batches(images, self.crop, tta, self.device)
+        return eval_batches(images, self.device)
 
 
 def _load(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -247,13 +249,10 @@ def _load(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
     return pixels.to(device), torch.from_numpy(images.labels).to(device)
 
 
-def eval_batches(images: Images, crop: int, tta: str, device: torch.device) -> Iterator[Batch]:
-    """All images in order: their centres, or, for ``ten-crop``, the uncut 32×32 pixels."""
+def eval_batches(images: Images, device: torch.device) -> Iterator[Batch]:
+    """All images in order, uncut: float32 ``[B, 3, 32, 32]`` of 0..255, and labels."""
     pixels, labels = _load(images, device)
-    edge = (SIDE - crop) // 2 if tta == "center" else 0
-    pixels = pixels[:, edge : SIDE - edge, edge : SIDE - edge]
-    for first in range(0, len(labels), 4 * BATCH):
-        part = slice(first, first + 4 * BATCH)
+    for part in (slice(first, first + 4 * BATCH) for first in range(0, len(labels), 4 * BATCH)):
         yield pixels[part].permute(0, 3, 1, 2).float(), labels[part]
 
 
@@ -332,6 +331,6 @@ def evaluate_small(model: SmallNetwork, dataset: Dataset, images: Images, tta: s
     views = TestTimeAugmentation(model, crop, mirror=dataset.flip and crop < SIDE) if tta == "ten-crop" else model
     metrics = Metrics(len(dataset.classes), place)
     with autocast(place, pick_precision("auto", place)):
-        measure(views.to(place), eval_batches(images, crop, tta, place), metrics)
+        measure(views.to(place), eval_batches(images, place), metrics)
     found = metrics.result(expected=len(images))
     return {"loss": found["loss"], "top1": found["top1"]}
