@@ -398,6 +398,14 @@ def test_an_unreadable_image_is_a_line_and_the_others_are_explained(
     assert second["cam_peak"] == pytest.approx(float(explain.grad_cam(model, x, model(x).argmax(1)).max()), rel=1e-4)
 
 
+def test_no_page_without_an_image_that_can_be_read(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("kept")
+    with pytest.raises(ValueError, match=r"a\.png.*; .*b\.png"):
+        explain.explain(network(), [tmp_path / "a.png", tmp_path / "b.png"], out=page, title="x")
+    assert page.read_text() == "kept"
+
+
 def test_the_choice_of_images_is_fixed(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexnet.tools.explain.page.VALIDATION", 20)
     data = noisy()

@@ -67,8 +67,8 @@ def explain(
         ``out``, ``layers``, ``images`` and ``validation``.
 
     Raises:
-        ValueError: neither files nor a data set, too many files, other classes than the model's, no such layer, channel
-            device or folder, or a damaged image of the data set.
+        ValueError: neither files nor a data set, too many files, none that can be read, other classes than the
+            model's, no such layer, channel, device or folder, or a damaged image of the data set.
     """
     info, place = info_of(model), pick_device(device)
     if not files and dataset is None:
@@ -83,6 +83,8 @@ def explain(
     model.to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     entries, pictures = _open(files, dataset, info.classes)
+    if not pictures:
+        raise ValueError("; ".join(entry["error"] for entry in entries))
     shown = [entry for entry in entries if not entry["error"]]
     explanations = analysis.explain_images(model, pictures)
     for entry, found in zip(shown, explanations, strict=True):
