@@ -219,17 +219,15 @@ def test_killed_at_any_line_and_resumed_is_exact(run, tmp_path, stride):
     whole, kills = tmp_path / "whole", 0
     run(whole, max_steps=4)
     for line in itertools.count(1, stride):
-        out, was_killed = tmp_path / str(line), False
+        out = tmp_path / str(line)
         sys.settrace(kill_at(line))
         try:
             run(out, max_steps=4, save_every=0.0)
+            break
         except Killed:
-            was_killed = True
+            kills += 1
         finally:
             sys.settrace(None)
-        if not was_killed:
-            break
-        kills += 1
         run(out, max_steps=4, resume=True)
         assert_same_run(out, whole)
         shutil.rmtree(out)
@@ -286,14 +284,12 @@ def test_the_test_images_are_evaluated_once_at_the_end(run, images, tmp_path):
 
 def test_data_with_val_and_test_keep_them(run, images, tmp_path):
     data = shutil.copytree(images, tmp_path / "data")
-    for name in ("dark", "light"):
-        (data / "test" / name).mkdir(parents=True)
-        shutil.copy(images / "val" / name / "1.png", data / "test" / name)
+    shutil.copytree(images / "val", data / "test")
     run(tmp_path / "run", data=data, epochs=1, holdout=5, tta="ten-crop")
     found = load_run(tmp_path / "run")
     assert [row["step"] for row in found.rows if "test_acc" in row] == [found.step]
     stored = found.config["data"]
-    assert (stored["train"], stored["val"], stored["val_split"], stored["test"]) == (20, 6, "val", 2)
+    assert (stored["train"], stored["val"], stored["val_split"], stored["test"]) == (20, 6, "val", 6)
     with pytest.raises(FieldError, match=r"^tta must "):
         run(tmp_path / "none", tta="flip")
 
@@ -445,11 +441,10 @@ def test_more_processes_than_validation_images(tmp_path, images):
 
 def test_the_cosine_is_pytorchs_with_warmup_and_plateau():
     recipe = recipes.classic(epochs=2)
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=recipe.lr)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=recipe.lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
     for step in range(20):
-        assert train.learning_rate(recipe, step, 10) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        assert train.learning_rate(recipe, step, 10) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         scheduler.step()
     warm = recipes.classic(epochs=2, warmup=0.5, schedule="plateau")
@@ -491,8 +486,8 @@ def test_parameter_groups_hold_each_parameter_once(name):
 
 
 def test_the_norm_of_the_gradient_is_exact():
-    """torch's own is too small on a CPU, by 0.18% for the whole network."""
-    net = torch.nn.Linear(4096, 4096)
+    """torch's own is too small on a CPU: by 0.008% here, by 0.18% for the whole network."""
+    net = torch.nn.Linear(2048, 2048)
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)
 
