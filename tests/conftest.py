@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -29,16 +28,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_runs() -> Iterator[None]:
-    """A run ends with an empty curves.png, and git is asked for the commit once: both take longer than a few steps.
+    """A run ends with an empty curves.png, because drawing takes longer than a few steps.
 
-    Runs in processes of their own do all of it, and a test that imports ``draw_curves`` has the real one.
+    Runs in processes of their own draw it, and a test that imports ``draw_curves`` has the real one.
     """
-    from alexnet import system
-
     with pytest.MonkeyPatch.context() as patch:
         for module in ("curves", "train"):
             patch.setattr(f"alexnet.{module}.draw_curves", lambda folder, _: (folder / "curves.png").touch())
-        patch.setattr(system, "git_commit", functools.cache(system.git_commit))
         yield
 
 

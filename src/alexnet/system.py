@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import shutil
@@ -153,6 +154,7 @@ def versions() -> dict[str, str]:
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 
+@functools.cache
 def git_commit() -> str | None:
     """The commit of the source tree that this package runs from, with ``+`` if src/ or benchmarks/ have changes.
 

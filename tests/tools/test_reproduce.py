@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alexnet import curves, train
+from alexnet import train
 from alexnet.cli import main
 from alexnet.data import datasets
 from alexnet.recipes import FieldError, Recipe, classic
@@ -31,13 +31,6 @@ NAMES = ("figure-1", "lrn", "overlap", "dropout", "ten-crop", "colour", "biases"
 TINY = Small("19pct", init="today", crop=32, decay=0, rate=0.02, images=64, stages=(Stage(2),))
 RELU, TANH = Arm("relu", TINY), Arm("tanh", replace(TINY, neuron="tanh"))
 END = Measure("last training loss", lambda run: run.rows[-1]["train_loss"])
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """curves.png takes longer than these runs."""
-    for module in (curves, train):
-        monkeypatch.setattr(module, "draw_curves", lambda *_: None)
 
 
 def experiment(*arms: Arm, measures: tuple[Measure, ...] = (END,), **more: Any) -> Experiment:
