@@ -219,7 +219,7 @@ def test_killed_at_any_line_and_resumed_is_exact(run, tmp_path, stride):
     whole, kills = tmp_path / "whole", 0
     run(whole, max_steps=4)
     for line in itertools.count(1, stride):
-        out = tmp_path / str(line)
+        out, tracer = tmp_path / str(line), sys.gettrace()  # coverage's, if it measures
         sys.settrace(kill_at(line))
         try:
             run(out, max_steps=4, save_every=0.0)
@@ -227,7 +227,7 @@ def test_killed_at_any_line_and_resumed_is_exact(run, tmp_path, stride):
         except Killed:
             kills += 1
         finally:
-            sys.settrace(None)
+            sys.settrace(tracer)
         run(out, max_steps=4, resume=True)
         assert_same_run(out, whole)
         shutil.rmtree(out)
