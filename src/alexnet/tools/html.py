@@ -64,20 +64,11 @@ def write_page(path: Path, html: str) -> Path:
     return path
 
 
-def png_uri(picture: bytes | Path | Image | Figure) -> str:
-    """Return a ``data:`` URI of a PNG, given its bytes, its file, a PIL image or a matplotlib figure."""
-    if isinstance(picture, Path):
-        data = picture.read_bytes()
-    elif isinstance(picture, bytes):
-        data = picture
-    else:
-        stream = io.BytesIO()
-        if hasattr(picture, "savefig"):
-            picture.savefig(stream, format="png")
-        else:
-            picture.save(stream, format="png", optimize=True)
-        data = stream.getvalue()
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+def png_uri(picture: Image) -> str:
+    """Return a ``data:`` URI of a picture as PNG."""
+    stream = io.BytesIO()
+    picture.save(stream, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 class Chart(NamedTuple):
