@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from alexnet.checkpoint import Run
 from alexnet.curves import COLOURS, Line, canvas, draw_lines, points
 from alexnet.recipes import RECIPES, Recipe, command, runtime_for
@@ -235,17 +237,13 @@ def document(run: Run) -> dict[str, Any]:
         "folder": str(run.folder),
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
-        "command": command_of(run),
         "changes": changes(run),
-        "step": run.step,
         "last_step": last_step(run),
-        "total_steps": run.total_steps,
         "finished": run.final.get("step") == last_step(run),
         "final": run.final,
         "figures": [dataclasses.asdict(accuracy) for accuracy in accuracies(run)],
         "best_picked": {name: run.best[name] for name in ("val_acc", "step") if run.best},
         "seconds": seconds(run),
-        "parts": parts(run),
         "config": run.config,
         "rows": run.rows,
     }
@@ -268,14 +266,15 @@ def _charts(run: Run) -> list[Chart]:
 
 def chart(
     title: str, lines: Sequence[Line], against: str, metric: str, classes: int, resumed: Iterable[int] = ()
-) -> Any:
+) -> Markup:
     """An ``<svg>`` of a metric, with a dotted upright line at each step in ``resumed``; the rest as ``draw_lines``."""
     with canvas(4.8, 3.1) as figure:
         ax = figure.subplots()
         draw_lines(ax, lines, against, metric, classes)
         for step in resumed:
             ax.axvline(step, color=COLOURS["soft"], linewidth=0.9, linestyle="dotted", zorder=1)
-        return inline_svg(figure, f"chart-{metric}", f"{title} against {against}")
+        ends = ", ".join(f"{line.label} ends at {line.points[-1][1]:.3g}".strip() for line in lines)
+        return inline_svg(figure, f"chart-{metric}", f"{title} against {against}; {ends}")
 
 
 def _results(run: Run) -> list[dict[str, str]]:
@@ -294,24 +293,18 @@ def _results(run: Run) -> list[dict[str, str]]:
 
 
 def _filters(run: Run) -> dict[str, Any]:
-    """conv1 as pictures, one for each tower, and their caption; or a caption that says why there are none."""
+    """conv1 as pictures, one for each tower, with the number and the side of its filters; or why there are none."""
     try:
         model = run.model()
     except (OSError, ValueError) as error:
-        return {"caption": f"No filters to show: {error}.", "sheets": []}
+        return {"error": str(error), "sheets": []}
     after, before = conv1_filters(model), conv1_filters(initial_model(run))
-    count, side, towers = len(after), after.shape[-1], model.variant.groups
+    towers = zip(after.chunk(model.variant.groups), before.chunk(model.variant.groups), strict=True)
     sheets = [
         png_uri(filter_sheet(tower[filter_changes(tower, first).argsort(descending=True, stable=True)]))
-        for tower, first in zip(after.chunk(towers), before.chunk(towers), strict=True)
+        for tower, first in towers
     ]
-    caption = (
-        f"The {count} filters of conv1, {side}×{side} pixels{' (tower 1, then tower 2)' * (towers > 1)}, "
-        "sorted by how much training changed them, the most changed first (the network before training was drawn again "
-        "from the run's seed). Look for edges, stripes and spots of colour at the top; filters that still look like "
-        "noise learned little. Each filter is scaled by itself, so the picture shows its form, not its strength."
-    )
-    return {"caption": caption, "sheets": sheets}
+    return {"count": len(after), "side": after.shape[-1], "sheets": sheets}
 
 
 def _part(part: dict[str, Any]) -> dict[str, str]:
