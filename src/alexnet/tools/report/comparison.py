@@ -227,7 +227,7 @@ def look(number: int) -> tuple[str, str]:
 def _charts(settings: Sequence[Setting]) -> list[Chart]:
     charts = []
     counts = {len(run.classes) for setting in settings for run in setting.runs}
-    classes = counts.pop() if len(counts) == 1 else 0
+    classes = max(counts) if len(counts) == 1 else 0
     for metric, (title, unit) in CHARTS.items():
         lines = []
         for number, setting in enumerate(settings):
