@@ -11,20 +11,19 @@ import functools
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from alexnet.checkpoint import write_atomically
 from alexnet.curves import COLOURS
-from alexnet.recipes import FieldError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["Chart", "check_page", "inline_svg", "png_uri", "render", "write_page"]
+__all__ = ["inline_svg", "png_uri", "render", "write_page"]
 
 # What the colours of ``alexnet.curves.COLOURS`` are in base.html, so that a chart follows its page from light to dark.
 CSS_VARIABLES = {
@@ -42,18 +41,6 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def check_page(path: Path) -> None:
-    """Check that a page can be written to ``path``, before the work on it begins.
-
-    Raises:
-        FieldError: ``path`` (``out``) does not end in ``.html``, is a folder, or its folder does not exist.
-    """
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise FieldError("out", "a file whose name ends in .html", str(path))
-    if path.is_dir() or not path.parent.is_dir():
-        raise FieldError("out", "a file in a folder that exists", str(path))
-
-
 def write_page(path: Path, html: str) -> Path:
     """Write a page atomically and return its path. Characters that UTF-8 cannot encode become ``?``.
 
@@ -69,15 +56,6 @@ def png_uri(picture: Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-class Chart(NamedTuple):
-    """A figure of a page, for the macro ``charts`` of ``parts.html``."""
-
-    title: str
-    unit: str
-    caption: str
-    svg: Markup
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:

@@ -12,7 +12,7 @@ from typing import Any
 
 from alexnet.checkpoint import load_run
 from alexnet.recipes import FieldError
-from alexnet.tools.html import check_page, write_page
+from alexnet.tools.html import write_page
 from alexnet.tools.report import comparison, run
 
 __all__ = ["PAGE", "report"]
@@ -38,12 +38,14 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> dict
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
         raise FieldError("runs", "different folders", ", ".join(map(str, paths)))
-    if out is not None:
-        check_page(Path(out))
-    elif len({path.resolve().parent for path in paths}) > 1:
+    if out is None and len({path.resolve().parent for path in paths}) > 1:
         raise FieldError("out", "given if the runs are in several folders", None)
-    runs = [load_run(path) for path in paths]
     page = Path(out) if out else (paths[0] if len(paths) == 1 else paths[0].resolve().parent) / PAGE
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise FieldError("out", "a file whose name ends in .html", str(page))
+    if page.is_dir() or (out and not page.parent.is_dir()):
+        raise FieldError("out", "a file in a folder that exists", str(page))
+    runs = [load_run(path) for path in paths]
     html, findings = run.page(runs[0]) if len(runs) == 1 else comparison.page(runs)
     write_page(page, html)
     entries = [

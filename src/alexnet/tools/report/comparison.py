@@ -22,7 +22,7 @@ from matplotlib.colors import TABLEAU_COLORS
 from alexnet.checkpoint import Run
 from alexnet.curves import Line, points
 from alexnet.recipes import Recipe
-from alexnet.tools.html import Chart, render
+from alexnet.tools.html import render
 from alexnet.tools.report import run as one
 
 __all__ = ["Setting", "compare", "differences", "findings", "page", "settings_of"]
@@ -224,7 +224,7 @@ def look(number: int) -> tuple[str, str]:
     return colours[number % len(colours)], ("solid", "dashed", "dotted")[number // len(colours) % 3]
 
 
-def _charts(settings: Sequence[Setting]) -> list[Chart]:
+def _charts(settings: Sequence[Setting]) -> list[dict[str, str]]:
     charts = []
     counts = {len(run.classes) for setting in settings for run in setting.runs}
     classes = max(counts) if len(counts) == 1 else 0
@@ -235,7 +235,8 @@ def _charts(settings: Sequence[Setting]) -> list[Chart]:
             found = [points(run.rows, "epoch", metric) for run in setting.runs]
             lines += [Line(each, colour, style=style) for each in found if each]
         if lines:
-            charts.append(Chart(title, unit, "", one.chart(title, lines, "epoch", metric, classes)))
+            svg = one.chart(title, lines, "epoch", metric, classes)
+            charts.append({"title": title, "unit": unit, "caption": "", "svg": svg})
     return charts
 
 

@@ -14,7 +14,7 @@ from alexnet.checkpoint import Run
 from alexnet.curves import COLOURS, Line, canvas, draw_lines, points
 from alexnet.recipes import RECIPES, Recipe, command, runtime_for
 from alexnet.tools.filters import conv1_filters, filter_changes, filter_sheet, initial_model
-from alexnet.tools.html import Chart, inline_svg, png_uri, render
+from alexnet.tools.html import inline_svg, png_uri, render
 from alexnet.tracking import duration
 
 __all__ = [
@@ -249,7 +249,7 @@ def document(run: Run) -> dict[str, Any]:
     }
 
 
-def _charts(run: Run) -> list[Chart]:
+def _charts(run: Run) -> list[dict[str, str]]:
     resumed, charts = [part["step"] for part in parts(run)[1:]], []
     for title, unit, caption, *metrics in CHARTS:
         lines = []
@@ -260,7 +260,7 @@ def _charts(run: Run) -> list[Chart]:
                 lines.append(Line(found, colour, SPLITS.get(split, "")))
         if lines:
             svg = chart(title, lines, "step", metrics[0], len(run.classes), resumed)
-            charts.append(Chart(title, unit, caption, svg))
+            charts.append({"title": title, "unit": unit, "caption": caption, "svg": svg})
     return charts
 
 
