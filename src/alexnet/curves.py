@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "COLOURS", "CURVES", "Curves", "canvas", "draw_curves", "draw_metric", "mark_chance", "save_png", "set_ticks",
+    "COLOURS", "CURVES", "Curves", "Line", "canvas", "draw_curves", "draw_lines", "mark_chance", "points", "save_png",
+    "set_ticks",
 ]  # fmt: skip
 
 CURVES = "curves.png"
@@ -62,8 +64,17 @@ PANELS = (
     ("val_acc", "step", "validation", "top-1 accuracy (%)"),
     ("epoch_val_acc", "epoch", "validation", "top-1 accuracy (%)"),
 )
-X_LABELS = {"step": "step (batches)", "epoch": "epoch"}
 FEW_POINTS = 40  # up to here every point gets a dot, because a single row would draw no line
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart."""
+
+    points: Sequence[tuple[float, float]]
+    colour: str
+    label: str = ""
+    style: str = "solid"
 
 
 class Curves(Callback):
@@ -77,7 +88,7 @@ class Curves(Callback):
             draw_curves(self.folder, self.classes)
 
 
-def draw_curves(folder: Path, classes: int | None = None) -> Path:
+def draw_curves(folder: Path, classes: int = 0) -> Path:
     """Draw the six curves of ``folder/metrics.jsonl`` as ``folder/curves.png``, 1200×760 pixels; return its path.
 
     Args:
@@ -87,51 +98,67 @@ def draw_curves(folder: Path, classes: int | None = None) -> Path:
     with canvas(12, 7.6) as figure:
         axes = figure.subplots(2, 3).flatten()
         for (metric, against, colour, label), ax in zip(PANELS, axes, strict=True):
-            draw_metric(ax, rows, metric, against, COLOURS[colour], label, classes)
-        _share_scale([axes[0], axes[1]])
-        _share_scale([axes[3], axes[4], axes[5]], bottom=0.0)
+            ax.set_title(metric)
+            ax.set_ylabel(label)
+            found = points(rows, against, metric)
+            draw_lines(ax, [Line(found, COLOURS[colour])] if found else [], against, metric, classes)
+            if metric != "step" and (finite := [point for point in found if not math.isnan(point[1])]):
+                at, value = finite[-1]
+                last = f"{value:.3f}" if metric.endswith("loss") else f"{value:.1f}%"
+                last += f" at {against} {at:,}" if against == "step" else f" at {against} {at:.4g}"
+                ax.set_title(last, loc="right", fontsize=9, color=COLOURS["soft"], fontweight="normal")
+        _share_scale(axes[:2])
+        _share_scale(axes[3:])
         name = folder.resolve().name.encode("utf-8", "replace").decode()  # a file name may be invalid text
         figure.suptitle(name, x=0.012, ha="left", fontsize=13, fontweight="bold")
         return save_png(figure, folder / CURVES)
 
 
-def draw_metric(
-    ax: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    metric: str,
-    against: str,
-    colour: str,
-    label: str,
-    classes: int | None = None,
-) -> None:
-    """Draw one metric of a run against ``step`` or ``epoch``, with its last value beside the title."""
-    points = [(row[against], row[metric]) for row in rows if metric in row and row.get(against) is not None]
-    x = [point[0] for point in points]
-    y = [math.nan if point[1] is None else point[1] for point in points]  # None was NaN or infinite: a gap
-    ax.set_title(metric)
-    ax.set_xlabel(X_LABELS[against])
-    ax.set_ylabel(label)
-    if not points:
+def points(rows: Iterable[Mapping[str, Any]], against: str, metric: str) -> list[tuple[float, float]]:
+    """The values of a metric against ``step`` or ``epoch``. NaN, a gap in the line, stands for None."""
+    return [
+        (row[against], math.nan if row[metric] is None else row[metric])
+        for row in rows
+        if metric in row and row.get(against) is not None
+    ]
+
+
+def draw_lines(ax: Axes, lines: Sequence[Line], against: str, metric: str, classes: int = 0) -> None:
+    """Draw a metric of one or several runs against ``step`` or ``epoch``.
+
+    Args:
+        lines: each with at least one point; without lines, the chart says that there are no rows yet.
+        classes: of how many classes the metric is a loss or an accuracy, for the dashed line at chance level.
+    """
+    ax.set_xlabel("step (batches)" if against == "step" else against)
+    if not lines:
         ax.text(0.5, 0.5, "no rows yet", transform=ax.transAxes, ha="center", va="center", color=COLOURS["soft"])
         ax.set(xticks=[], yticks=[])
         return
-    marker = "o" if len(points) <= FEW_POINTS else ""
-    ax.plot(x, y, color=colour, linewidth=1.0 if len(points) > 400 else 1.7, marker=marker, markersize=3.5)
+    for line in lines:
+        count = len(line.points)
+        ax.plot(
+            *zip(*line.points, strict=True),
+            color=line.colour,
+            label=line.label,
+            linestyle=line.style,
+            linewidth=1.0 if count > 400 else 1.6,
+            marker="o" if count <= FEW_POINTS / len(lines) else "",
+            markersize=3.5,
+        )
     ax.margins(x=0.02)
-    set_ticks(ax.xaxis, whole=against == "step" or max(x) >= 4, thousands=against == "step")
-    if len(points) == 1:
-        ax.set_xticks(x)  # else the same value at every tick
-    set_ticks(ax.yaxis, whole=metric == "step", thousands=metric == "step")
-    if metric == "step":
-        return
-    is_loss = metric.endswith("loss")
-    if finite := [(value, at) for at, value in zip(x, y, strict=True) if not math.isnan(value)]:
-        value, at = finite[-1]
-        last = f"{value:.3f}" if is_loss else f"{value:.1f}%"
-        text = f"{last} at {against} {f'{at:,}' if against == 'step' else f'{at:.4g}'}"
-        ax.set_title(text, loc="right", fontsize=9, color=COLOURS["soft"], fontweight="normal")
-    if classes and classes > 1:
+    places = {x for line in lines for x, _ in line.points}
+    set_ticks(ax.xaxis, whole=against == "step" or max(places) >= 4, thousands=against == "step")
+    if len(places) == 1:
+        ax.set_xticks(list(places))  # else the same value at every tick
+    set_ticks(ax.yaxis, whole=metric == "step", thousands=metric == "step" or ax.get_ylim()[1] >= 1000)
+    is_loss, is_accuracy = metric.endswith("loss"), metric.endswith("acc")
+    if classes > 1 and (is_loss or is_accuracy):
         mark_chance(ax, classes, is_loss=is_loss)
+    if not is_loss and metric != "grad_norm":
+        ax.set_ylim(bottom=0)
+    if any(line.label for line in lines):
+        ax.legend(frameon=False, loc="best" if classes else "upper right")
 
 
 def mark_chance(ax: Axes, classes: int, *, is_loss: bool) -> None:
@@ -160,13 +187,10 @@ def set_ticks(axis: Axis, *, whole: bool, thousands: bool) -> None:
         axis.set_major_formatter("{x:,.0f}")
 
 
-def _share_scale(axes: Sequence[Axes], bottom: float | None = None) -> None:
+def _share_scale(axes: Iterable[Axes]) -> None:
     drawn = [ax for ax in axes if ax.lines]
-    if drawn:
-        low = min(ax.get_ylim()[0] for ax in drawn) if bottom is None else bottom
-        high = max(ax.get_ylim()[1] for ax in drawn)
-        for ax in drawn:
-            ax.set_ylim(low, high + 0.03 * (high - low))
+    for ax in drawn:
+        ax.set_ylim(min(each.get_ylim()[0] for each in drawn), max(each.get_ylim()[1] for each in drawn))
 
 
 @contextmanager

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from alexnet.data.datasets import Dataset
 
 __all__ = [
-    "Callback", "MetricsFile", "ProgressBar", "RunInfo", "check_tracker", "make_tracker", "profiled", "wandb_mode",
+    "Callback", "MetricsFile", "ProgressBar", "RunInfo", "check_tracker", "duration", "make_tracker", "profiled",
+    "wandb_mode",
 ]  # fmt: skip
 
 PROJECT = "alexnet-2012"
@@ -326,7 +327,7 @@ class ProgressBar:
             return
         left = (self.shown - self.started) / max(1, step - self.first_step) * (self.total - step)
         progress = f"step {step}/{self.total}  loss {loss:.3f}  acc {accuracy:.1f}%  {images_per_sec:.0f} images/s"
-        self.line(f"{progress}  {_duration(left)} left")
+        self.line(f"{progress}  {duration(left)} left")
 
     def row(self, row: Mapping[str, float]) -> None:
         """Print a logged row."""
@@ -356,7 +357,7 @@ class ProgressBar:
             self.bar.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds as ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
     whole = round(seconds)
     if whole >= 3600:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.curves import canvas
+from alexnet.curves import Line, canvas, draw_lines, points
 from alexnet.tools.filters import filter_sheet
-from alexnet.tools.plots import Line, confusion, draw_lines, points
+from alexnet.tools.plots import confusion
 
 
 def test_a_class_with_few_images_is_as_dark_as_one_with_many(tmp_path):

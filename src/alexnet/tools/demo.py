@@ -85,14 +85,14 @@ class Demo:
     def answer(self, file: str | None) -> tuple[str, Tensor | None]:
         """The answer to an image file, and the image as the network's input ``[3, S, S]`` for ``nearest``."""
         if file is None:
-            return render("demo/answer.html", error=None, found=None), None
+            return render("demo/answer.html"), None
         try:
             picture = open_image(file, Path(file).name, max_pixels=MAX_PIXELS)
         except ImageError as error:
-            return render("demo/answer.html", error=str(error), found=None), None
+            return render("demo/answer.html", error=str(error)), None
         (found,) = analysis.explain_images(self.model, [picture])
         drawn = draw_explanation(self.model, found, self.info.classes)
-        return render("demo/answer.html", error=None, found=drawn), found.input
+        return render("demo/answer.html", found=drawn), found.input
 
     def nearest(self, image: Tensor | None) -> Iterator[str]:
         """The nearest training images; before them, as long as the training images are not all known, the progress."""
@@ -101,11 +101,8 @@ class Demo:
             return
         count = len(self.training)
         while (known := sum(len(part.fc7) for part in self._known)) < count:
-            yield render(
-                "demo/neighbours.html",
-                found=None,
-                progress=f"Computing fc7 of the training images: {known:,} of {count:,}. The nearest appear here.",
-            )
+            progress = f"Computing fc7 of the training images: {known:,} of {count:,}. The nearest appear here."
+            yield render("demo/neighbours.html", progress=progress)
             block = self.training.subset(np.arange(known, min(known + BLOCK, count)))
             self._known.append(analysis.collect_outputs(self.model, block, precision=self.precision))
         self._known = [analysis.concatenated(self._known)]
@@ -114,7 +111,7 @@ class Demo:
         for space in ("fc7", "pixels"):
             distances, indices = analysis.nearest(getattr(own, space), getattr(self._known[0], space), NEIGHBOURS)
             found[space] = draw_neighbours(self.training, self.info.classes, distances[0], indices[0])
-        yield render("demo/neighbours.html", found=found, progress=None)
+        yield render("demo/neighbours.html", found=found)
 
     def build(self) -> "gr.Blocks":
         """The page as a Gradio app."""
@@ -129,27 +126,14 @@ class Demo:
                 with gr.Column(scale=2, min_width=300):
                     # image_mode=None: the file as it was uploaded, which only open_image decodes
                     photo = gr.Image(
-                        type="filepath",
-                        image_mode=None,
-                        sources=["upload", "webcam", "clipboard"],
-                        format="png",
-                        label="Your image",
-                        height=320,
-                        buttons=[],
-                    )
+                        type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], format="png",
+                        label="Your image", height=320, buttons=[],
+                    )  # fmt: skip
                     gallery = gr.Gallery(
-                        examples,
-                        format="png",
-                        label="Examples",
-                        columns=5,
-                        height="auto",
-                        object_fit="contain",
-                        allow_preview=False,
-                        interactive=False,
-                        buttons=[],
-                        visible=bool(examples),
+                        examples, format="png", label="Examples", columns=5, height="auto", object_fit="contain",
+                        allow_preview=False, interactive=False, buttons=[], visible=bool(examples),
                         elem_classes="examples",
-                    )
+                    )  # fmt: skip
                 with gr.Column(scale=3, min_width=320):
                     answer = gr.HTML(self.answer(None)[0], apply_default_css=False)
                     near = gr.HTML("", apply_default_css=False)
@@ -208,20 +192,10 @@ def launch(
     blocks = demo.build()
     analysis.explain_images(demo.model, [new("RGB", (8, 8))])  # the first one is slow
     blocks.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        share=False,
-        quiet=True,
-        show_error=True,
-        max_file_size=MAX_FILE,
-        theme=gr.themes.Soft(primary_hue="blue", font=[text], font_mono=[code]),
-        css=render("demo/style.css"),
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-    )
+        server_name=host, server_port=port, prevent_thread_lock=True, share=False, quiet=True, show_error=True,
+        max_file_size=MAX_FILE, theme=gr.themes.Soft(primary_hue="blue", font=[text], font_mono=[code]),
+        css=render("demo/style.css"), footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False,
+    )  # fmt: skip
     if block:
         print(f"{blocks.local_url}\nCtrl-C stops it", flush=True)
         blocks.block_thread()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from alexnet.model import AlexNet_2012
 
@@ -45,18 +46,11 @@ def filter_sheet(weight: Tensor, columns: int = 12) -> Image:
     form, not their strength.
 
     Args:
-        weight: ``[filters, 3, side, side]``, floating point, of any range.
+        weight: ``[filters, 3, side, side]``, float32 on the CPU, of any range; at least two filters.
     """
-    from PIL import Image
-
-    filters = weight.detach().float().cpu().permute(0, 2, 3, 1)  # [filters, side, side, 3]
-    low, high = filters.amin((1, 2, 3), keepdim=True), filters.amax((1, 2, 3), keepdim=True)
-    scaled = ((filters - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny) * 255).nan_to_num()
-    count, side = filters.shape[:2]
-    columns = min(columns, count)
-    sheet = np.zeros((-(-count // columns) * (side + 1) - 1, columns * (side + 1) - 1, 4), np.uint8)
-    for number, pixels in enumerate(scaled.round().byte().numpy()):
-        top, left = (place * (side + 1) for place in divmod(number, columns))
-        sheet[top : top + side, left : left + side, :3] = pixels
-        sheet[top : top + side, left : left + side, 3] = 255
-    return Image.fromarray(sheet)
+    low, high = weight.amin((1, 2, 3), keepdim=True), weight.amax((1, 2, 3), keepdim=True)
+    scaled = ((weight - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)).nan_to_num()
+    pixels = torch.cat([scaled, torch.ones_like(scaled[:, :1])], 1)  # opaque
+    sheet = make_grid(pixels.mul(255).round().byte(), columns, padding=1)[:, 1:-1, 1:-1]  # without the frame
+    picture: Image = to_pil_image(sheet)
+    return picture

@@ -11,7 +11,7 @@ import functools
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["Chart", "check_page", "inline_svg", "png_uri", "render", "write_page"]
+__all__ = ["check_page", "inline_svg", "png_uri", "render", "write_page"]
 
 # What the colours of ``alexnet.curves.COLOURS`` are in base.html, so that a chart follows its page from light to dark.
 CSS_VARIABLES = {
@@ -64,29 +64,11 @@ def write_page(path: Path, html: str) -> Path:
     return path
 
 
-def png_uri(picture: bytes | Path | Image | Figure) -> str:
-    """Return a ``data:`` URI of a PNG, given its bytes, its file, a PIL image or a matplotlib figure."""
-    if isinstance(picture, Path):
-        data = picture.read_bytes()
-    elif isinstance(picture, bytes):
-        data = picture
-    else:
-        stream = io.BytesIO()
-        if hasattr(picture, "savefig"):
-            picture.savefig(stream, format="png")
-        else:
-            picture.save(stream, format="png", optimize=True)
-        data = stream.getvalue()
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-
-
-class Chart(NamedTuple):
-    """A figure of a page, for the macro ``charts`` of ``parts.html``."""
-
-    title: str
-    unit: str
-    caption: str
-    svg: Markup
+def png_uri(picture: Image) -> str:
+    """Return a ``data:`` URI of a picture as PNG."""
+    stream = io.BytesIO()
+    picture.save(stream, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:

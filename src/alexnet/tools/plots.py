@@ -1,77 +1,19 @@
-"""Charts of the tools, in the style of ``alexnet.curves``: lines over steps or epochs, and a confusion matrix."""
+"""A confusion matrix as a picture, in the style of ``alexnet.curves``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from alexnet.curves import COLOURS, canvas, mark_chance, save_png, set_ticks
+import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from alexnet.curves import COLOURS, canvas, save_png
 
-__all__ = ["CYCLE", "Line", "confusion", "draw_lines", "points"]
+__all__ = ["confusion"]
 
-CYCLE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#7f7f7f")
-"""Matplotlib's ten colours, for the settings of a comparison; they can be told apart on white and on black."""
 FEW_CLASSES = 20  # up to here, the cells of a confusion matrix have room for numbers
 MOST_NAMES = 50  # along an axis
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart."""
-
-    points: Sequence[tuple[float, float]]
-    colour: str
-    label: str = ""
-    style: str = "solid"
-
-
-def points(rows: Iterable[Mapping[str, Any]], against: str, metric: str) -> list[tuple[float, float]]:
-    """The values of a metric against ``step`` or ``epoch``. NaN, a gap in the line, stands for None."""
-    return [
-        (row[against], math.nan if row[metric] is None else row[metric])
-        for row in rows
-        if metric in row and row.get(against) is not None
-    ]
-
-
-def draw_lines(ax: Axes, lines: Sequence[Line], against: str, metric: str, classes: int = 0) -> None:
-    """Draw a metric of one or several runs against ``step`` or ``epoch``.
-
-    Args:
-        lines: at least one, each with at least one point.
-        classes: of how many classes the metric is a loss or an accuracy, for the dashed line at chance level.
-    """
-    for line in lines:
-        count = len(line.points)
-        width, marker = 1.0 if count > 400 else 1.5, "o" if count <= 40 / len(lines) else ""
-        ax.plot(
-            *zip(*line.points, strict=True),
-            color=line.colour,
-            label=line.label,
-            linestyle=line.style,
-            linewidth=width,
-            marker=marker,
-            markersize=3,
-        )
-    ax.set_xlabel(against)
-    ax.margins(x=0.02)
-    set_ticks(ax.xaxis, whole=against == "step" or ax.dataLim.xmax >= 4, thousands=against == "step")
-    if ax.dataLim.width == 0:
-        ax.set_xticks([ax.dataLim.x0])
-    set_ticks(ax.yaxis, whole=False, thousands=ax.dataLim.ymax >= 1000)
-    is_loss, is_accuracy = metric.endswith("loss"), metric.endswith("acc")
-    if classes > 1 and (is_loss or is_accuracy):
-        mark_chance(ax, classes, is_loss=is_loss)
-    if not is_loss and metric != "grad_norm":
-        ax.set_ylim(0, 1.06 * ax.dataLim.ymax or 1)
-    if any(line.label for line in lines):
-        ax.legend(frameon=False, loc="best" if classes else "upper right")
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> Path:
@@ -88,8 +30,6 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Pat
     if count == 0 or len(matrix) != count or any(len(row) != count for row in matrix):
         shape = [len(matrix), *sorted({len(row) for row in matrix})]
         raise ValueError(f"matrix must have {count} rows and columns, one for each class, got {shape}")
-    import numpy as np
-
     counts = np.asarray(matrix)
     total, right = int(counts.sum()), int(np.trace(counts))
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -6,7 +6,8 @@ pooling and normalisation are left out. One multiply-add is two floating-point o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,26 @@ __all__ = ["NETWORKS", "format_summary", "format_variants", "summarize", "varian
 TORCHVISION = "torchvision"
 NETWORKS = ("classic", "paper", "source", "caffe", "caffenet", TORCHVISION)
 """The columns of ``variants_table``."""
+SOURCES = {
+    "parameters, 1000 classes": "counted from the modules",
+    "parameters, 10 classes": "counted from the modules",
+    "multiply-adds, 1000 classes": "counted from the modules",
+    "filters": "paper 3.5; torchvision: cuda-convnet2, layers-imagenet-1gpu.cfg (arXiv:1404.5997 has 384 in conv4)",
+    "conv1 padding": "layers-145.cfg: padding=0, output rounded up; Caffe: no pad; torchvision/models/alexnet.py",
+    "groups of conv2, 4, 5": "paper 3.2 and figure 2; Caffe: group: 2; classic: this project",
+    "layer 1": "paper 3.5; layers-145.cfg; Caffe: train_val.prototxt",
+    "layer 2": "paper 3.5; layers-145.cfg [cnorm2a]; Caffe: train_val.prototxt",
+    "dropout on": "paper 4.2; layers-145.cfg [hs1a]; Caffe: drop6, drop7",
+    "input side": "paper 3.5 says 224, its 55×55 maps need 227; Caffe: crop_size 227; torchvision: min_size",
+    "norm: α over n = 5": (
+        "paper 3.3: α not divided; layer-params-145.cfg: scale, divided by size; Caffe: alpha, divided"
+    ),
+    "norm: k": "paper 3.3; layer-params-145.cfg: minDiv; Caffe: default k",
+    "norm sees": "paper 3.3: all kernels; layers-145.cfg: rnorm1a, rnorm1b; Caffe: one LRN layer over both groups",
+    "weights": "paper 5; layers-145.cfg: initW; Caffe: weight_filler; torch.nn",
+    "biases of conv2, 4, 5, fc6, 7": "paper 5; layers-145.cfg: initB; Caffe: bias_filler; torch.nn",
+}
+"""The rows of ``variants_table``, and where their values come from. Torchvision's are from its and PyTorch's code."""
 
 
 def summarize(variant: str = "classic", num_classes: int = 10, width_mult: float = 1.0) -> dict[str, Any]:
@@ -40,28 +61,26 @@ def summarize(variant: str = "classic", num_classes: int = 10, width_mult: float
     model, size = _build(variant, num_classes, width_mult)
     layers: list[dict[str, Any]] = []
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-            multiply_adds = 0
-            if isinstance(module, nn.Conv2d):
-                multiply_adds = output.numel() * module.weight[0].numel()  # a filter's weights, for each output value
-            elif isinstance(module, nn.Linear):
-                multiply_adds = module.weight.numel()
-            layers.append(
-                {
-                    "name": name,
-                    "type": type(module).__name__,
-                    "output": list(output.shape[1:]),
-                    "parameters": sum(p.numel() for p in module.parameters()),
-                    "multiply_adds": multiply_adds,
-                }
-            )
-
-        return hook
+    def record(name: str, module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        multiply_adds = 0
+        if isinstance(module, nn.Conv2d):
+            multiply_adds = output.numel() * module.weight[0].numel()  # a filter's weights, for each output value
+        elif isinstance(module, nn.Linear):
+            multiply_adds = module.weight.numel()
+        layers.append(
+            {
+                "name": name,
+                "type": type(module).__name__,
+                "output": list(output.shape[1:]),
+                "parameters": sum(p.numel() for p in module.parameters()),
+                "multiply_adds": multiply_adds,
+            }
+        )
 
     for path, module in model.named_modules():
         if not list(module.children()):
-            module.register_forward_hook(record(path if variant == TORCHVISION else path.rpartition(".")[2]))
+            name = path if variant == TORCHVISION else path.rpartition(".")[2]
+            module.register_forward_hook(functools.partial(record, name))
     with torch.no_grad():
         model(torch.empty(1, 3, size, size, device="meta"))
     return {
@@ -101,77 +120,41 @@ def variants_table() -> list[dict[str, Any]]:
 
     Each row has ``what``, ``values`` (a text for each of ``NETWORKS``) and ``source``, where the values come from.
     """
-    small = {name: summarize(name, 10) for name in NETWORKS}
-    large = {name: summarize(name, 1000) for name in NETWORKS}
-    convs = {name: [m for m in _build(name, 10)[0].modules() if isinstance(m, nn.Conv2d)] for name in NETWORKS}
-    variants = {name: VARIANTS[name] for name in NETWORKS if name != TORCHVISION}
-    counted = "counted from the modules"
-
-    def row(what: str, source: str, value: Callable[[str], str], torchvision: str | None = None) -> dict[str, Any]:
-        """A row whose texts ``value`` gives; ``torchvision`` is what torchvision's and PyTorch's source code says."""
-        values = {name: torchvision if name == TORCHVISION and torchvision else value(name) for name in NETWORKS}
-        return {"what": what, "values": values, "source": source}
-
+    columns = {name: _column(name) for name in NETWORKS}
     return [
-        row("parameters, 1000 classes", counted, lambda n: f"{large[n]['parameters']:,}"),
-        row("parameters, 10 classes", counted, lambda n: f"{small[n]['parameters']:,}"),
-        row("multiply-adds, 1000 classes", counted, lambda n: f"{large[n]['multiply_adds'] / 1e6:,.0f} M"),
-        row(
-            "filters",
-            "paper 3.5; torchvision: cuda-convnet2, layers-imagenet-1gpu.cfg (arXiv:1404.5997 has 384 in conv4)",
-            lambda n: "-".join(str(conv.out_channels) for conv in convs[n]),
-        ),
-        row(
-            "conv1 padding",
-            "layers-145.cfg: padding=0, output rounded up; Caffe: no pad; torchvision/models/alexnet.py",
-            lambda n: "224: 3 right, below" if variants[n].conv1_padding is None else str(variants[n].conv1_padding),
-            str(convs[TORCHVISION][0].padding[0]),
-        ),
-        row(
-            "groups of conv2, 4, 5",
-            "paper 3.2 and figure 2; Caffe: group: 2; classic: this project",
-            lambda n: str(convs[n][1].groups),
-        ),
-        row("layer 1", "paper 3.5; layers-145.cfg; Caffe: train_val.prototxt", lambda n: _order(small[n], 1)),
-        row("layer 2", "paper 3.5; layers-145.cfg [cnorm2a]; Caffe: train_val.prototxt", lambda n: _order(small[n], 2)),
-        row("dropout on", "paper 4.2; layers-145.cfg [hs1a]; Caffe: drop6, drop7", lambda n: _dropout(small[n])),
-        row(
-            "input side",
-            "paper 3.5 says 224, its 55×55 maps need 227; Caffe: crop_size 227; torchvision: min_size",
-            lambda n: " or ".join(map(str, variants[n].image_sizes)),
-            "63 or more",
-        ),
-        row(
-            "norm: α over n = 5",
-            "paper 3.3: α not divided; layer-params-145.cfg: scale, divided by size; Caffe: alpha, divided",
-            lambda n: f"{variants[n].lrn_alpha / 5:.5f}".rstrip("0"),
-            "no norm",
-        ),
-        row(
-            "norm: k",
-            "paper 3.3; layer-params-145.cfg: minDiv; Caffe: default k",
-            lambda n: f"{variants[n].lrn_k:g}",
-            "no norm",
-        ),
-        row(
-            "norm sees",
-            "paper 3.3: all kernels; layers-145.cfg: rnorm1a, rnorm1b; Caffe: one LRN layer over both groups",
-            lambda n: "its own tower" if variants[n].lrn_towers > 1 else "all channels",
-            "no norm",
-        ),
-        row(
-            "weights",
-            "paper 5; layers-145.cfg: initW; Caffe: weight_filler; torch.nn",
-            lambda n: _weights(INITS[variants[n].init]),
-            "U(±1/√fan-in)",
-        ),
-        row(
-            "biases of conv2, 4, 5, fc6, 7",
-            "paper 5; layers-145.cfg: initB; Caffe: bias_filler; torch.nn",
-            lambda n: f"{INITS[variants[n].init].bias:g}",
-            "U(±1/√fan-in)",
-        ),
+        {"what": what, "values": {name: column[what] for name, column in columns.items()}, "source": source}
+        for what, source in SOURCES.items()
     ]
+
+
+def _column(name: str) -> dict[str, str]:
+    """A network's texts for the rows of ``variants_table``."""
+    small, large = summarize(name, 10), summarize(name, 1000)
+    convs = [module for module in _build(name, 10)[0].modules() if isinstance(module, nn.Conv2d)]
+    counted = {
+        "parameters, 1000 classes": f"{large['parameters']:,}",
+        "parameters, 10 classes": f"{small['parameters']:,}",
+        "multiply-adds, 1000 classes": f"{large['multiply_adds'] / 1e6:,.0f} M",
+        "filters": "-".join(str(conv.out_channels) for conv in convs),
+        "groups of conv2, 4, 5": str(convs[1].groups),
+        "layer 1": _order(small, 1),
+        "layer 2": _order(small, 2),
+        "dropout on": _dropout(small),
+    }
+    if name == TORCHVISION:
+        drawn = dict.fromkeys(("weights", "biases of conv2, 4, 5, fc6, 7"), "U(±1/√fan-in)")
+        absent = dict.fromkeys(("norm: α over n = 5", "norm: k", "norm sees"), "no norm")
+        return counted | absent | drawn | {"conv1 padding": str(convs[0].padding[0]), "input side": "63 or more"}
+    variant, init = VARIANTS[name], INITS[VARIANTS[name].init]
+    return counted | {
+        "conv1 padding": "224: 3 right, below" if variant.conv1_padding is None else str(variant.conv1_padding),
+        "input side": " or ".join(map(str, variant.image_sizes)),
+        "norm: α over n = 5": f"{variant.lrn_alpha / 5:.5f}".rstrip("0"),
+        "norm: k": f"{variant.lrn_k:g}",
+        "norm sees": "its own tower" if variant.lrn_towers > 1 else "all channels",
+        "weights": _weights(init),
+        "biases of conv2, 4, 5, fc6, 7": f"{init.bias:g}",
+    }
 
 
 _STEPS = {"Conv2d": "conv", "ReLU": "relu", "ResponseNorm": "norm", "WithinMapNorm": "norm in map", "MaxPool2d": "pool"}

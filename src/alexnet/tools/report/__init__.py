@@ -15,7 +15,7 @@ from alexnet.recipes import FieldError
 from alexnet.tools.html import check_page, write_page
 from alexnet.tools.report import comparison, run
 
-__all__ = ["PAGE", "default_page", "report"]
+__all__ = ["PAGE", "report"]
 
 PAGE = "report.html"
 
@@ -25,7 +25,8 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> dict
 
     Args:
         folders: run folders. Nothing in them is changed except the page.
-        out: the page, a file whose name ends in ``.html``; by default ``default_page(folders)``.
+        out: the page, a file whose name ends in ``.html``; by default ``report.html`` in the folder of the run, or in
+            the folder that holds all of the runs.
 
     Returns:
         ``out``, ``runs`` (``folder``, ``recipe``, ``seed`` and ``final``, the last full row, of each) and ``findings``.
@@ -37,10 +38,12 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> dict
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
         raise FieldError("runs", "different folders", ", ".join(map(str, paths)))
-    if out is not None:
-        check_page(Path(out))
+    if out is None and len({path.resolve().parent for path in paths}) > 1:
+        raise FieldError("out", "given if the runs are in several folders", None)
+    page = Path(out) if out else (paths[0] if len(paths) == 1 else paths[0].resolve().parent) / PAGE
+    if out:
+        check_page(page)
     runs = [load_run(path) for path in paths]
-    page = Path(out) if out else default_page(paths)
     html, findings = run.page(runs[0]) if len(runs) == 1 else comparison.page(runs)
     write_page(page, html)
     entries = [
@@ -48,16 +51,3 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> dict
         for each in runs
     ]
     return {"out": str(page), "runs": entries, "findings": findings}
-
-
-def default_page(folders: Sequence[Path]) -> Path:
-    """``report.html`` in the folder of the run, or in the folder that holds all of the runs.
-
-    Raises:
-        FieldError: the runs are in several folders.
-    """
-    if len(folders) == 1:
-        return folders[0] / PAGE
-    if len({folder.resolve().parent for folder in folders}) > 1:
-        raise FieldError("out", "given if the runs are in several folders", None)
-    return folders[0].resolve().parent / PAGE

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet.checkpoint import METRICS, Run
-from alexnet.curves import COLOURS, canvas
+from markupsafe import Markup
+
+from alexnet.checkpoint import Run
+from alexnet.curves import COLOURS, Line, canvas, draw_lines, points
 from alexnet.recipes import RECIPES, Recipe, command, runtime_for
 from alexnet.tools.filters import conv1_filters, filter_changes, filter_sheet, initial_model
-from alexnet.tools.html import Chart, inline_svg, png_uri, render
-from alexnet.tools.plots import Line, draw_lines, points
+from alexnet.tools.html import inline_svg, png_uri, render
+from alexnet.tracking import duration
 
-__all__ = ["Accuracy", "accuracies", "command_of", "diverged", "document", "findings", "last_step", "page", "parts"]
+__all__ = [
+    "Accuracy", "accuracies", "chart", "command_of", "diverged", "document", "facts", "findings", "last_step",
+    "max_steps", "page", "parts", "shown",
+]  # fmt: skip
 
 LEAST_WAITING = 10  # percent of the time of steps; above it, waiting for data is worth a sentence
 LEAST_RISE = 0.05  # nats that the validation loss rises above its lowest value before it counts as overfitting
@@ -42,22 +48,16 @@ class Accuracy:
     """An accuracy of the last full row."""
 
     name: str
-    split: str
     value: float
     """Percent."""
-    count: int
-    """Number of images it was measured on."""
     interval: tuple[float, float]
     """Its 95% interval in percent: how exact it is for so many images. Another seed changes it further."""
+    images: str
+    """What it was measured on, such as "10,000 test images"."""
 
     @property
-    def images(self) -> str:
-        """What it was measured on, such as "10,000 test images"."""
-        name, _, origin = self.split.partition(" ")  # as in "val (a tenth of train, seed 0)"
-        return f"{self.count:,} {SPLITS.get(name, name.replace('holdout', 'held-out'))} images {origin}".strip()
-
-    def __str__(self) -> str:
-        return f"{self.value:.1f}%"
+    def range(self) -> str:
+        return "{:.1f} to {:.1f}%".format(*self.interval)
 
 
 def accuracies(run: Run) -> list[Accuracy]:
@@ -72,7 +72,9 @@ def accuracies(run: Run) -> list[Accuracy]:
         value, count = run.final.get(f"{key}_acc"), data[key]
         if value is not None and count:
             low, high = binomtest(round(value * count / 100), count).proportion_ci(0.95, "wilson")
-            found.append(Accuracy(f"{key}_acc", split, value, count, (100 * float(low), 100 * float(high))))
+            name, _, origin = split.partition(" ")  # as in "val (a tenth of train, seed 0)"
+            images = f"{count:,} {SPLITS.get(name, name.replace('holdout', 'held-out'))} images {origin}".strip()
+            found.append(Accuracy(f"{key}_acc", value, (100 * float(low), 100 * float(high)), images))
     return found
 
 
@@ -81,10 +83,15 @@ def diverged(run: Run) -> bool:
     return any(run.final.get(name, 0.0) is None for name in ("train_loss", "val_loss"))
 
 
+def max_steps(run: Run) -> int | None:
+    """The step at which the run was told to stop before the end of its schedule."""
+    stored = run.config.get("runtime") or run.config["recipe"]  # 0.1.0 had one for both
+    return stored.get("max_steps")  # type: ignore[no-any-return]
+
+
 def last_step(run: Run) -> int:
     """The step at which the run ends: the last of its schedule, or ``max_steps``."""
-    stored = run.config.get("runtime") or run.config["recipe"]  # 0.1.0 had one for both
-    return min(run.total_steps, stored.get("max_steps") or run.total_steps)
+    return min(run.total_steps, max_steps(run) or run.total_steps)
 
 
 def parts(run: Run) -> list[dict[str, Any]]:
@@ -92,34 +99,42 @@ def parts(run: Run) -> list[dict[str, Any]]:
     return run.config.get("parts") or [{"step": 0} | run.config]
 
 
+def facts(run: Run) -> dict[str, Any]:
+    """What is recorded of a run's data and of how it was computed, without its recipe; None if it is not recorded."""
+    config, data = run.config, run.config["data"]
+    return {
+        "data": data["name"],
+        "images of data": ", ".join(f"{data[key]:,} {key}" for key in ("train", "val", "test") if data.get(key)),
+        "fingerprint": data.get("fingerprint"),
+        "validation split": data["val_split"],
+        **{name: config.get(name) for name in ("device", "precision", "loader", "compiled", "lrn", "processes")},
+    }
+
+
 def command_of(run: Run) -> str:
     """The command that trains the run again; empty if its recipe has no name in this version."""
-    limit = last_step(run) if last_step(run) < run.total_steps else None
     name = run.recipe.name
-    return command(run.recipe, runtime_for(name, max_steps=limit)) if name in RECIPES else ""
+    return command(run.recipe, runtime_for(name, max_steps=max_steps(run))) if name in RECIPES else ""
 
 
-def changes(run: Run) -> dict[str, tuple[Any, Any]]:
-    """The fields in which the run differs from its named recipe: the run's value and the recipe's."""
+def changes(run: Run) -> dict[str, dict[str, Any]]:
+    """The fields in which the run differs from its named recipe: the value of the ``run`` and of the ``recipe``."""
     own, default = (dataclasses.asdict(each) for each in (run.recipe, RECIPES.get(run.recipe.name, Recipe)()))
-    return {name: (own[name], default[name]) for name in own if name != "name" and own[name] != default[name]}
+    return {
+        name: {"run": own[name], "recipe": default[name]}
+        for name in own
+        if name != "name" and own[name] != default[name]
+    }
 
 
 def seconds(run: Run) -> dict[str, float]:
-    """Seconds up to the last full row, by what they were spent on: the keys of ``SPENT``."""
-    spent, before = dict.fromkeys(SPENT, 0.0), 0
+    """Seconds up to the last full row, by what they were spent on: the keys of ``SPENT``. 0.1.0 did not record them."""
+    spent = dict.fromkeys(SPENT, 0.0)
     for row in run.full_rows:
-        if row["step"] % run.recipe.val_every and row is not run.final:
+        if "seconds" not in row or (row["step"] % run.recipe.val_every and row is not run.final):
             continue  # a row at max_steps; the next one includes its time
-        steps, before = row["step"] - before, row["step"]
-        if "seconds" in row:
-            stepping, waiting = row["seconds"], row["wait_seconds"]
-        else:  # 0.1.0 stored rates
-            rate = row.get("images_per_sec")
-            stepping = steps * run.recipe.batch_size / rate if rate else 0.0
-            waiting = stepping * (row.get("data_wait_pct") or 0.0) / 100
-        spent["computing"] += stepping - waiting
-        spent["waiting"] += waiting
+        spent["computing"] += row["seconds"] - row["wait_seconds"]
+        spent["waiting"] += row["wait_seconds"]
         spent["validating"] += row.get("val_seconds") or 0.0
         spent["saving"] += row.get("save_seconds") or 0.0
     return spent
@@ -152,9 +167,9 @@ def _verdict(run: Run) -> str:
     if found := accuracies(run):
         first, chance = found[0], 100 / len(run.classes)
         verdict = (
-            f"{name} {'learned' if first.interval[0] > chance else 'did not leave chance'}: {first} accuracy on the "
-            f"{first.images} of {run.config['data']['name']} (95% interval {first.interval[0]:.1f} to "
-            f"{first.interval[1]:.1f}%), where guessing gives {chance:.3g}%."
+            f"{name} {'learned' if first.interval[0] > chance else 'did not leave chance'}: {first.value:.1f}% "
+            f"accuracy on the {first.images} of {run.config['data']['name']} (95% interval {first.range}), where "
+            f"guessing gives {chance:.3g}%."
         )
     if final["step"] == total:
         return f"{verdict} Training is complete ({at})."
@@ -206,7 +221,7 @@ def page(run: Run) -> tuple[str, list[str]]:
         results=_results(run),
         filters=_filters(run),
         changes=changes(run),
-        facts=_facts(run),
+        facts=facts(run),
         parts=[_part(part) for part in parts(run)],
         spent=[(SPENT[what], duration(s), 100 * s / total) for what, s in spent.items() if total],
         data={"runs": [document(run)], "findings": said},
@@ -222,44 +237,47 @@ def document(run: Run) -> dict[str, Any]:
         "folder": str(run.folder),
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
-        "command": command_of(run),
-        "changes": {name: {"run": own, "recipe": default} for name, (own, default) in changes(run).items()},
-        "step": run.step,
+        "changes": changes(run),
         "last_step": last_step(run),
-        "total_steps": run.total_steps,
         "finished": run.final.get("step") == last_step(run),
         "final": run.final,
         "figures": [dataclasses.asdict(accuracy) for accuracy in accuracies(run)],
         "best_picked": {name: run.best[name] for name in ("val_acc", "step") if run.best},
         "seconds": seconds(run),
-        "parts": parts(run),
         "config": run.config,
         "rows": run.rows,
     }
 
 
-def _charts(run: Run) -> list[Chart]:
-    charts: list[Chart] = []
+def _charts(run: Run) -> list[dict[str, str]]:
+    resumed, charts = [part["step"] for part in parts(run)[1:]], []
     for title, unit, caption, *metrics in CHARTS:
         lines = []
         for metric in metrics:
-            split = metric.partition("_")[0] if len(metrics) > 1 else ""
-            colour = COLOURS["validation" if split == "val" else "train"]
+            split = metric.partition("_")[0]
             if found := points(run.rows, "step", metric):
+                colour = COLOURS["validation" if split == "val" else "train"]
                 lines.append(Line(found, colour, SPLITS.get(split, "")))
         if lines:
-            with canvas(4.6, 3.0) as figure:
-                ax = figure.subplots()
-                draw_lines(ax, lines, "step", metrics[0], len(run.classes))
-                for part in parts(run)[1:]:
-                    ax.axvline(part["step"], color=COLOURS["soft"], linewidth=0.9, linestyle="dotted", zorder=1)
-                ends = ", ".join(f"{line.label} ends at {line.points[-1][1]:.3g}".strip() for line in lines)
-                svg = inline_svg(figure, f"chart-{len(charts)}", f"{title} up to step {run.step:,}; {ends}")
-            charts.append(Chart(title, unit, caption, svg))
+            svg = chart(title, lines, "step", metrics[0], len(run.classes), resumed)
+            charts.append({"title": title, "unit": unit, "caption": caption, "svg": svg})
     return charts
 
 
-def _results(run: Run) -> list[dict[str, Any]]:
+def chart(
+    title: str, lines: Sequence[Line], against: str, metric: str, classes: int, resumed: Iterable[int] = ()
+) -> Markup:
+    """An ``<svg>`` of a metric, with a dotted upright line at each step in ``resumed``; the rest as ``draw_lines``."""
+    with canvas(4.8, 3.1) as figure:
+        ax = figure.subplots()
+        draw_lines(ax, lines, against, metric, classes)
+        for step in resumed:
+            ax.axvline(step, color=COLOURS["soft"], linewidth=0.9, linestyle="dotted", zorder=1)
+        ends = ", ".join(f"{line.label} ends at {line.points[-1][1]:.3g}".strip() for line in lines)
+        return inline_svg(figure, f"chart-{metric}", f"{title} against {against}; {ends}")
+
+
+def _results(run: Run) -> list[dict[str, str]]:
     """The metrics of the last full row, each with its unit, its interval and what it was measured on."""
     measured = {accuracy.name: accuracy for accuracy in accuracies(run)}
     rows = []
@@ -268,56 +286,25 @@ def _results(run: Run) -> list[dict[str, Any]]:
         images = on.images if on else "training batches since the row before" if split == "train" else ""
         for kind, word, form in (("acc", "accuracy", "{:.1f}%"), ("loss", "loss", "{:.3g} nats")):
             if (metric := f"{split}_{kind}") in run.final:
-                value = run.final[metric]
-                rows.append(
-                    {
-                        "name": f"{name} {word}",
-                        "value": "not finite" if value is None else form.format(value),
-                        "interval": "{:.1f} to {:.1f}%".format(*on.interval) if on and kind == "acc" else "",
-                        "images": images,
-                    }
-                )
+                value = "not finite" if run.final[metric] is None else form.format(run.final[metric])
+                interval = on.range if on and kind == "acc" else ""
+                rows.append({"name": f"{name} {word}", "value": value, "interval": interval, "images": images})
     return rows
 
 
 def _filters(run: Run) -> dict[str, Any]:
-    """conv1 as pictures, one for each tower, and their caption; or a caption that says why there are none."""
+    """conv1 as pictures, one for each tower, with the number and the side of its filters; or why there are none."""
     try:
         model = run.model()
     except (OSError, ValueError) as error:
-        return {"caption": f"No filters to show: {error}.", "sheets": []}
+        return {"error": str(error), "sheets": []}
     after, before = conv1_filters(model), conv1_filters(initial_model(run))
-    count, side, towers = len(after), after.shape[-1], model.variant.groups
+    towers = zip(after.chunk(model.variant.groups), before.chunk(model.variant.groups), strict=True)
     sheets = [
         png_uri(filter_sheet(tower[filter_changes(tower, first).argsort(descending=True, stable=True)]))
-        for tower, first in zip(after.chunk(towers), before.chunk(towers), strict=True)
+        for tower, first in towers
     ]
-    caption = (
-        f"The {count} filters of conv1, {side}×{side} pixels{' (tower 1, then tower 2)' * (towers > 1)}, "
-        "sorted by how much training changed them, the most changed first (the network before training was drawn again "
-        "from the run's seed). Look for edges, stripes and spots of colour at the top; filters that still look like "
-        "noise learned little. Each filter is scaled by itself, so the picture shows its form, not its strength."
-    )
-    return {"caption": caption, "sheets": sheets}
-
-
-def _facts(run: Run) -> dict[str, str]:
-    """What the run used, without what its config does not say. A new row of the page's table is one line here."""
-    config, data, metrics = run.config, run.config["data"], run.folder / METRICS
-    processes = config.get("processes") or 1
-    how = [config.get("device"), config.get("precision"), config.get("loader") and f"{config['loader']} images"]
-    how += ["compiled" if config.get("compiled") else "", f"{processes} processes" if processes > 1 else ""]
-    written = time.localtime(metrics.stat().st_mtime) if metrics.is_file() else None
-    facts = {
-        "data": data["name"],
-        "images": ", ".join(f"{data[key]:,} {SPLITS[key]}" for key in ("train", "val", "test") if data.get(key)),
-        "validation split": data["val_split"],
-        "data fingerprint": data.get("fingerprint"),
-        "computed on": ", ".join(filter(None, how)),
-        "response normalisation": config.get("lrn"),
-        "last row written": written and time.strftime("%Y-%m-%d %H:%M", written),
-    }
-    return {name: value for name, value in facts.items() if value}
+    return {"count": len(after), "side": after.shape[-1], "sheets": sheets}
 
 
 def _part(part: dict[str, Any]) -> dict[str, str]:
@@ -338,11 +325,3 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Such as ``12.3 s``, ``5 min 20 s`` or ``2 h 5 min``."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
