@@ -608,7 +608,7 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
             import datasets
 
             return _arrow(datasets.Dataset.from_parquet(list(map(str, paths)))), parts
-        return pa.concat_tables(tables), parts
+        return pa.concat_tables(tables, promote_options="default"), parts  # columns may be missing
     except Exception as error:  # the datasets library has exceptions of its own, around those of pyarrow
         raise ValueError(f"{paths[0]}: cannot be read ({_one_line(error.__cause__ or error)})") from error
 
