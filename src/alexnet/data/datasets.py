@@ -16,7 +16,7 @@ import socket
 import sys
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -546,7 +546,7 @@ def _class_files(split: Path, classes: Mapping[str, Sequence[Path]], left_out: l
     return Images(np.array(labels, np.int64), Files(paths, str(split)))
 
 
-def _image_files(folder: str, seen: set[str], left_out: list[str]) -> Iterator[str]:
+def _image_files(folder: str, seen: set[str], left_out: list[str]) -> list[str]:
     """The image files of a folder, then those of the folders in it."""
     folders, files = [], []
     with os.scandir(folder) as entries:
@@ -559,9 +559,7 @@ def _image_files(folder: str, seen: set[str], left_out: list[str]) -> Iterator[s
                 files.append(entry.path)
             else:
                 left_out.append(entry.path)
-    yield from files
-    for inner in folders:
-        yield from _image_files(inner, seen, left_out)
+    return files + [path for inner in folders for path in _image_files(inner, seen, left_out)]
 
 
 # Tables: Parquet files, and the datasets library's
