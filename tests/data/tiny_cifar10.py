@@ -33,23 +33,21 @@ def batches() -> dict[str, bytes]:
     return {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
 
 
-def use_md5_of(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def use_md5(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torchvision's table state these files instead of the real ones."""
     from torchvision.datasets import CIFAR10
 
-    md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in batches().items()}
     monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{n}", md5[f"data_batch_{n}"]] for n in range(1, 6)])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
 
 
-def write_batches(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def write_batches(data_dir: Path) -> Path:
     folder = data_dir / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    files = batches()
-    for name, content in files.items():
+    for name, content in batches().items():
         (folder / name).write_bytes(content)
-    use_md5_of(files, monkeypatch)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import json
 import os
 import pathlib
 import re
@@ -213,17 +212,6 @@ def test_a_pretrained_folder_without_info_gives_its_variant(tmp_path):
     assert_same_weights(tmp_path / "out.safetensors", model)
 
 
-def test_a_pretrained_folder_of_version_0_1_keeps_its_card(tmp_path):
-    model = make_network("caffenet", 2, width_mult=0.25)
-    norm = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
-    card = {"variant": "caffenet", "classes": ["cat", "dog"], "normalization": norm, "data": "pets", "record": {}}
-    config = {"num_classes": 2, "variant": "caffenet", "widths": "quarter", "card": {**card, "widths": "quarter"}}
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    convert(tmp_path / "model.safetensors", tmp_path / "out.safetensors")
-    assert assert_same_weights(tmp_path / "out.safetensors", model).classes == ("cat", "dog")
-
-
 # --- state dicts
 
 
@@ -305,8 +293,6 @@ class SystemCall:
 def test_objects_beside_the_weights_are_left_out(beside, tmp_path):
     convert(save(tmp_path, {"state_dict": STATE, "beside": [beside, beside]}), tmp_path / "out.safetensors")
     assert_same_weights(tmp_path / "out.safetensors", make_network())
-    allowed = [entry[1] for entry in torch.serialization.get_safe_globals() if isinstance(entry, tuple)]
-    assert "numpy.dtype" not in allowed  # by other readers in this process
 
 
 @pytest.mark.parametrize("beside", [Touch(), SystemCall()])
@@ -337,14 +323,12 @@ def test_state_dicts_that_do_not_fit_are_refused_by_name(changes, named, tmp_pat
     assert named in refusal(save(tmp_path, state))
 
 
-@pytest.mark.parametrize("state", [{"epoch": 3}, [torch.zeros(3)], {0: torch.zeros(3)}, make_network()])
+RECURSIVE: dict = {"epoch": 3}
+RECURSIVE["model"] = {"net": RECURSIVE}
+
+
+@pytest.mark.parametrize("state", [{"epoch": 3}, [torch.zeros(3)], {0: torch.zeros(3)}, RECURSIVE, make_network()])
 def test_files_without_a_state_dict_are_refused(state, tmp_path):
-    assert "holds no state dict" in refusal(save(tmp_path, state))
-
-
-def test_a_dict_that_holds_itself_is_refused(tmp_path):
-    state = {"epoch": 3}
-    state["model"] = {"net": state}
     assert "holds no state dict" in refusal(save(tmp_path, state))
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -497,14 +497,17 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
     splits = _used_splits([name for name in ("train", *VAL_SPLITS) if (folder / name).is_dir()])
     if splits == ["train"]:
         raise _refused(spec, "train/ is there, but neither val/ nor test/")
-    found = {split: _class_folders(folder / split) for split in splits}
+    left_out: list[str] = []
+    found = {split: _class_folders(folder / split, left_out) for split in splits}
     if len(splits) == 3 and not found["test"].keys() & found["train"].keys():
         del found["test"]  # without folders of these classes it has no labels
-    left_out: list[str] = []
     images = {split: _class_files(folder / split, own, left_out) for split, own in found.items()}
-    notes = [f"left out {len(left_out):,} files and folders that are no images, such as {path}" for path in left_out]
     classes = {split: tuple(sorted(own)) for split, own in found.items()}
-    return replace(_dataset(spec, _display_name(folder), classes, images), notes=tuple(notes[:1]))
+    dataset = _dataset(spec, _display_name(folder), classes, images)
+    if not left_out:
+        return dataset
+    note = f"left out {len(left_out):,} files and folders that are no images, such as {left_out[0]}"
+    return replace(dataset, notes=(note,))
 
 
 def _display_name(folder: Path) -> str:
@@ -519,18 +522,19 @@ def _is_class(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
 
 
-def _class_folders(split: Path) -> dict[str, list[Path]]:
+def _class_folders(split: Path, left_out: list[str]) -> dict[str, list[Path]]:
     """The folders of each class. Names that look the same in two Unicode forms are one class."""
     found: dict[str, list[Path]] = {}
     for path in sorted(split.iterdir()):
         if path.is_dir() and _is_class(path.name):
             found.setdefault(unicodedata.normalize("NFC", path.name), []).append(path)
+        else:
+            left_out.append(str(path))
     return found
 
 
 def _class_files(split: Path, classes: Mapping[str, Sequence[Path]], left_out: list[str]) -> Images:
     """The image files of a split, in order; what else is there is added to ``left_out``."""
-    left_out += [str(path) for path in sorted(split.iterdir()) if not (path.is_dir() and _is_class(path.name))]
     # Links are followed, but each real folder is visited once, and none that holds these.
     seen = {os.path.realpath(path) for path in (*chain(*classes.values()), split, *split.resolve().parents)}
     paths: list[str] = []
@@ -542,7 +546,7 @@ def _class_files(split: Path, classes: Mapping[str, Sequence[Path]], left_out: l
     return Images(np.array(labels, np.int64), Files(paths, str(split)))
 
 
-def _image_files(folder: str, seen: set[str], left_out: list[str]) -> Iterator[str]:
+def _image_files(folder: str, seen: set[str], left_out: list[str]) -> list[str]:
     """The image files of a folder, then those of the folders in it."""
     folders, files = [], []
     with os.scandir(folder) as entries:
@@ -555,9 +559,7 @@ def _image_files(folder: str, seen: set[str], left_out: list[str]) -> Iterator[s
                 files.append(entry.path)
             else:
                 left_out.append(entry.path)
-    yield from files
-    for inner in folders:
-        yield from _image_files(inner, seen, left_out)
+    return files + [path for inner in folders for path in _image_files(inner, seen, left_out)]
 
 
 # Tables: Parquet files, and the datasets library's
@@ -604,7 +606,7 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
             import datasets
 
             return _arrow(datasets.Dataset.from_parquet(list(map(str, paths)))), parts
-        return pa.concat_tables(tables), parts
+        return pa.concat_tables(tables, promote_options="default"), parts  # columns may be missing
     except Exception as error:  # the datasets library has exceptions of its own, around those of pyarrow
         raise ValueError(f"{paths[0]}: cannot be read ({_one_line(error.__cause__ or error)})") from error
 

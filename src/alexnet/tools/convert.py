@@ -40,7 +40,6 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module
 class Layer:
     """A weight with its bias."""
 
-    name: str
     weight: Tensor
     bias: Tensor
     keys: tuple[str, ...] = ()
@@ -161,7 +160,7 @@ def _from_caffe(source: Path, variant: str | None) -> Converted:
             weight = weight.reshape(weight.shape[-2:])  # older files have four sides, the first two of 1
         elif not layers:
             weight = weight[:, ::-1]  # conv1 sees BGR in Caffe, RGB here
-        layers.append(Layer(layer.name, torch.from_numpy(weight.copy()), torch.from_numpy(bias.reshape(-1).copy())))
+        layers.append(Layer(torch.from_numpy(weight.copy()), torch.from_numpy(bias.reshape(-1).copy())))
     found = _fit(source, layers, variant)
     normalization, text = _mean_beside(source) or _assumed_input(variant)
     classes: Sequence[str] = ()
@@ -268,11 +267,10 @@ def _layers(state: Mapping[str, Tensor]) -> list[Layer]:
     for name in state:
         by_stem.setdefault(re.sub(r"[^._]*$", "", name), []).append(name)
     layers = []
-    for stem, names in by_stem.items():
+    for names in by_stem.values():
         weights, biases = ([name for name in names if state[name].ndim in ndims] for ndims in ((2, 4), (1,)))
         if len(weights) == len(biases) == 1:
-            keys = weights[0], biases[0]
-            layers.append(Layer(stem.rstrip("._"), state[keys[0]], state[keys[1]], keys))
+            layers.append(Layer(state[weights[0]], state[biases[0]], (weights[0], biases[0])))
     return layers
 
 

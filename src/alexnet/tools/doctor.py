@@ -7,7 +7,6 @@ and the gradient on the way back. tests/tools/test_doctor.py compares the verdic
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from importlib.util import find_spec
@@ -58,19 +57,14 @@ def probe(model: AlexNet_2012, images: Tensor, labels: Tensor) -> list[dict[str,
     ]
     model.zero_grad()
     F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-    layers = []
-    for hook, (name, layer) in zip(hooks, model.weight_layers(), strict=True):
+    for hook in hooks:
         hook.remove()
-        output = outputs[name].float()
-        assert layer.weight.grad is not None
-        layers.append(
-            {
-                "name": name,
-                "signal_std": math.sqrt(output.var(0).mean().item()),
-                "signal_mean": math.sqrt(output.mean(0).square().mean().item()),
-                "grad_std": layer.weight.grad.std().item(),
-            }
-        )
+    layers = []
+    for name, layer in model.weight_layers():
+        output, gradient = outputs[name].float(), layer.weight.grad
+        assert gradient is not None
+        deviation, common = output.var(0).mean().sqrt().item(), output.mean(0).square().mean().sqrt().item()
+        layers.append({"name": name, "signal_std": deviation, "signal_mean": common, "grad_std": gradient.std().item()})
     model.zero_grad()
     return layers
 
