@@ -1,5 +1,6 @@
 """The specs, and what a data set does: splits, subsets, fingerprints."""
 
+import hashlib
 import os
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import tiny_cifar10
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import image_folder, parquet_folder, png, write_parquet
+from pictures import encoded, image_folder, parquet_folder, png, write_parquet
 from PIL import Image
 
 from alexnet import recipes
@@ -72,6 +73,23 @@ def test_a_damaged_batch_is_never_unpickled(tmp_path, monkeypatch, no_network):
     assert str(tmp_path) in refusal("cifar10", tmp_path, ConnectionError)
     assert not trap.exists()
     assert describe("cifar10", tmp_path)["found"] is False
+
+
+@pytest.mark.parametrize(("jpegs", "name"), [(0, "CIFAR-10"), (3, "CIFAR-10 (3 test images as JPEG)")])
+def test_cifar10_is_recognised_by_its_pixels(tmp_path, monkeypatch, jpegs, name):
+    rows = [{"bytes": png(np.full((32, 32, 3), i, np.uint8)), "path": None} for i in range(10)]
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", range(10), rows=rows)
+    for i in range(jpegs):
+        rows[i]["bytes"] = encoded(Image.new("RGB", (32, 32), (i, i, 200)), "JPEG")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", range(10), rows=rows)
+    assert load(str(tmp_path)).name == tmp_path.name
+    whole = b"".join(bytes([i]) * (1 + 3072) for i in range(10))
+    first, all_ten = (hashlib.md5(part).hexdigest() for part in (whole[:3073], whole))
+    monkeypatch.setattr(datasets, "CIFAR10_IMAGES", 10)
+    monkeypatch.setattr(datasets, "FIRST_MD5", (first,))
+    monkeypatch.setattr(datasets, "TRAIN_MD5", (all_ten,))
+    monkeypatch.setattr(datasets, "TEST_MD5", (all_ten,))
+    assert load(str(tmp_path)).name == name
 
 
 @pytest.mark.parametrize(

@@ -403,6 +403,14 @@ def _digits() -> Dataset:
 
 HUB_REPO = "uoft-cs/cifar10"
 HUB_FILES = ("plain_text/train-00000-of-00001.parquet", "plain_text/test-00000-of-00001.parquet")
+CIFAR10_IMAGES = 50_000
+# MD5 sums of data_batch_1.bin to data_batch_5.bin, of test_batch.bin, and of the first image of all
+TRAIN_MD5 = (
+    "5dd7e06a14cb22eb9f671a540d1b7c25", "5ea93a67294ea407fff1d09f752e9692", "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "ae636b3ba5c66a11e91e8cb52e771fcb", "53f37980c15c3d472c316c40844f3f0d",
+)  # fmt: skip
+TEST_MD5 = ("803d5f7f4d78ea53de84dbe85f74fb6d",)
+FIRST_MD5 = ("7498ec3214f887802a195993574a9714",)
 
 
 def _cifar10(data_dir: Path, download: bool) -> Dataset:
@@ -482,6 +490,30 @@ def _download_cifar10(data_dir: Path) -> None:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _cifar10_name(dataset: Dataset) -> str | None:
+    """The name of CIFAR-10 if these are its training images, pixel for pixel, and how its test images differ."""
+    train, test = dataset.train, dataset.val
+    if len(dataset.classes) != 10 or len(train) != CIFAR10_IMAGES or not _has_md5(train.subset([0]), FIRST_MD5):
+        return None
+    if not _has_md5(train, TRAIN_MD5):
+        return None
+    if _has_md5(test, TEST_MD5):
+        return "CIFAR-10"
+    jpegs = sum(test.encoded(index)[:2] == b"\xff\xd8" for index in range(len(test)))
+    return f"CIFAR-10 ({jpegs} test images as JPEG)" if jpegs else "CIFAR-10 (test images differ)"
+
+
+def _has_md5(images: Images, expected: Sequence[str]) -> bool:
+    """Whether equal parts of the images, as CIFAR-10's binary files hold them, have these MD5 sums."""
+    array = images.array()
+    if array is None or array.shape[1:] != (32, 32, 3):
+        return False
+    planes = array.transpose(0, 3, 1, 2).reshape(len(array), -1)
+    content = np.concatenate([images.labels[:, None].astype(np.uint8), planes], axis=1)
+    parts = np.array_split(content, len(expected))
+    return [hashlib.md5(part.tobytes(), usedforsecurity=False).hexdigest() for part in parts] == list(expected)
 
 
 # A folder of image files, one folder a class
@@ -574,7 +606,8 @@ def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
     if splits == ["train"]:
         raise _refused(spec, "train-*.parquet is there, neither validation-*.parquet nor test-*.parquet")
     tables = {split: _read_parquet(paths[split]) for split in splits}
-    return _from_tables(spec, _display_name(folder), tables, (str(files),))
+    dataset = _from_tables(spec, _display_name(folder), tables, (str(files),))
+    return replace(dataset, name=_cifar10_name(dataset) or dataset.name)
 
 
 def _read_parquet(paths: Sequence[Path]) -> SplitTable:

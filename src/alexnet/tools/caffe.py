@@ -1,17 +1,16 @@
 """Read Caffe's binary files: the layers of a ``.caffemodel`` and the mean image of a ``.binaryproto``.
 
-Both are protocol buffers. Only the fields that hold weights are used, and neither Caffe nor protobuf is needed. Field
-numbers are those of BVLC's src/caffe/proto/caffe.proto; the wire format is described at
-protobuf.dev/programming-guides/encoding.
+Both are protocol buffers. Only the fields that hold weights are read, straight from the wire format, so neither Caffe
+nor protobuf is needed, and no code runs. Field numbers are those of BVLC's src/caffe/proto/caffe.proto; the wire format
+is described at protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,12 +18,10 @@ from alexnet.checkpoint import is_lfs_pointer
 
 __all__ = ["CaffeLayer", "read_binaryproto", "read_caffemodel"]
 
-VARINT, BYTES = 0, 2  # wire types
-FIXED_SIZES = {1: 8, 5: 4}  # bytes of the other two
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+V1_LAYERS, LAYERS = 2, 100  # fields of NetParameter
 # V1LayerParameter.LayerType; the newer format stores these names
 V1_TYPES = {4: "Convolution", 6: "Dropout", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax"}
-
-_Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,18 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
         FileNotFoundError: no such file.
         ValueError: truncated, not a Caffe model, or in Caffe's first format (V0).
     """
-    return _read(path, "model", _layers)
+    data = _read(path)
+    try:
+        layers = [
+            _layer(value, number == V1_LAYERS)
+            for number, value in _fields(data)
+            if number in (V1_LAYERS, LAYERS) and isinstance(value, memoryview)
+        ]
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path}: truncated or not a Caffe model ({error})") from error
+    if not any(layer.blobs for layer in layers):
+        raise ValueError(f"{path}: not a Caffe model, because no layer in it has weights")
+    return layers
 
 
 def read_binaryproto(path: Path) -> np.ndarray:
@@ -55,86 +63,91 @@ def read_binaryproto(path: Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: truncated, or not a mean image.
     """
-    mean = _read(path, "mean image", _blob)
+    data = _read(path)
+    try:
+        mean = _blob(data)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path}: truncated or not a Caffe mean image ({error})") from error
     if mean.ndim not in (3, 4) or mean.size == 0 or mean.shape[-3] != 3 or mean.size != math.prod(mean.shape[-3:]):
         raise ValueError(f"{path}: must be a mean image of three channels, got the shape {list(mean.shape)}")
     return mean.reshape(mean.shape[-3:])
 
 
-def _read(path: Path, kind: str, parse: Callable[[memoryview], _Content]) -> _Content:
+def _read(path: Path) -> memoryview:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if is_lfs_pointer(path):
         raise ValueError(f"{path}: a Git LFS pointer, not the file itself; download it with: git lfs pull")
-    try:
-        return parse(memoryview(path.read_bytes()))
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a damaged file can cause any of them
-        raise ValueError(f"{path}: truncated or not a Caffe {kind} ({error})") from error
+    return memoryview(path.read_bytes())
 
 
-def _layers(data: memoryview) -> list[CaffeLayer]:
-    """NetParameter."""
-    net = _message(data)
-    layers = [_layer(layer, 4, 5, 6) for layer in net.get(2, [])]  # V1LayerParameter
-    layers += [_layer(layer, 1, 2, 7) for layer in net.get(100, [])]  # LayerParameter
-    if not any(layer.blobs for layer in layers):
-        raise ValueError("no layer in it has weights")
-    return layers
-
-
-def _layer(data: memoryview, name: int, type: int, blobs: int) -> CaffeLayer:
-    layer = _message(data)
-    if 1 in layer and name != 1:
-        raise ValueError("Caffe's first format, V0; convert it with Caffe's upgrade_net_proto_binary")
-    kind = layer[type][-1] if type in layer else b""
-    kind = V1_TYPES.get(kind, "") if isinstance(kind, int) else str(kind, "utf-8")
-    text = str(layer[name][-1], "utf-8") if name in layer else ""
-    return CaffeLayer(text, kind, tuple(_blob(blob) for blob in layer.get(blobs, [])))
+def _layer(data: memoryview, v1: bool) -> CaffeLayer:
+    """V1LayerParameter or LayerParameter."""
+    name_field, type_field, blobs_field = (4, 5, 6) if v1 else (1, 2, 7)
+    name, kind, blobs = "", "", []
+    for number, value in _fields(data):
+        if v1 and number == 1 and isinstance(value, memoryview):
+            raise ValueError("Caffe's first format, V0; convert it with Caffe's upgrade_net_proto_binary")
+        if number == type_field:
+            kind = V1_TYPES.get(value, "") if isinstance(value, int) else str(value, "utf-8")
+        elif number == name_field and isinstance(value, memoryview):
+            name = str(value, "utf-8")
+        elif number == blobs_field and isinstance(value, memoryview):
+            blobs.append(_blob(value))
+    return CaffeLayer(name, kind, tuple(blobs))
 
 
 def _blob(data: memoryview) -> np.ndarray:
     """BlobProto: float or double values, and ``shape`` or the four sides of older files."""
-    blob = _message(data)
-    parts = [np.frombuffer(part, "<f4") for part in blob.get(5, [])]
-    parts += [np.frombuffer(part, "<f8") for part in blob.get(8, [])]
-    values = np.concatenate(parts or [np.empty(0)]).astype(np.float32, copy=False)
-    if 7 in blob:
-        sides = _message(blob[7][-1]).get(1, [])
-        shape = [side for part in sides for side in ([part] if isinstance(part, int) else _varints(part))]
-    else:
-        shape = [blob.get(number, [0])[-1] for number in (1, 2, 3, 4)]
+    parts: list[np.ndarray] = []
+    sides = {1: 0, 2: 0, 3: 0, 4: 0}
+    shape: list[int] | None = None
+    for number, value in _fields(data):
+        if number in (5, 8) and isinstance(value, memoryview):  # data, double_data
+            parts.append(np.frombuffer(value, "<f4" if number == 5 else "<f8"))
+        elif number == 7 and isinstance(value, memoryview):
+            shape = [side for field, part in _fields(value) if field == 1 for side in _integers(part)]
+        elif number in sides and isinstance(value, int):
+            sides[number] = value
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite
+        values = np.concatenate(parts or [np.empty(0)]).astype(np.float32, copy=False)
+    shape = list(sides.values()) if shape is None else shape
     if math.prod(shape) != values.size:
         raise ValueError(f"a blob of shape {shape} with {values.size} values")
     return values.reshape(shape)
 
 
-def _message(data: memoryview) -> dict[int, list[Any]]:
-    """The fields of a message, by number: integers, and the bytes of anything else."""
-    fields: dict[int, list[Any]] = {}
+def _integers(value: int | memoryview) -> Iterator[int]:
+    """A repeated integer field: one value, or several packed in bytes."""
+    if isinstance(value, int):
+        yield value
+        return
+    at = 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        yield number
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a message: their number, and an integer or the bytes of anything else."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
-        value, size, wire = None, 0, tag & 7
+        number, wire = tag >> 3, tag & 7
         if wire == VARINT:
             value, at = _varint(data, at)
-        elif wire == BYTES:
+            yield number, value
+            continue
+        if wire == BYTES:
             size, at = _varint(data, at)
+        elif wire in (FIXED32, FIXED64):  # a number that is not packed
+            size = 4 if wire == FIXED32 else 8
         else:
-            size = FIXED_SIZES[wire]
-        if at + size > len(data):
-            raise ValueError(f"field {tag >> 3} of {size} bytes, {len(data) - at} left")
-        fields.setdefault(tag >> 3, []).append(data[at : at + size] if value is None else value)
+            raise ValueError(f"wire type {wire} at byte {at}")
+        if number == 0 or at + size > len(data):
+            raise ValueError(f"field {number} of {size} bytes, {len(data) - at} left")
+        yield number, data[at : at + size]
         at += size
-    return fields
-
-
-def _varints(data: memoryview) -> list[int]:
-    """Integers, packed one after the other."""
-    numbers, at = [], 0
-    while at < len(data):
-        number, at = _varint(data, at)
-        numbers.append(number)
-    return numbers
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

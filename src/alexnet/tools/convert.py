@@ -6,7 +6,6 @@ safetensors. Weights are assigned to layers by their shapes. No code in a file i
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet import checkpoint
+from alexnet.checkpoint import (
+    CONFIG,
+    FORMAT,
+    HUB_WEIGHTS,
+    load_model,
+    read_config,
+    read_pickled,
+    read_safetensors,
+    save_weights,
+)  # fmt: skip
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.model import VARIANTS, AlexNet_2012, ModelInfo
 from alexnet.recipes import check_choice
@@ -28,26 +36,32 @@ CAFFE_VARIANTS = ("caffe", "caffenet")
 TWO_TOWERS = tuple(name for name, variant in VARIANTS.items() if variant.groups == 2)
 # Channel means of Caffe's mean image of ILSVRC-2012 (python/caffe/imagenet/ilsvrc_2012_mean.npy), RGB, 0..255.
 ILSVRC_MEAN = (122.67891434, 116.66876762, 104.00698793)
-WARPED = "the image warped to 256×256, 0..255 minus"
+WARPED = "the image warped to 256×256"
 TORCHVISION = (
     "this is torchvision's alexnet, the one-tower network of 2014 (One weird trick, arXiv:1404.5997): 64 first filters "
     "and no response normalisation; its weights do not fit AlexNet of 2012, which has 96 first filters"
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")  # of a state dict in a checkpoint
+PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+# What checkpoints often hold beside their weights. Each is replaced by a placeholder, so none of it is built or run.
+HARMLESS = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("_core", "core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace"),
+    *("datetime.datetime", "datetime.date", "datetime.timedelta"),
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in PATHS),
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A weight with its bias."""
 
+    name: str
     weight: Tensor
     bias: Tensor
     keys: tuple[str, ...] = ()
     """Their names in the state dict."""
-
-
-Converted = tuple[dict[str, Tensor], ModelInfo, dict[str, Any]]
-"""A state dict, its description, and in words where the classes and the normalisation come from."""
 
 
 def convert(source: str | Path, out: str | Path, variant: str | None = None) -> dict[str, Any]:
@@ -78,39 +92,38 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
     elif state := _read_state_dict(source):
         weights, info, notes = _from_state_dict(source, state, variant)
     else:
-        weights, info, notes = _from_own_file(source, variant)
-    checkpoint.save_weights(out, weights, info)
+        model = load_model(source)
+        if model.info is None:  # a folder of save_pretrained
+            return convert(source / HUB_WEIGHTS, out, variant)
+        if variant not in (None, model.info.variant):
+            raise ValueError(f"variant must be {model.info.variant}, the variant of {source}, got {variant}")
+        weights, info = model.state_dict(), model.info
+        notes = dict.fromkeys(("classes", "normalization"), "from the file, which is of this project")
+    save_weights(out, weights, info)
     return {"file": str(out), "variant": info.variant, "num_classes": info.num_classes, "ignored": [], **notes}
 
 
-def _from_own_file(source: Path, variant: str | None) -> Converted:
-    model = checkpoint.load_model(source)
-    if variant not in (None, model.variant.name):
-        raise ValueError(f"variant must be {model.variant.name}, the variant of {source}, got {variant}")
-    if model.info is None:  # save_pretrained wrote it without one
-        return _from_state_dict(source, model.state_dict(), model.variant.name)
-    notes = dict.fromkeys(("classes", "normalization"), "from the file, which is of this project")
-    return model.state_dict(), model.info, notes
-
-
 def _fit(source: Path, layers: Sequence[Layer], variant: str) -> dict[str, Layer]:
-    """The layers as conv1 to fc8 of ``variant``, by their shapes. ValueError names the first that does not fit."""
+    """The layers that are conv1 to fc8 of ``variant``, by these names. ValueError names the first that does not fit."""
     with torch.device("meta"):
         targets = dict(AlexNet_2012(1, variant, width_mult=_width_mult(layers, variant)).weight_layers())
-    counts, expected = (
-        [sum(layer.weight.ndim == ndim for layer in each) for ndim in (4, 2)] for each in (layers, targets.values())
-    )
-    if counts != expected:
+    found: list[Layer] = []
+    for name, target in targets.items():
+        sides = list(target.weight.shape[name == "fc8" :])  # the number of classes is not known yet
+        fits = [layer for layer in layers if list(layer.weight.shape)[-len(sides) :] == sides and layer not in found]
+        # several heads may fit; prefer the one in the same module as the layer before
+        siblings = [layer for layer in fits if found and _parent(layer) == _parent(found[-1])]
+        found += (siblings or fits)[:1]
+    convs, linears = ([layer for layer in layers if layer.weight.ndim == ndim] for ndim in (4, 2))
+    expected = [sum(target.weight.ndim == ndim for target in targets.values()) for ndim in (4, 2)]
+    if len(found) < len(targets):
+        found = [*convs, *linears]  # in their order, to name one that does not fit
+    if len(convs) != expected[0] or len(found) != len(targets):
         raise ValueError(
-            f"{source}: {counts[0]} convolutions and {counts[1]} fully connected layers with biases; "
+            f"{source}: {len(convs)} convolutions and {len(linears)} fully connected layers with biases; "
             f"variant {variant} has {expected[0]} and {expected[1]}"
         )
-    found: dict[str, Layer] = {}
-    for name, target in targets.items():
-        rest = [one for one in layers if one.weight.ndim == target.weight.ndim and one not in found.values()]
-        sides = target.weight.shape[name == "fc8" :]  # the number of classes is not known yet
-        layer = next((one for one in rest if one.weight.shape[-len(sides) :] == sides), rest[0])
-        found[name] = layer
+    for (name, target), layer in zip(targets.items(), found, strict=True):
         outputs = max(1, len(layer.bias)) if name == "fc8" else len(target.weight)
         shapes = [outputs, *target.weight.shape[1:]], [outputs]
         for key, value, shape in zip(("weight", "bias"), (layer.weight, layer.bias), shapes, strict=True):
@@ -118,7 +131,11 @@ def _fit(source: Path, layers: Sequence[Layer], variant: str) -> dict[str, Layer
                 raise ValueError(f"{source}: {name}: {key} of shape {list(value.shape)}; variant {variant} has {shape}")
             if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
                 raise ValueError(f"{source}: {name}: {key} is sparse, quantized, complex or without values")
-    return found
+    return dict(zip(targets, found, strict=True))
+
+
+def _parent(layer: Layer) -> str:
+    return layer.name.rpartition(".")[0]
 
 
 def _width_mult(layers: Sequence[Layer], variant: str) -> float:
@@ -128,23 +145,34 @@ def _width_mult(layers: Sequence[Layer], variant: str) -> float:
 
 
 def _describe(
-    source: Path, variant: str, found: Mapping[str, Layer], normalization: Normalization, classes: Sequence[str] = ()
-) -> tuple[dict[str, Tensor], ModelInfo]:
+    source: Path,
+    variant: str,
+    found: Mapping[str, Layer],
+    normalization: tuple[Normalization, str] | None = None,
+    classes: Sequence[str] = (),
+) -> tuple[dict[str, Tensor], ModelInfo, dict[str, Any]]:
+    """The state dict, its description, and where that comes from; what ``source`` does not say is assumed."""
     weights = {}
     for name, layer in found.items():
         part = "features" if name.startswith("conv") else "classifier"
         weights[f"{part}.{name}.weight"] = layer.weight.float().contiguous()
         weights[f"{part}.{name}.bias"] = layer.bias.float().contiguous()
-    classes = classes or [str(index) for index in range(len(found["fc8"].bias))]
+    if normalization is None and variant in CAFFE_VARIANTS:
+        text = f"assumed: {WARPED}, 0..255 minus Caffe's channel means of ILSVRC-2012"
+        normalization = _caffe_input(ILSVRC_MEAN), text
+    norm, norm_from = normalization or (IMAGENET, "assumed: (x/255 − mean)/std with ImageNet's mean and std")
+    numbers = (str(index) for index in range(len(found["fc8"].bias)))
     width_mult = _width_mult(list(found.values()), variant)
     data = f"unknown data ({source.name})"
-    return weights, ModelInfo(variant, tuple(classes), normalization, data, width_mult=width_mult)
+    info = ModelInfo(variant, tuple(classes or numbers), norm, data, width_mult=width_mult)
+    classes_from = "the names of ILSVRC-2012, in Caffe's order" if classes else "numbered; the file has no names"
+    return weights, info, {"classes": classes_from, "normalization": norm_from}
 
 
 # --- Caffe
 
 
-def _from_caffe(source: Path, variant: str | None) -> Converted:
+def _from_caffe(source: Path, variant: str | None) -> tuple[dict[str, Tensor], ModelInfo, dict[str, Any]]:
     caffe_layers = read_caffemodel(source)
     variant = _caffe_variant(source, caffe_layers, variant)
     layers: list[Layer] = []
@@ -157,22 +185,18 @@ def _from_caffe(source: Path, variant: str | None) -> Converted:
         if layer.type == "Convolution" and weight.ndim != 4:
             raise ValueError(f"{source}: {layer.name}: weight must have four sides, got {list(weight.shape)}")
         if layer.type == "InnerProduct":
-            weight = weight.reshape(weight.shape[-2:])  # older files have four sides, the first two of 1
+            while weight.ndim > 2 and len(weight) == 1:
+                weight = weight[0]  # older files have four sides, the first two of 1
         elif not layers:
             weight = weight[:, ::-1]  # conv1 sees BGR in Caffe, RGB here
-        layers.append(Layer(torch.from_numpy(weight.copy()), torch.from_numpy(bias.reshape(-1).copy())))
+        layers.append(Layer(layer.name, torch.from_numpy(weight.copy()), torch.from_numpy(bias.reshape(-1).copy())))
     found = _fit(source, layers, variant)
-    normalization, text = _mean_beside(source) or _assumed_input(variant)
     classes: Sequence[str] = ()
     if len(found["fc8"].bias) == 1000:
         from torchvision.models import AlexNet_Weights
 
         classes = AlexNet_Weights.IMAGENET1K_V1.meta["categories"]  # both sort the classes by their WordNet numbers
-    notes = {
-        "classes": "the names of ILSVRC-2012, in Caffe's order" if classes else "numbered; the file has no names",
-        "normalization": text,
-    }
-    return *_describe(source, variant, found, normalization, classes), notes
+    return _describe(source, variant, found, _mean_beside(source), classes)
 
 
 def _caffe_variant(source: Path, layers: Sequence[CaffeLayer], variant: str | None) -> str:
@@ -197,9 +221,11 @@ def _mean_beside(source: Path) -> tuple[Normalization, str] | None:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"{source}: several mean images in its folder ({names}); keep the one that belongs to it")
     mean = read_binaryproto(files[0])[::-1].transpose(1, 2, 0).astype(float)  # [height, width, RGB]
-    if mean.shape[:2] != (RESIZE, RESIZE):
-        raise ValueError(f"{files[0]}: must be 256×256, is {'×'.join(map(str, mean.shape[:2]))}")
-    return _caffe_input(mean.mean((0, 1)), encode_mean_image(mean)), f"{WARPED} {files[0].name}"
+    if mean.shape[:2] == (RESIZE, RESIZE):
+        return _caffe_input(mean.mean((0, 1)), encode_mean_image(mean)), f"{WARPED}, 0..255 minus {files[0].name}"
+    size = "×".join(map(str, mean.shape[:2]))
+    text = f"{WARPED}, 0..255 minus the channel means of {files[0].name}, because its size is {size}, not 256×256"
+    return _caffe_input(mean.mean((0, 1))), text
 
 
 def _caffe_input(mean: Sequence[float], mean_image: str = "") -> Normalization:
@@ -208,16 +234,12 @@ def _caffe_input(mean: Sequence[float], mean_image: str = "") -> Normalization:
     return Normalization((red, green, blue), (1 / 255,) * 3, mean_image, "warp")
 
 
-def _assumed_input(variant: str) -> tuple[Normalization, str]:
-    if variant in CAFFE_VARIANTS:
-        return _caffe_input(ILSVRC_MEAN), f"assumed: {WARPED} Caffe's channel means of ILSVRC-2012"
-    return IMAGENET, "assumed: (x/255 − mean)/std with ImageNet's mean and std"
-
-
 # --- state dicts
 
 
-def _from_state_dict(source: Path, state: Mapping[str, Tensor], variant: str | None) -> Converted:
+def _from_state_dict(
+    source: Path, state: Mapping[str, Tensor], variant: str | None
+) -> tuple[dict[str, Tensor], ModelInfo, dict[str, Any]]:
     layers = _layers(state)
     conv1, conv2 = (
         next((layer.weight.shape for layer in layers if layer.weight.shape[2:] == (side, side)), (0, 0))
@@ -225,40 +247,56 @@ def _from_state_dict(source: Path, state: Mapping[str, Tensor], variant: str | N
     )
     if conv1 == (64, 3, 11, 11):
         raise ValueError(f"{source}: {TORCHVISION}")
+    stored = _hub_config(source).get("variant")
+    variant = variant or (stored if stored in list(VARIANTS) else None)
     if variant is None and conv1[0] == 2 * conv2[1] > 0:
         raise ValueError(f"{source}: weights of two towers; variant must be given: {' or '.join(TWO_TOWERS)}")
     variant = variant or "classic"
     found = _fit(source, layers, variant)
-    ignored = state.keys() - {key for layer in layers for key in layer.keys}
-    for name in ignored:
-        if name.endswith(("weight", "bias", "running_mean", "running_var")):
+    num_classes = len(found["fc8"].bias)
+    paired = {key for layer in layers for key in layer.keys}
+    for name in state.keys() - paired:
+        of_loss = name.endswith("weight") and state[name].shape == (num_classes,)  # one weight per class
+        if name.endswith(("weight", "bias", "running_mean", "running_var")) and not of_loss:
             raise ValueError(f"{source}: {name}: each layer of AlexNet must be a weight with its bias")
-    normalization, text = _assumed_input(variant)
-    notes = {"classes": "numbered; the file has no names", "normalization": text, "ignored": sorted(ignored)}
-    return *_describe(source, variant, found, normalization), notes
+    for layer in layers:
+        if layer.weight.shape[1] == num_classes and layer not in found.values():
+            raise ValueError(f"{source}: {layer.name}: a layer after fc8, which AlexNet does not have")
+    used = {key for layer in found.values() for key in layer.keys}
+    weights, info, notes = _describe(source, variant, found)
+    return weights, info, {**notes, "ignored": [name for name in state if name not in used]}
+
+
+def _hub_config(source: Path) -> dict[str, Any]:
+    """The ``config.json`` that ``save_pretrained`` wrote beside ``source``; empty if there is none."""
+    there = source.name == HUB_WEIGHTS and source.with_name(CONFIG).is_file()
+    return read_config(source.parent) if there else {}
 
 
 def _read_state_dict(source: Path) -> dict[str, Tensor]:
-    """All tensors of the file by name; empty if ``source`` is of this project, which ``load_model`` reads."""
-    hub = source.name == checkpoint.HUB_WEIGHTS and source.with_name(checkpoint.CONFIG).is_file()
-    if source.is_dir() or (hub and checkpoint.read_config(source.parent).get("variant") in list(VARIANTS)):
+    """All tensors of the file by name; empty if ``source`` is of this project, with a ``ModelInfo``."""
+    if source.is_dir() or _hub_config(source).get("card"):
         return {}
     if source.suffix == ".safetensors":
-        tensors, metadata = checkpoint.read_safetensors(source)
-        return {} if checkpoint.FORMAT in (metadata.get("alexnet"), metadata.get("format")) else tensors
+        tensors, metadata = read_safetensors(source)
+        if FORMAT in (metadata.get("alexnet"), metadata.get("format")):
+            return {}
+        return {name: tensors[name] for name in sorted(tensors, key=_natural)}  # the format keeps no order
     state = _read_checkpoint(source)
-    if isinstance(state, dict) and state.get("format") == checkpoint.FORMAT:
+    if isinstance(state, dict) and state.get("format") == FORMAT:
         return {}
     for _ in range(4):  # one within another; a dict may also hold itself
         inner = [state[key] for key in WRAPPERS if key in state] if isinstance(state, dict) else []
         state = next((value for value in inner if isinstance(value, dict)), state)
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
     if not tensors or not all(isinstance(name, str) for name in tensors):
-        raise ValueError(
-            f"{source}: holds no state dict, which has tensors under names; save one in the program that wrote it: "
-            "torch.save(model.state_dict(), path)"
-        )
+        raise ValueError(f"{source}: holds no state dict, which has tensors under names")
     return tensors
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts ``10`` after ``9``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _layers(state: Mapping[str, Tensor]) -> list[Layer]:
@@ -267,15 +305,16 @@ def _layers(state: Mapping[str, Tensor]) -> list[Layer]:
     for name in state:
         by_stem.setdefault(re.sub(r"[^._]*$", "", name), []).append(name)
     layers = []
-    for names in by_stem.values():
+    for stem, names in by_stem.items():
         weights, biases = ([name for name in names if state[name].ndim in ndims] for ndims in ((2, 4), (1,)))
         if len(weights) == len(biases) == 1:
-            layers.append(Layer(state[weights[0]], state[biases[0]], (weights[0], biases[0])))
+            keys = weights[0], biases[0]
+            layers.append(Layer(stem.rstrip("._"), state[keys[0]], state[keys[1]], keys))
     return layers
 
 
-class _Placeholder(dict[Any, Any]):
-    """Takes the place of an object that torch does not accept, such as ``argparse.Namespace``: no code of it runs."""
+class _Placeholder:
+    """Takes the place of an object beside the weights, and keeps nothing of it."""
 
     def __init__(self, *args: Any) -> None:
         pass
@@ -283,9 +322,26 @@ class _Placeholder(dict[Any, Any]):
     __setstate__ = __init__
 
 
+def _placeholder_dict(*args: Any) -> dict[Any, Any]:
+    return {}
+
+
+PLACEHOLDERS = ((_placeholder_dict, "collections.defaultdict"), *((_Placeholder, name) for name in HARMLESS))
+
+
 def _read_checkpoint(source: Path) -> Any:
-    """What ``torch.save`` wrote, with placeholders for everything but tensors and plain Python values."""
-    others: list[str] = []
-    with contextlib.suppress(Exception):  # damaged, or older than torch 1.6: errors of any class
-        others = torch.serialization.get_unsafe_globals_in_checkpoint(source)
-    return checkpoint.read_pickled(source, safe_globals=tuple((_Placeholder, name) for name in others))
+    """What ``torch.save`` wrote, without its ``HARMLESS`` objects. ValueError names what else is in it."""
+    try:
+        return read_pickled(source, safe_globals=PLACEHOLDERS)
+    except ValueError:
+        try:
+            with torch.serialization.safe_globals(list(PLACEHOLDERS)):
+                unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(source))
+        except Exception:  # damaged, or older than torch 1.6: errors of any class
+            unsafe = []
+        if not unsafe:
+            raise
+    raise ValueError(
+        f"{source}: refused, because loading it could run code: {', '.join(unsafe)}; save the weights alone, in the "
+        "program that wrote it: torch.save(model.state_dict(), path)"
+    )
