@@ -23,6 +23,7 @@ from typing import Any
 
 import jinja2
 
+import compare
 import trials
 from alexnet.curves import canvas, draw_curves, mark_chance, save_png, set_ticks
 from alexnet.tools.reproduce import EXPERIMENTS
@@ -216,14 +217,16 @@ def speed_table(record: Record, names: Iterable[str] = MEASURES) -> str:
 def time_to(record: Record) -> str:
     """One paragraph about the minutes to an accuracy."""
     baseline, runs = record["baseline"], record["runs"]
+    training = compare.STEPS * baseline["train_step"]
     shares = ", ".join(f"{run['test_acc']:.1f}" for run in runs)
     return (
         f"**{record['seconds'] / 60:.1f} minutes to {record['accuracy']:g}% of the test images** ({data_of(record)}), "
-        f"against {baseline['seconds'] / 3600:.1f} hours of the baseline's 13 epochs: **{record['ratio']:.0f}×**. "
+        f"against {baseline['seconds'] / 3600:.1f} hours of the baseline's 13 epochs: **{record['ratio']:.0f}×**, or "
+        f"{record['ratio'] * training / baseline['seconds']:.0f}× without its validations. "
         f"`{record['recipe']}` reaches {shares}% with seeds 0, 1 and 2. The time is that of the steps, the final "
         f"validation and the test, on {machine(runs[0])}; the baseline's is computed from its step "
         f"({baseline['train_step']:.2f} s) and validation ({baseline['validation']:.0f} s), measured in the same call. "
-        f"Record: {link(record)}."
+        f"{record['notes']}. Record: {link(record)}."
     )
 
 
@@ -345,14 +348,14 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     for record in found["compare"]:
         if record["file"] == "compare-cpu.json":
             where = f"Speed on {machine(record)}, a host with {rate_of(record)} TFLOP/s in a large bf16 matrix product:"
-            names = ("train_step", "data_path", "lrn", "classic_job")
+            names = ("train_step", "lrn", "classic_job")
             results += [where, speed_table(record, names)]
     curves = ["![Six curves of a training run: losses and accuracies over steps](docs/curves.png)"]
     if record := shown_run(found["accuracy"]):
         curves += [f"The curves that every run leaves in its folder; here `classic` on the {data_of(record)}, seed 0."]
     if len(full_runs(found["accuracy"])) > 1:
         curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
-        curves += ["Full runs, a line a seed; a point of `train_loss` is the mean since the one before."]
+        curves += ["Full runs; a point of `train_loss` is the mean since the one before."]
     words = {"reproduced": "held", "partly": "held in part", "not reproduced": "did not hold", "": "not tested yet"}
     verdicts = dict.fromkeys(EXPERIMENTS, "") | {each["experiment"]: each["verdict"] for each in found["reproduce"]}
     claims = []
