@@ -65,8 +65,9 @@ def shortened(words):
         return [*words, "--width-mult", "0.0625"]
     if words[0] != "train" or "--resume" in words:
         return words
-    images = ["--images", "30"] if "--images" in words else []
-    return [*words, *SHORT, *images, *(["--holdout", "10"] if RECIPES[words[1]]().holdout else [])]
+    recipe = RECIPES[words[1]]()
+    images = ["--images", "30"] if recipe.images or "--images" in words else []
+    return [*words, *SHORT, *images, *(["--holdout", "10"] if recipe.holdout else [])]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
