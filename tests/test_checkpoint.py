@@ -163,7 +163,7 @@ def test_checkpoints_of_0_1_0_are_read(tmp_path):
 def test_configs_of_0_1_0_are_read(tmp_path):
     config = {"recipe": OLD_RECIPE, "data": {"train": 1000}, "classes": ["a", "b"]}
     checkpoint.write_config(tmp_path, config)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 16, "train_loss": 1.0, "val_acc": 50.0}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 16, "epoch": 1.0, "train_loss": 1.0, "val_acc": 50.0}\n')
     run = load_run(tmp_path)
     assert run.recipe == modern(width_mult=0.25)
     assert (run.steps_per_epoch, run.total_steps, run.step, run.finished) == (16, 208, 16, False)

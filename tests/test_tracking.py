@@ -81,9 +81,9 @@ def test_each_row_is_in_the_file_at_once_and_nan_is_null(tmp_path):
     for count, row in enumerate(ROWS, start=1):
         file.add(row)
         assert rows_of(path) == ROWS[:count]
-    file.add({"step": 400, "train_loss": math.nan, "grad_norm": math.inf})
+    file.add({"step": 400, "epoch": 1.0, "train_loss": math.nan, "grad_norm": math.inf})
     file.sync()
-    assert rows_of(path)[-1] == {"step": 400, "train_loss": None, "grad_norm": None}
+    assert rows_of(path)[-1] == {"step": 400, "epoch": 1.0, "train_loss": None, "grad_norm": None}
 
 
 def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path):
@@ -97,10 +97,13 @@ def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path):
     assert rows_of(path) == ROWS
 
 
-@pytest.mark.parametrize("bad", ['{"step": 1', "nonsense", "[1, 2]", "3", "", "{}", '{"step": 1.5}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "bad",
+    ['{"step": 1', "nonsense", "[1, 2]", "3", "", "{}", '{"step": 1}', '{"step": 1.5, "epoch": 1}', "[" * 100_000],
+)
 def test_a_broken_line_elsewhere_is_named(tmp_path, bad):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
+    path.write_text(f'{{"step": 1, "epoch": 0.1}}\n{bad}\n{{"step": 3, "epoch": 0.3}}\n')
     with pytest.raises(ValueError, match="line 2"):
         parse_rows(path)
 

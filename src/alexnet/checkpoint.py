@@ -371,8 +371,8 @@ def parse_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        values = row.values() if isinstance(row, dict) and isinstance(row.get("step"), int) else [line]
-        if not all(type(value) in (int, float, type(None)) for value in values):
+        is_row = isinstance(row, dict) and type(row.get("step")) is int and type(row.get("epoch")) in (int, float)
+        if not is_row or not all(type(value) in (int, float, type(None)) for value in row.values()):
             raise ValueError(f"{path}, line {number}: not a row of metrics: {line[:60]!r}")
         rows.append((line, row))
     return rows

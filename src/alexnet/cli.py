@@ -245,18 +245,19 @@ def evaluate(args: Namespace) -> Answer:
     model, run = _load(args.run)
     dataset, _ = _dataset(args, run)
     assert dataset is not None
-    if args.split == "test":
-        _warn("evaluating on the held-out test set; do not tune on it")
-    elif args.data and run and run.recipe.holdout:
-        _warn("evaluating on the validation images of --data, not on those that the run held out")
     found = evaluate(model, dataset, args.tta, args.split, watch=_progress, **_given(args, "device", "precision"))
     answer = Answer(found, format_evaluation(found, args.tta))
+    if args.split == "test":
+        answer.note = "alexnet: evaluated on the held-out test set; do not tune on it"
+    elif args.data and run and run.recipe.holdout:
+        answer.note = "alexnet: evaluated on the validation images of --data, not on those that the run held out"
     if picture := Path(args.out) if args.out else run and run.folder / "confusion.png":
         try:
             plots.confusion(found["confusion"], dataset.classes, picture)
             answer.text += f"\n\nconfusion matrix as an image: {picture}"
         except OSError as error:  # the result is printed all the same
-            answer.code, answer.note = int(args.out is not None), f"alexnet: no confusion matrix: {_reason(error)}"
+            answer.code = int(args.out is not None)
+            answer.note = f"{answer.note}\nalexnet: no confusion matrix: {_reason(error)}".lstrip()
     return answer
 
 

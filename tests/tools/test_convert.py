@@ -190,6 +190,8 @@ def test_mean_images_that_are_refused(tmp_path):
     (tmp_path / "a.binaryproto").write_bytes(blob(np.zeros((1, 2, 2))))
     with pytest.raises(ValueError, match=r"a\.binaryproto"):
         convert(source, out)
+    (tmp_path / "a.binaryproto").write_bytes(blob(np.full((3, 2, 2), np.nan)))
+    assert "not finite" in refusal(source)
     (tmp_path / "b.binaryproto").write_bytes(blob(np.zeros((3, 2, 2))))
     assert "a.binaryproto, b.binaryproto" in refusal(source)
 

@@ -109,7 +109,9 @@ def test_time_is_counted_once(tmp_path):
     new = make_run(tmp_path / "new", logged=logged, max_steps=100)
     rates = [{name: value for name, value in row.items() if name not in ("seconds", "wait_seconds")} for row in logged]
     old = make_run(tmp_path / "old", logged=rates, max_steps=100)
-    for folder, times in ((new, (3 * 9.8, 4.5)), (old, (0, 0))):
+    no_waits = [{name: value for name, value in row.items() if name != "wait_seconds"} for row in logged]
+    damaged = make_run(tmp_path / "damaged", logged=no_waits, max_steps=100)
+    for folder, times in ((new, (3 * 9.8, 4.5)), (old, (0, 0)), (damaged, (3 * 10, 4.5))):
         spent = run.seconds(load_run(folder))
         assert (spent["computing"], spent["validating"]) == pytest.approx(times)
 

@@ -70,6 +70,8 @@ def read_binaryproto(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: truncated or not a Caffe mean image ({error})") from error
     if mean.ndim not in (3, 4) or mean.size == 0 or mean.shape[-3] != 3 or mean.size != math.prod(mean.shape[-3:]):
         raise ValueError(f"{path}: must be a mean image of three channels, got the shape {list(mean.shape)}")
+    if not np.isfinite(mean).all():
+        raise ValueError(f"{path}: the mean image has values that are not finite")
     return mean.reshape(mean.shape[-3:])
 
 

@@ -131,10 +131,11 @@ def seconds(run: Run) -> dict[str, float]:
     """Seconds up to the last full row, by what they were spent on: the keys of ``SPENT``. 0.1.0 did not record them."""
     spent = dict.fromkeys(SPENT, 0.0)
     for row in run.full_rows:
-        if "seconds" not in row or (row["step"] % run.recipe.val_every and row is not run.final):
+        if row.get("seconds") is None or (row["step"] % run.recipe.val_every and row is not run.final):
             continue  # a row at max_steps; the next one includes its time
-        spent["computing"] += row["seconds"] - row["wait_seconds"]
-        spent["waiting"] += row["wait_seconds"]
+        waiting = row.get("wait_seconds") or 0.0
+        spent["computing"] += row["seconds"] - waiting
+        spent["waiting"] += waiting
         spent["validating"] += row.get("val_seconds") or 0.0
         spent["saving"] += row.get("save_seconds") or 0.0
     return spent
