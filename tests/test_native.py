@@ -1,8 +1,6 @@
 """C++ compiled at its first use: kept, shared by processes, and optional."""
 
-import ctypes
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +12,7 @@ needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ 
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def source(tmp_path, monkeypatch):
     """A C++ file, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "twice.cpp"
@@ -22,13 +20,13 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def load(source: Path) -> ctypes.CDLL | None:
+def load(source):
     native.load.cache_clear()
     return native.load(source)
 
 
 @needs_compiler
-def test_compiled_once_and_again_after_a_change(source: Path) -> None:
+def test_compiled_once_and_again_after_a_change(source):
     assert load(source).twice(21) == 42
     (kept,) = cache_folder().iterdir()
     before = kept.stat().st_mtime_ns
@@ -40,8 +38,8 @@ def test_compiled_once_and_again_after_a_change(source: Path) -> None:
 
 
 @needs_compiler
-def test_compiled_by_several_threads_at_once(source: Path) -> None:
-    found: list[ctypes.CDLL | None] = []
+def test_compiled_by_several_threads_at_once(source):
+    found = []
     threads = [threading.Thread(target=lambda: found.append(native.load.__wrapped__(source))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -52,7 +50,7 @@ def test_compiled_by_several_threads_at_once(source: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["no cache folder", "no C++", "no compiler"])
-def test_none_if_it_cannot_be_had(source: Path, trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_if_it_cannot_be_had(source, trouble, monkeypatch):
     if trouble == "no cache folder":
         monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     elif trouble == "no C++":

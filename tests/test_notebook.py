@@ -9,7 +9,7 @@ import pytest
 PATH = Path(__file__).resolve().parent.parent / "docs" / "alexnet-in-ten-minutes.ipynb"
 
 
-def test_it_holds_no_outputs() -> None:
+def test_it_holds_no_outputs():
     notebook = json.loads(PATH.read_text())
     for cell in notebook["cells"]:
         assert cell["metadata"] == {}
@@ -21,7 +21,7 @@ def test_it_holds_no_outputs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_it_runs_and_learns(tmp_path: Path) -> None:
+def test_it_runs_and_learns(tmp_path):
     shutil.copy(PATH.with_name("cat.jpg"), tmp_path)
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(PATH, as_version=4)

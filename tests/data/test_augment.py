@@ -16,19 +16,19 @@ CPU = torch.device("cpu")
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
 
 
-def draws(count: int = 16, stage="box", epoch: int = 0, norm: Normalization = IMAGENET, **changes) -> Draws:
+def draws(count=16, stage="box", epoch=0, norm=IMAGENET, **changes):
     images = Images(np.arange(count) % 2, Pixels(COLOURS[np.arange(count) % 16], "noise"))
     return Draws(recipes.classic(**changes), epoch, torch.arange(count).flip(0), stage, images, norm)
 
 
-def boxes(*names: str, count: int = 16, size: int = 224, **options) -> Boxes:
+def boxes(*names, count=16, size=224, **options):
     found, own = Boxes.central(count, size), draws(count, **options)
     for name in names:
         found = AUGMENTATIONS[name].apply(found, own)
     return found
 
 
-def smooth_images(count: int, side: int = 32) -> torch.Tensor:
+def smooth_images(count, side=32):
     """uint8 [count, side, side, 3] with edges and gradients, like photographs, and their full range of values."""
     coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 300 - 20
     images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
@@ -37,7 +37,7 @@ def smooth_images(count: int, side: int = 32) -> torch.Tensor:
 
 @pytest.mark.parametrize("names", [("random_resized_crop", "flip"), ("random_crop", "flip"), ()])
 @pytest.mark.parametrize("side", [32, 256])
-def test_boxes_are_cut_as_torchvision_does(names, side) -> None:
+def test_boxes_are_cut_as_torchvision_does(names, side):
     images, found = smooth_images(16, side), boxes(*names)
     if side == 256:
         ours = torch.from_numpy(np.stack([cut_box(x.numpy(), found, i, 224) for i, x in enumerate(images)]))
@@ -53,7 +53,7 @@ def test_boxes_are_cut_as_torchvision_does(names, side) -> None:
     assert found.mirrored.any() == ("flip" in names)
 
 
-def test_even_images_of_any_side_stay_even() -> None:
+def test_even_images_of_any_side_stay_even():
     for side in (1, 8, 28, 64):
         out = BoxCrops(side, 227, CPU)(
             torch.full((2, 3, side, side), 7.0), boxes("random_resized_crop", count=2, size=227)
@@ -65,7 +65,7 @@ def test_even_images_of_any_side_stay_even() -> None:
     ("name", "theirs"),
     [("random_resized_crop", v2.RandomResizedCrop(224, scale=(0.8, 1.0))), ("random_crop", v2.RandomCrop(224))],
 )
-def test_boxes_have_torchvisions_distribution(name, theirs) -> None:
+def test_boxes_have_torchvisions_distribution(name, theirs):
     """Two-sample Kolmogorov-Smirnov on area, ratio and position against torchvision itself."""
     from scipy.stats import ks_2samp
 
@@ -83,7 +83,7 @@ def test_boxes_have_torchvisions_distribution(name, theirs) -> None:
     assert abs(found.mirrored.double().mean() - 0.5) < 0.03
 
 
-def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch():
     even, odd, later = (boxes("alternating_flip", epoch=epoch).mirrored for epoch in (0, 1, 2))
     assert torch.equal(even, ~odd)
     assert torch.equal(even, later)
@@ -92,7 +92,7 @@ def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
 
 
 @pytest.mark.parametrize(("name", "divisor"), [("pca_color", 1.0), ("pca_color_std", 1.1)])
-def test_pca_color_shifts_each_image_along_the_components(name, divisor) -> None:
+def test_pca_color_shifts_each_image_along_the_components(name, divisor):
     norm = Normalization((0.0,) * 3, (0.1, 0.2, 0.4))
     own = draws(4000, "color", norm=norm, epochs=4, pca_color_until=0.5)
     images = torch.zeros(4000, 3, 2, 2)
@@ -108,7 +108,7 @@ def test_pca_color_shifts_each_image_along_the_components(name, divisor) -> None
     assert AUGMENTATIONS[name].apply(images[:16] + 1, last).unique().tolist() == [1]  # no noise, no division
 
 
-def test_cutout_sets_a_square_to_the_mean() -> None:
+def test_cutout_sets_a_square_to_the_mean():
     out = AUGMENTATIONS["cutout"].apply(torch.ones(200, 3, 96, 96), draws(200, "crop"))
     assert ((out == 0).all(1) | (out == 1).all(1)).all()
     holes = (out[:, 0] == 0).sum((1, 2))
@@ -116,8 +116,8 @@ def test_cutout_sets_a_square_to_the_mean() -> None:
     assert holes.min() >= 32 * 32  # its centre is inside
 
 
-def test_draws_depend_on_seed_epoch_and_place_alone() -> None:
-    def of(places=slice(None), **options) -> list[torch.Tensor]:
+def test_draws_depend_on_seed_epoch_and_place_alone():
+    def of(places=slice(None), **options):
         own = draws(12, "color", **options).at(places)
         return [own.randn(3), own.rand(), own.randint(5)]
 

@@ -19,7 +19,7 @@ from alexnet.data.datasets import Dataset, Files, Images, Pixels, describe, hold
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7, 3), dtype=np.uint8)
 
 
-def refusal(spec, data_dir="data", kind=ValueError) -> str:
+def refusal(spec, data_dir="data", kind=ValueError):
     with pytest.raises(kind) as caught:
         load(str(spec), data_dir)
     assert len(str(caught.value).splitlines()) == 1
@@ -33,7 +33,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("an address was looked up"))
 
 
-def noise(labels, title="made up") -> Images:
+def noise(labels, title="made up"):
     return Images(np.array(labels), Pixels(np.zeros((len(labels), 2, 2, 3), np.uint8), title))
 
 
@@ -194,7 +194,7 @@ def test_the_datasets_library_itself_reads_local_folders(tmp_path, monkeypatch, 
 
 
 @pytest.fixture(params=["pixels", "table", "files"])
-def images(request, tmp_path) -> Images:
+def images(request, tmp_path):
     """The same twelve images in each kind of store."""
     labels = np.arange(12) % 3
     if request.param == "pixels":
@@ -268,7 +268,7 @@ def test_a_data_set_as_a_recipe_uses_it():
 # Fingerprints
 
 
-def fingerprint(images, val=None, classes=("a", "b", "c"), test=None) -> str:
+def fingerprint(images, val=None, classes=("a", "b", "c"), test=None):
     return Dataset("spec", "name", classes, images, val or images.subset([0, 1]), "val", test=test).fingerprint()
 
 
@@ -287,7 +287,7 @@ def test_any_change_changes_the_fingerprint(images):
 
 
 def test_of_many_bytes_all_sizes_and_a_sample_are_looked_at(images, monkeypatch):
-    read: list[int] = []
+    read = []
     monkeypatch.setattr(datasets, "READ_WHOLE", 100)
     monkeypatch.setattr(datasets, "READ_OF_MORE", 3)
     whole = Images.encoded

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,12 +33,12 @@ class Site:
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
 
-    def gets(self, path: str) -> int:
+    def gets(self, path):
         return sum((method, asked) == ("GET", path) for method, asked, _ in self.asked)
 
 
 @contextmanager
-def serving(site: Site):
+def serving(site):
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_):
             pass
@@ -77,7 +76,7 @@ def serving(site: Site):
         server.server_close()
 
 
-def archive() -> bytes:
+def archive():
     """The university's archive in small."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
@@ -116,7 +115,7 @@ def check(dataset):
     assert np.array_equal(dataset.val.array(), tiny_cifar10.pixels(6))
 
 
-def visible(folder: Path) -> set[str]:
+def visible(folder):
     files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     return {path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts)}
 
@@ -125,7 +124,7 @@ HUB_FILES = {f"cifar10/plain_text/{split}-00000-of-00001.parquet" for split in (
 BATCHES = {f"cifar-10-batches-py/{name}" for name in tiny_cifar10.batches()}
 
 
-def refusal(data_dir: Path) -> str:
+def refusal(data_dir):
     with pytest.raises(ConnectionError) as caught:
         load("cifar10", data_dir)
     assert len(str(caught.value).splitlines()) == 1

@@ -21,7 +21,7 @@ from alexnet.data.images import ImageError
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
 
 
-def refusal(spec) -> str:
+def refusal(spec):
     with pytest.raises(ValueError, match=r".") as caught:
         load(str(spec))
     assert len(str(caught.value).splitlines()) == 1
@@ -74,7 +74,7 @@ def test_without_names_the_classes_are_the_numbers(tmp_path):
 
 
 @pytest.fixture
-def shards(tmp_path) -> str:
+def shards(tmp_path):
     folder = tmp_path / "set"
     for i, labels in enumerate([(0, 1, 0), (1, 1), (0,)]):
         write_parquet(folder / f"train-0000{i}-of-00003.parquet", labels, {"label": CLASSES})

@@ -5,7 +5,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +16,14 @@ from PIL import Image, ImageOps
 from alexnet.data.images import ImageError, open_image, prefetch
 
 
-def picture(width: int = 24, height: int = 16) -> Image.Image:
+def picture(width=24, height=16):
     """Smooth, and different in every corner."""
     y, x = np.mgrid[:height, :width]
     planes = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), 255 - x * 200 // width], -1)
     return Image.fromarray(planes.astype(np.uint8))
 
 
-def refusal(source: str | Path | bytes, name: str | None = None) -> str:
+def refusal(source, name=None):
     """The one line with which `open_image` refuses."""
     with pytest.raises(ImageError) as caught:
         open_image(source, name)
@@ -37,7 +36,7 @@ def refusal(source: str | Path | bytes, name: str | None = None) -> str:
 # What each mode's pixel should look like to a person, worked out by hand.
 
 
-def over_white(colour: tuple[int, ...], alpha: int) -> tuple[float, ...]:
+def over_white(colour, alpha):
     return tuple(c * alpha / 255 + 255 * (1 - alpha / 255) for c in colour)
 
 
@@ -159,7 +158,7 @@ def test_damage_gives_an_image_or_one_line(data, changes):
         assert np.asarray(image).shape == (image.height, image.width, 3)
 
 
-def huge_png(width: int, height: int) -> bytes:
+def huge_png(width, height):
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -239,7 +238,7 @@ def test_importing_the_sources_loads_nothing_heavy():
 
 
 def test_prefetch_keeps_the_order_and_its_distance():
-    begun: list[int] = []
+    begun = []
     results = prefetch(lambda item: (begun.append(item), item * item)[1], range(100), most=5)
     assert [next(results) for _ in range(3)] == [0, 1, 4]
     results.close()

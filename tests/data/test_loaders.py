@@ -13,7 +13,7 @@ from alexnet.data import datasets, loaders
 from alexnet.data.augment import AUGMENTATIONS, augmentation
 from alexnet.data.datasets import Dataset, Images, Pixels
 from alexnet.data.images import ImageError
-from alexnet.data.loaders import Loader, Shard, eval_batches
+from alexnet.data.loaders import Shard, eval_batches
 from alexnet.data.normalization import make_normalization, normalized
 
 CPU = torch.device("cpu")
@@ -22,12 +22,12 @@ EVERYTHING = {"input_scale": "mean-image", "augment": ALL, "batch_size": 32}
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits():
     return datasets.load("digits").with_fewer(200)
 
 
 @pytest.fixture(scope="module")
-def slopes() -> Dataset:
+def slopes():
     """Coloured images with a mean image that is far from even."""
     slope = np.linspace(0, 120, 32)[None, :, None, None] * [1.0, 0.5, 0.2]
     noise = np.random.default_rng(3).integers(0, 130, (64, 32, 1, 3))
@@ -36,14 +36,14 @@ def slopes() -> Dataset:
     return Dataset("slopes", "slopes", ("a", "b"), images, images, "val")
 
 
-def open_(dataset: Dataset, loader: str = "auto", shard: Shard = Shard(), **changes) -> Loader:  # noqa: B008
+def open_(dataset, loader="auto", shard=Shard(), **changes):  # noqa: B008
     recipe = recipes.quickstart(**changes)
     norm = make_normalization(recipe.input_scale, dataset.train)
     return loaders.open_loader(dataset, recipe, recipes.Runtime(loader=loader), norm, 224, CPU, shard)
 
 
 @pytest.mark.parametrize("loader", ["resident", "workers"])
-def test_an_epoch_is_every_image_once(digits: Dataset, loader: str) -> None:
+def test_an_epoch_is_every_image_once(digits, loader):
     opened = open_(digits, loader)
     assert opened.kind == loader
     batches = list(opened.train(0))
@@ -54,7 +54,7 @@ def test_an_epoch_is_every_image_once(digits: Dataset, loader: str) -> None:
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
 
 
-def test_both_paths_give_the_same_images(slopes: Dataset) -> None:
+def test_both_paths_give_the_same_images(slopes):
     for augment in (ALL, ("random_crop", "alternating_flip"), ()):
         resident, workers = (
             open_(slopes, kind, **EVERYTHING | {"augment": augment}) for kind in ("resident", "workers")
@@ -65,7 +65,7 @@ def test_both_paths_give_the_same_images(slopes: Dataset) -> None:
 
 
 @pytest.mark.parametrize("loader", ["resident", "workers"])
-def test_from_the_middle_and_in_several_processes_the_images_are_the_same(slopes: Dataset, loader: str) -> None:
+def test_from_the_middle_and_in_several_processes_the_images_are_the_same(slopes, loader):
     whole = list(open_(slopes, loader, **EVERYTHING).train(1))
     torch.rand(7)  # the global state must not matter
     (rest,) = open_(slopes, loader, **EVERYTHING).train(1, start=1)
@@ -85,7 +85,7 @@ def test_from_the_middle_and_in_several_processes_the_images_are_the_same(slopes
         assert not torch.equal(next(other)[0], whole[0][0])
 
 
-def test_the_global_random_state_is_left_alone(digits: Dataset) -> None:
+def test_the_global_random_state_is_left_alone(digits):
     """It drives dropout, and a resumed run starts its threads at another step."""
     before = torch.get_rng_state()
     for loader in ("resident", "workers"):
@@ -94,7 +94,7 @@ def test_the_global_random_state_is_left_alone(digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize("loader", ["resident", "workers"])
-def test_the_mean_image_is_subtracted_where_each_crop_was(slopes: Dataset, loader: str) -> None:
+def test_the_mean_image_is_subtracted_where_each_crop_was(slopes, loader):
     """The crops of the mean image itself come out as zeros, wherever they are taken."""
     norm = make_normalization("mean-image", slopes.train)
     mean = np.rint(slopes.train.array().mean(0)).astype(np.uint8)  # type: ignore[union-attr]
@@ -109,7 +109,7 @@ def test_the_mean_image_is_subtracted_where_each_crop_was(slopes: Dataset, loade
     assert images.abs().max() <= 1.6
 
 
-def test_digits_are_never_mirrored(digits: Dataset) -> None:
+def test_digits_are_never_mirrored(digits):
     for mirror in ("flip", "alternating_flip"):
         (ours, _), (plain, _) = (
             next(open_(digits, augment=("random_crop", *names)).train(0)) for names in ((mirror,), ())
@@ -117,7 +117,7 @@ def test_digits_are_never_mirrored(digits: Dataset) -> None:
         assert torch.equal(ours, plain)
 
 
-def test_a_new_augmentation_is_one_function(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_augmentation_is_one_function(digits, monkeypatch):
     monkeypatch.delitem(AUGMENTATIONS, "darker", raising=False)  # registers its removal after the test
 
     @augmentation("crop")
@@ -128,13 +128,13 @@ def test_a_new_augmentation_is_one_function(digits: Dataset, monkeypatch: pytest
     assert torch.allclose(ours, plain - 5)
 
 
-def test_the_order_of_a_million_is_a_function_of_seed_and_epoch() -> None:
+def test_the_order_of_a_million_is_a_function_of_seed_and_epoch():
     order = loaders.epoch_order(1_281_167, seed=1, epoch=2)
     assert order[:4].tolist() == [989122, 1001024, 548369, 452996]
     assert torch.equal(order.bincount(), torch.ones(1_281_167, dtype=torch.int64))
 
 
-def test_refusals(digits: Dataset) -> None:
+def test_refusals(digits):
     for field, options in {
         "batch_size": {"batch_size": 5000}, "augment": {"augment": ("random_crop", "flipp")},
     }.items():  # fmt: skip
@@ -147,7 +147,7 @@ def test_refusals(digits: Dataset) -> None:
         open_(Dataset("photos", "photos", ("a", "b"), large, large, "val"), "resident", batch_size=2)
 
 
-def test_a_damaged_image_is_named(tmp_path) -> None:
+def test_a_damaged_image_is_named(tmp_path):
     spec = image_folder(tmp_path)
     path = tmp_path / "train/cat/1.png"
     path.write_bytes(path.read_bytes()[:50])
@@ -156,7 +156,7 @@ def test_a_damaged_image_is_named(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("tta", "size"), [("center", 224), ("flip", 224), ("ten-crop", 256)])
-def test_evaluation_is_in_order_and_at_the_size_of_its_views(digits: Dataset, tta: str, size: int) -> None:
+def test_evaluation_is_in_order_and_at_the_size_of_its_views(digits, tta, size):
     opened, images = open_(digits), digits.val.subset(np.arange(150))
     batches = list(opened.eval(images, tta))
     assert torch.cat([labels for _, labels in batches]).tolist() == images.labels.tolist()
@@ -164,7 +164,7 @@ def test_evaluation_is_in_order_and_at_the_size_of_its_views(digits: Dataset, tt
     assert not list(opened.eval(images.subset([]), tta))
 
 
-def test_both_ways_to_evaluate_give_the_same_images(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_to_evaluate_give_the_same_images(digits, monkeypatch):
     norm, images = make_normalization("raw", digits.train), digits.val.subset(np.arange(40))
     ((ours, _),) = eval_batches(images, norm, 224, CPU)
     monkeypatch.setattr(loaders, "are_small", lambda _: False)
@@ -174,7 +174,7 @@ def test_both_ways_to_evaluate_give_the_same_images(digits: Dataset, monkeypatch
     assert torch.allclose(normalized([white], norm, CPU)[0, :, 0, 0], 255 - 255 * torch.tensor(norm.mean), atol=1e-3)
 
 
-def test_large_images_of_several_sizes(tmp_path) -> None:
+def test_large_images_of_several_sizes(tmp_path):
     for i, size in enumerate([(120, 300), (500, 375), (97, 97), (256, 256)]):
         for split in ("train", "val"):
             (tmp_path / split / str(i % 2)).mkdir(parents=True, exist_ok=True)

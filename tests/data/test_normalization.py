@@ -27,12 +27,12 @@ CPU = torch.device("cpu")
 PLAIN = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
-def picture(width: int, height: int) -> Image.Image:
+def picture(width, height):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("size", [(400, 300), (40, 50), (300, 2000)])
-def test_resizing_is_torchvisions(size) -> None:
+def test_resizing_is_torchvisions(size):
     ours = central_pixels(picture(*size), 224)
     theirs = np.asarray(v1.Compose([v1.Resize(256), v1.CenterCrop(224)])(picture(*size)))
     gaps = np.abs(ours.astype(int) - theirs)  # torch and Pillow round differently in few places
@@ -42,12 +42,12 @@ def test_resizing_is_torchvisions(size) -> None:
     assert torch.allclose(normalized([ours], PLAIN, CPU)[0], expected, atol=1e-5)
 
 
-def test_of_a_strip_the_middle_is_resized() -> None:
+def test_of_a_strip_the_middle_is_resized():
     assert central_pixels(picture(3, 100_000)).shape == (256, 256, 3)
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 1000), (700, 40), (256, 256)])
-def test_warping_is_opencvs(size) -> None:
+def test_warping_is_opencvs(size):
     """``cv::resize`` as Caffe's tools/convert_imageset calls it, to one level: it rounds in fixed point."""
     cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless")
     theirs = cv2.resize(np.asarray(picture(*size)), (256, 256)).astype(int)
@@ -58,7 +58,7 @@ def test_warping_is_opencvs(size) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(source=st.integers(1, 80), target=st.integers(1, 80))
-def test_resampling_is_pils(source: int, target: int) -> None:
+def test_resampling_is_pils(source, target):
     matrix = resampling_matrix(source, target)
     assert torch.allclose(matrix.sum(1), torch.ones(target, dtype=torch.float64))
     line = np.random.default_rng(0).uniform(0, 255, source).astype(np.float32)
@@ -67,7 +67,7 @@ def test_resampling_is_pils(source: int, target: int) -> None:
     assert np.abs(matrix.numpy() @ line - theirs).max() < 0.01
 
 
-def test_the_mean_image_is_resized_as_images_are_and_cropped_with_them() -> None:
+def test_the_mean_image_is_resized_as_images_are_and_cropped_with_them():
     pixels = np.random.default_rng(0).uniform(0, 255, (5, 5, 3))
     norm = dataclasses.replace(PLAIN, mean_image=encode_mean_image(pixels))
     assert np.allclose(mean_pixels(norm).permute(1, 2, 0), pixels, atol=1e-4)
@@ -83,7 +83,7 @@ def test_the_mean_image_is_resized_as_images_are_and_cropped_with_them() -> None
     {"resize": "fit"}, {"mean_image": "?"}, {"mean_image": "AAAA"},
     {"mean_image": encode_mean_image(np.full((1, 1, 3), np.inf))},
 ])  # fmt: skip
-def test_what_cannot_be_used_is_refused(changes) -> None:
+def test_what_cannot_be_used_is_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         dataclasses.replace(PLAIN, **changes)
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_used_is_refused(changes) -> None:
 # Statistics
 
 
-def test_statistics_are_numpys() -> None:
+def test_statistics_are_numpys():
     random = np.random.default_rng(0)
     light = random.integers(0, 160, (2300, 12, 12, 1))  # colours that vary together, more images than one block
     pixels = (light + random.integers(0, 90, (2300, 12, 12, 3)) * [1.0, 0.5, 0.1]).astype(np.uint8)
@@ -110,7 +110,7 @@ def test_statistics_are_numpys() -> None:
     assert np.allclose(mean_pixels(mean_image).permute(1, 2, 0), pixels.mean(0), atol=1e-3)
 
 
-def test_large_images_count_with_their_central_patch(tmp_path, monkeypatch) -> None:
+def test_large_images_count_with_their_central_patch(tmp_path, monkeypatch):
     paths = [str(tmp_path / f"{i}.png") for i in range(3)]
     for path, size in zip(paths, [(300, 280), (256, 512), (900, 100)], strict=True):
         picture(6, 6).resize(size).save(path)

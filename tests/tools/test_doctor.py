@@ -10,7 +10,7 @@ import torch
 
 from alexnet import recipes
 from alexnet.model import INITS, AlexNet_2012
-from alexnet.recipes import Recipe, Runtime
+from alexnet.recipes import Runtime
 from alexnet.tools import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ RECORD = ROOT / "results" / "learning.json"
 needs_images = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs a folder with CIFAR-10 images beside the checkout")
 
 
-def test_probe_by_hand() -> None:
+def test_probe_by_hand():
     torch.manual_seed(0)
     model, images, labels = AlexNet_2012(4), torch.randn(3, 3, 224, 224) * 60, torch.tensor([0, 1, 2])
     layers = doctor.probe(model, images, labels)
@@ -43,7 +43,7 @@ def test_probe_by_hand() -> None:
         (15.0, 35.0, recipes.classic(init="he"), False, ["15", "imagenet", "paper"]),
     ],
 )
-def test_verdicts(last: float, common: float, recipe: Recipe, learns: bool, values: list[str]) -> None:
+def test_verdicts(last, common, recipe, learns, values):
     layers = [{"signal_std": 0.12, "signal_mean": 1.0}, {"signal_std": last, "signal_mean": common}]
     will_learn, reason = doctor.verdict(layers, recipe)
     assert will_learn is learns
@@ -51,7 +51,7 @@ def test_verdicts(last: float, common: float, recipe: Recipe, learns: bool, valu
     assert "\n" not in reason
 
 
-def test_digits() -> None:
+def test_digits():
     good = doctor.examine(recipes.quickstart(width_mult=0.25), Runtime(device="cpu"))
     assert good["will_learn"] is True
     assert {"name", "signal_std", "signal_mean", "grad_std"} == set(good["layers"][0])
@@ -59,7 +59,7 @@ def test_digits() -> None:
     assert "will start to learn" in doctor.format_report(good)
 
 
-def test_without_a_recipe_or_without_data(tmp_path: Path) -> None:
+def test_without_a_recipe_or_without_data(tmp_path):
     machine = doctor.examine()
     assert set(machine) == {
         "device", "precision", "matrix_tflops", "compiler", "lrn", "trackers", "data", "disk_free_gb", "versions",
@@ -74,7 +74,7 @@ def test_without_a_recipe_or_without_data(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_images
 @pytest.mark.skipif(not RECORD.is_file(), reason="needs results/learning.json")
-def test_verdicts_are_those_of_300_real_steps() -> None:
+def test_verdicts_are_those_of_300_real_steps():
     runs = json.loads(RECORD.read_text())["runs"]
     pairs = {(run["input_scale"], run["init"]) for run in runs}
     assert pairs == set(itertools.product(("raw", "imagenet"), INITS.keys() - {"caffenet"}))  # newer than the record
@@ -87,7 +87,7 @@ def test_verdicts_are_those_of_300_real_steps() -> None:
 @pytest.mark.slow
 @needs_images
 @pytest.mark.parametrize(("init", "learns"), [("source", True), ("paper", False)])
-def test_the_papers_recipe_learns_with_the_released_codes_weights(init: str, learns: bool) -> None:
+def test_the_papers_recipe_learns_with_the_released_codes_weights(init, learns):
     """As trials of 100 steps do: docs/training.md."""
     recipe = recipes.paper(data=str(FOLDER), init=init)
     assert doctor.verdict(doctor.probe_recipe(recipe), recipe)[0] is learns

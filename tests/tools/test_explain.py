@@ -2,10 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import Element
 
 import html5lib
 import numpy as np
@@ -14,7 +11,7 @@ import torch
 from captum.attr import LayerActivation, LayerGradCam
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
-from torch import Tensor, nn
+from torch import nn
 
 from alexnet import cli, load_model, recipes, train
 from alexnet.data import datasets
@@ -31,7 +28,7 @@ CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 ORANGE, BLUE, WHITE = (192, 86, 47), (47, 102, 144), (255, 255, 255)
 
 
-def network(variant: str = "classic", classes: tuple[str, ...] = EVIL) -> AlexNet_2012:
+def network(variant="classic", classes=EVIL):
     torch.manual_seed(0)
     model = AlexNet_2012(len(classes), variant, "he", width_mult=1 / 16).eval().requires_grad_(False)
     norm = Normalization((0.5, 0.4, 0.6), (1 / 255,) * 3)
@@ -39,26 +36,26 @@ def network(variant: str = "classic", classes: tuple[str, ...] = EVIL) -> AlexNe
     return model
 
 
-def batch(model: AlexNet_2012, count: int = 3) -> Tensor:
+def batch(model, count=3):
     size = model.variant.image_sizes[0]
     return 60 * torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def noise(count: int, side: int = 32, seed: int = 0) -> np.ndarray:
+def noise(count, side=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-def images_of(pixels: np.ndarray, classes: int = len(EVIL)) -> Images:
+def images_of(pixels, classes: int = len(EVIL)):
     return Images(np.arange(len(pixels)) % classes, Pixels(pixels, "noise"))
 
 
-def noisy(classes: tuple[str, ...] = EVIL) -> Dataset:
+def noisy(classes=EVIL):
     parts = (images_of(noise(30, seed=seed), len(classes)) for seed in (1, 2))
     return Dataset("noise", "noise", classes, *parts, "val")
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def picture(tmp_path):
     Image.fromarray(noise(1)[0]).save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
 
@@ -68,7 +65,7 @@ def picture(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.parametrize("layer", ["relu5", "conv2", "relu1"])
-def test_grad_cam_equals_captums(variant: str, layer: str) -> None:
+def test_grad_cam_equals_captums(variant, layer):
     model, classes = network(variant), torch.tensor([0, 3, 1])
     x = batch(model)
     expected = LayerGradCam(model, model.features.get_submodule(layer)).attribute(x, classes).detach()[:, 0]
@@ -78,7 +75,7 @@ def test_grad_cam_equals_captums(variant: str, layer: str) -> None:
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_grad_cam_works_in_inference_mode_and_leaves_no_gradients() -> None:
+def test_grad_cam_works_in_inference_mode_and_leaves_no_gradients():
     model, classes = network(), torch.tensor([0, 1, 2])
     x = batch(model)
     expected = explain.grad_cam(model, x, classes)
@@ -92,7 +89,7 @@ def test_grad_cam_works_in_inference_mode_and_leaves_no_gradients() -> None:
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_activations_are_those_before_the_relu(variant: str) -> None:
+def test_activations_are_those_before_the_relu(variant):
     model = network(variant)
     x = batch(model, 2)
     found = explain.activations(model, x)
@@ -102,7 +99,7 @@ def test_activations_are_those_before_the_relu(variant: str) -> None:
         assert maps.min() < 0
 
 
-def test_a_new_fc8_changes_nothing_else() -> None:
+def test_a_new_fc8_changes_nothing_else():
     model = network()
     ours, its = model.state_dict(), explain.with_new_fc8(model, seed=3).state_dict()
     assert [name for name in ours if ours[name].data_ptr() != its[name].data_ptr()] == ["classifier.fc8.weight"]
@@ -111,13 +108,13 @@ def test_a_new_fc8_changes_nothing_else() -> None:
     assert torch.equal(new, explain.with_new_fc8(model, seed=3).state_dict()["classifier.fc8.weight"])
 
 
-def test_correlation() -> None:
+def test_correlation():
     one = torch.randn(13, 13)
     assert explain.correlation(one, -3 * one + 2) == pytest.approx(-1)
     assert explain.correlation(one, torch.ones(13, 13)) is None
 
 
-def test_an_explanation_holds_what_the_single_functions_return(picture: Path) -> None:
+def test_an_explanation_holds_what_the_single_functions_return(picture):
     model, image = network(), Image.open(picture)
     (found,) = explain.explain_images(model, [image])
     (expected,) = predict(model, [picture], device="cpu", precision="fp32")
@@ -133,11 +130,11 @@ def test_an_explanation_holds_what_the_single_functions_return(picture: Path) ->
     assert explain.explain_images(model, []) == []
 
 
-def measured_field(model: AlexNet_2012, layer: str, row: int, column: int) -> tuple[int, int, int, int]:
+def measured_field(model, layer, row, column):
     """Left, top, right and bottom of the input pixels that a cell has a gradient for."""
     size = model.variant.image_sizes[0]
     x = torch.ones(1, 3, size, size, dtype=torch.float64, requires_grad=True)
-    y: Tensor = x
+    y = x
     for name, part in model.features.named_children():
         if isinstance(part, nn.MaxPool2d):  # whose gradient goes to one pixel of a window only
             part = nn.AvgPool2d(part.kernel_size, part.stride)
@@ -151,7 +148,7 @@ def measured_field(model: AlexNet_2012, layer: str, row: int, column: int) -> tu
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_receptive_fields_are_what_a_gradient_measures(variant: str) -> None:
+def test_receptive_fields_are_what_a_gradient_measures(variant):
     model = AlexNet_2012(2, variant, width_mult=1 / 16).double()
     size = model.variant.image_sizes[0]
     for _, part in model.weight_layers():
@@ -167,7 +164,7 @@ def test_receptive_fields_are_what_a_gradient_measures(variant: str) -> None:
             assert measured_field(model, layer, row, column) == inside
 
 
-def test_filters_are_told_from_noise_and_from_what_they_were() -> None:
+def test_filters_are_told_from_noise_and_from_what_they_were():
     random = torch.randn(11, 11, generator=torch.Generator().manual_seed(0))
     edge = torch.linspace(-1, 1, 11).expand(11, 11)
     filters = torch.stack([each.expand(3, 11, 11) for each in (random, edge, torch.ones(11, 11))])
@@ -181,7 +178,7 @@ def test_filters_are_told_from_noise_and_from_what_they_were() -> None:
 # --- the images of a split
 
 
-def test_outputs_are_those_of_the_network() -> None:
+def test_outputs_are_those_of_the_network():
     model = network()
     images = images_of(noise(130))
     found = explain.collect_outputs(model, images, precision="fp32")
@@ -199,7 +196,7 @@ def test_outputs_are_those_of_the_network() -> None:
     assert explain.nearest(own.pixels, found.pixels, 1)[1].tolist() == [[0], [129]]
 
 
-def test_distance_in_pixels_is_in_grey_levels() -> None:
+def test_distance_in_pixels_is_in_grey_levels():
     model = network()
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ((100, 100, 100), (110, 110, 110), (100, 100, 160))]
     pixels = explain.outputs_of(model, explain.inputs(model, pictures)).pixels
@@ -209,7 +206,7 @@ def test_distance_in_pixels_is_in_grey_levels() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_neighbours_are_scikit_learns(offset: float) -> None:
+def test_neighbours_are_scikit_learns(offset):
     random = torch.Generator().manual_seed(0)
     candidates = torch.randn(300, 50, generator=random) + offset
     queries = torch.cat([torch.randn(40, 50, generator=random) + offset, candidates[[5, 280]] + 1e-3])
@@ -221,7 +218,7 @@ def test_neighbours_are_scikit_learns(offset: float) -> None:
     assert explain.nearest(queries, candidates[:2], 5)[1].shape == (42, 2)
 
 
-def test_confident_errors() -> None:
+def test_confident_errors():
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7], [0.01, 0.99]])
     labels = torch.tensor([1, 0, 1, 1, 1])
     assert explain.confident_errors(probabilities, labels) == [0, 1, 2]
@@ -229,7 +226,7 @@ def test_confident_errors() -> None:
     assert explain.confident_errors(probabilities, probabilities.argmax(1)) == []
 
 
-def test_calibration_by_hand() -> None:
+def test_calibration_by_hand():
     confidence = torch.tensor([0.55, 0.58, 0.9, 0.92, 0.98, 1.0])
     labels = torch.tensor([0, 1, 0, 0, 0, 1])
     found = explain.calibration(torch.stack([confidence, 1 - confidence], 1), labels, bins=10)
@@ -242,7 +239,7 @@ def test_calibration_by_hand() -> None:
     assert (perfect.counts, perfect.accuracy, perfect.expected_error) == ([4], [1.0], 0.0)
 
 
-def test_patches_are_where_the_bright_spots_are() -> None:
+def test_patches_are_where_the_bright_spots_are():
     model = network()
     model.features.conv1.weight[5] = 0.01  # responds to brightness
     pixels = np.full((12, 224, 224, 3), 128, np.uint8)
@@ -261,7 +258,7 @@ def test_patches_are_where_the_bright_spots_are() -> None:
         assert top <= y <= bottom
 
 
-def test_the_salient_channel_stands_out_in_a_few_images() -> None:
+def test_the_salient_channel_stands_out_in_a_few_images():
     peaks = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
     peaks[:9, 4] += 30
     peaks[:, 2] *= 100
@@ -273,14 +270,14 @@ def test_the_salient_channel_stands_out_in_a_few_images() -> None:
 # --- pictures
 
 
-def test_colours_of_maps() -> None:
+def test_colours_of_maps():
     found = draw.map_image(torch.tensor([[2.0, -2.0], [0.0, 1.0]]), 2.0)
     assert [found.getpixel(at) for at in ((0, 0), (1, 0), (0, 1))] == [ORANGE, BLUE, WHITE]
     assert found.getpixel((1, 1)) == tuple(round((value + 255) / 2) for value in ORANGE)
     assert draw.map_image(torch.zeros(2, 2), 0.0).getpixel((0, 0)) == WHITE
 
 
-def test_evidence_is_drawn_at_the_centre_of_each_receptive_field() -> None:
+def test_evidence_is_drawn_at_the_centre_of_each_receptive_field():
     """13 cells of 16 pixels on 224 pixels leave 8 pixels free on each side."""
     values, field = torch.zeros(13, 13), explain.ReceptiveField(163, 16, -66)
     values[0, 12], values[6, 6] = 1.0, -0.5
@@ -291,7 +288,7 @@ def test_evidence_is_drawn_at_the_centre_of_each_receptive_field() -> None:
     assert [(int(each.min()), int(each.max())) for each in np.nonzero(blue)] == [(104, 119), (104, 119)]
 
 
-def test_a_patch_is_transparent_outside_the_image() -> None:
+def test_a_patch_is_transparent_outside_the_image():
     pixels = np.zeros((224, 224, 3), np.uint8)
     pixels[100:111, 40:51] = (10, 200, 30)
     assert draw.patch_image(Image.fromarray(pixels), (40, 100, 51, 111)).getcolors() == [(121, (10, 200, 30, 255))]
@@ -303,7 +300,7 @@ def test_a_patch_is_transparent_outside_the_image() -> None:
 # --- the page
 
 
-def parsed(path: Path) -> Element:
+def parsed(path):
     """The page, if a validating parser finds no error in it and it runs and loads nothing."""
     text = path.read_text(encoding="utf-8")
     outside = re.sub(r'="data:image/png;base64,[A-Za-z0-9+/=]*"', '="data:"', text)
@@ -311,15 +308,15 @@ def parsed(path: Path) -> Element:
     return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
 
 
-def words(path: Path) -> str:
+def words(path):
     return " ".join("".join(parsed(path).find("body").itertext()).split())
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], str]]:
+def page(tmp_path):
     """What `explain` returns, and the text of its page, tmp_path/page.html."""
 
-    def make(model: AlexNet_2012, files: Sequence[Path] = (), dataset: Dataset | None = None, **options: Any) -> Any:
+    def make(model, files=(), dataset=None, **options):
         out = tmp_path / "page.html"
         return explain.explain(model, files, dataset, out=out, **{"title": "x"} | options), words(out)
 
@@ -327,7 +324,7 @@ def page(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], str]]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     """A run of digits, two steps long."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     recipe = recipes.quickstart(val_every=100, width_mult=1 / 16)
@@ -335,7 +332,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_is_explained_with_its_own_data(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_explained_with_its_own_data(run, capsys):
     assert cli.main(["explain", str(run), "--json", "--neighbours", "200"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["out", "layers", "images", "validation"]
@@ -364,7 +361,7 @@ def test_a_run_is_explained_with_its_own_data(run: Path, capsys: pytest.CaptureF
     assert filters == ["6 filters after training", "6 filters before training"]
 
 
-def test_names_of_every_kind_break_nothing(tmp_path: Path, page: Any) -> None:
+def test_names_of_every_kind_break_nothing(tmp_path, page):
     folder = tmp_path / "a <i> & \u05e9"
     folder.mkdir()
     files = [folder / name for name in ("<b>.png", "\u05e9\u05dc.png", "l" * 240 + ".png", "\udcff.png")]
@@ -379,9 +376,7 @@ def test_names_of_every_kind_break_nothing(tmp_path: Path, page: Any) -> None:
     assert json.loads(json.dumps(found))["images"][0]["file"] == str(files[0])
 
 
-def test_an_unreadable_image_is_a_line_and_the_others_are_explained(
-    run: Path, tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_image_is_a_line_and_the_others_are_explained(run, tmp_path, picture, capsys):
     bad, out = tmp_path / "bad.png", tmp_path / "page.html"
     bad.write_bytes(b"no image")
     command = ["explain", str(run), str(bad), str(picture), "--neighbours", "0", "--out", str(out), "--json"]
@@ -398,7 +393,7 @@ def test_an_unreadable_image_is_a_line_and_the_others_are_explained(
     assert second["cam_peak"] == pytest.approx(float(explain.grad_cam(model, x, model(x).argmax(1)).max()), rel=1e-4)
 
 
-def test_no_page_without_an_image_that_can_be_read(tmp_path: Path) -> None:
+def test_no_page_without_an_image_that_can_be_read(tmp_path):
     page = tmp_path / "page.html"
     page.write_text("kept")
     with pytest.raises(ValueError, match=r"a\.png.*; .*b\.png"):
@@ -406,7 +401,7 @@ def test_no_page_without_an_image_that_can_be_read(tmp_path: Path) -> None:
     assert page.read_text() == "kept"
 
 
-def test_the_choice_of_images_is_fixed(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_of_images_is_fixed(page, monkeypatch):
     monkeypatch.setattr("alexnet.tools.explain.page.VALIDATION", 20)
     data = noisy()
     chosen = explain.choose_examples(data)
@@ -420,7 +415,7 @@ def test_the_choice_of_images_is_fixed(page: Any, monkeypatch: pytest.MonkeyPatc
     assert "12 of 30 training images" in text
 
 
-def test_without_run_and_data_the_page_says_what_is_missing(page: Any, picture: Path, run: Path) -> None:
+def test_without_run_and_data_the_page_says_what_is_missing(page, picture, run):
     found, text = page(network("paper"), [picture], note="nobody named any")
     assert found["validation"] is None
     for part in ("nobody named any", "before training are not shown", "smoothness", "Tower 1, after", "Tower 2, after"):
@@ -435,22 +430,20 @@ def test_without_run_and_data_the_page_says_what_is_missing(page: Any, picture: 
         (torch.linspace(-1, 1, 169).view(13, 13), "nearly the same picture"),
     ],
 )
-def test_the_page_warns_of_evidence_that_is_none(
-    page: Any, picture: Path, monkeypatch: pytest.MonkeyPatch, value: Tensor, says: str
-) -> None:
+def test_the_page_warns_of_evidence_that_is_none(page, picture, monkeypatch, value, says):
     assert says not in page(network(), [picture])[1]
     monkeypatch.setattr(explain.analysis, "grad_cam", lambda model, x, classes: value.expand(len(x), -1, -1))
     assert says in page(network(), [picture])[1]
 
 
-def test_another_channel_and_a_network_without_conv4(page: Any, picture: Path) -> None:
+def test_another_channel_and_a_network_without_conv4(page, picture):
     found, text = page(network("no-conv4"), [picture], noisy(), layer="conv3", channel=7, neighbours=0)
     assert [each["name"] for each in found["layers"]] == ["conv1", "conv2", "conv3", "conv5"]
     assert found["layers"][2]["channel"] == 7
     assert "conv3, channel 7" in text
 
 
-def test_the_fullest_page_stays_under_ten_megabytes(tmp_path: Path) -> None:
+def test_the_fullest_page_stays_under_ten_megabytes(tmp_path):
     """Noise, which no format compresses, in as many images as are allowed."""
     files = [tmp_path / f"{index}.png" for index in range(12)]
     for file, pixels in zip(files, noise(12, 300), strict=True):
@@ -473,7 +466,7 @@ def test_the_fullest_page_stays_under_ten_megabytes(tmp_path: Path) -> None:
         ("channel", {"layer": "conv3"}),
     ],
 )
-def test_refusals(tmp_path: Path, field: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(tmp_path, field, options, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FieldError) as error:
         explain.explain(network(), **{"files": ["a.png"], "out": Path("x.html"), "title": "x"} | options)

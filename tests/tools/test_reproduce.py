@@ -9,7 +9,6 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,13 +32,13 @@ RELU, TANH = Arm("relu", TINY), Arm("tanh", replace(TINY, neuron="tanh"))
 END = Measure("last training loss", lambda run: run.rows[-1]["train_loss"])
 
 
-def experiment(*arms: Arm, measures: tuple[Measure, ...] = (END,), **more: Any) -> Experiment:
+def experiment(*arms, measures=(END,), **more):
     rule = (Comparison(arms[0].name, arms[-1].name, measures[0].name, least=0.01, paper="none"),)
     facts = {"name": "tiny", "claim": "a claim", "source": "here", "short": "tiny", "cost": "seconds"}
     return Experiment(arms=arms, measures=measures, rule=rule, **(facts | more))
 
 
-def run(tested: Experiment, out: Path, data: str = "digits", **options: Any) -> dict[str, Any]:
+def run(tested, out, data="digits", **options):
     done = run_experiment(tested, **{"data": data, "out": out, "device": "cpu", "quiet": True, "say": len} | options)
     assert done.record is not None
     return done.record
@@ -48,7 +47,7 @@ def run(tested: Experiment, out: Path, data: str = "digits", **options: Any) -> 
 # --- the catalogue
 
 
-def test_the_eight_experiments_are_complete_and_valid() -> None:
+def test_the_eight_experiments_are_complete_and_valid():
     assert tuple(EXPERIMENTS) == NAMES
     digits = datasets.load("digits")
     for each in EXPERIMENTS.values():
@@ -64,8 +63,8 @@ def test_the_eight_experiments_are_complete_and_valid() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_runs_to_its_record(name: str, tmp_path: Path) -> None:
-    def tiny(arm: Arm) -> Arm:
+def test_each_runs_to_its_record(name, tmp_path):
+    def tiny(arm):
         if isinstance(arm.run, Recipe):
             short = {"images": 4, "batch_size": 2, "epochs": 1, "val_every": 1, "lr": 1e-4, "width_mult": 1 / 16}
             return replace(arm, short=short, max_steps=None)
@@ -82,13 +81,13 @@ def test_each_runs_to_its_record(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("reproduce-*.json")), ids=lambda path: path.stem)
-def test_published_records_can_still_be_drawn_and_told(path: Path, tmp_path: Path) -> None:
+def test_published_records_can_still_be_drawn_and_told(path, tmp_path):
     record = json.loads(path.read_text())
     draw(record, tmp_path / "x.png")
     assert record["verdict"] in format_record(record, tmp_path)
 
 
-def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list(capsys):
     assert main(["reproduce"]) == 0
     text = capsys.readouterr().out
     assert main(["reproduce", "--json"]) == 0
@@ -99,7 +98,7 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
         assert entry["experiment"] in text
 
 
-def test_parts_must_fit_together() -> None:
+def test_parts_must_fit_together():
     for names in (("rate 1e-3", "rate 1e+3"), ("α", "β"), ("x", "x")):
         with pytest.raises(ValueError, match="folders"):
             experiment(*(Arm(name, TINY) for name in names))
@@ -118,11 +117,11 @@ YES, LITTLE, NO, UNCLEAR = (2.0, 2.2, 1.8), (0.5, 0.6, 0.4), (0.1, -0.1, 0.0), (
 Column = list[float | None]
 
 
-def errors(*differences: float) -> dict[str, dict[str, Column]]:
+def errors(*differences):
     return {"with": {"error": [20.0] * len(differences)}, "without": {"error": [20 + d for d in differences]}}
 
 
-def epochs(relu: Column, tanh: Column) -> dict[str, dict[str, Column]]:
+def epochs(relu, tanh):
     return {"relu": {"epochs": relu}, "tanh": {"epochs": tanh}}
 
 
@@ -140,11 +139,11 @@ def epochs(relu: Column, tanh: Column) -> dict[str, dict[str, Column]]:
         ((), "too few runs"),
     ],
 )
-def test_each_verdict(differences: tuple[float, ...], word: str) -> None:
+def test_each_verdict(differences, word):
     assert compare(ERROR, errors(*differences)).word == word
 
 
-def test_the_interval_is_students_and_a_ratio_is_one_of_logarithms() -> None:
+def test_the_interval_is_students_and_a_ratio_is_one_of_logarithms():
     found, half = compare(ERROR, errors(1.0, 2.0, 3.0)), 4.302652729911275 / math.sqrt(3)
     assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
     ratio = compare(SPEED, epochs([2, 4, 8], [12, 24, 48]))
@@ -154,7 +153,7 @@ def test_the_interval_is_students_and_a_ratio_is_one_of_logarithms() -> None:
     assert "+2.00 (95%: +1.50 to +2.50); the paper: 2 points" in compare(ERROR, errors(2.0, 2.2, 1.8)).sentence
 
 
-def test_what_was_not_reached_counts_as_the_limit() -> None:
+def test_what_was_not_reached_counts_as_the_limit():
     found = compare(SPEED, epochs([6, 6.1, 6], [None, None, None]))
     assert (found.word, found.mean) == ("reproduced", pytest.approx(10, rel=0.02))
     assert "at least" in found.sentence
@@ -170,8 +169,8 @@ def test_what_was_not_reached_counts_as_the_limit() -> None:
     assert compare(ERROR, values) == compare(ERROR, errors(2, 3, 4))
 
 
-def test_several_comparisons() -> None:
-    def word(*differences: tuple[float, ...], decide: int = 2) -> str:
+def test_several_comparisons():
+    def word(*differences, decide=2):
         rule, values = [], {}
         for i, each in enumerate(differences):
             rule.append(replace(ERROR, better=f"a{i}", worse=f"b{i}", decides=i < decide))
@@ -188,8 +187,8 @@ def test_several_comparisons() -> None:
 # --- records
 
 
-def test_a_record_has_what_was_promised(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_record_has_what_was_promised(tmp_path):
+    said = []
     tested = experiment(RELU, TANH, measures=(END, TEST_ERROR), chart="errors")
     record = run(tested, tmp_path / "x", seeds=3, say=said.append)
     old = json.loads((ROOT / "results" / "reproduce-figure-1.json").read_text())
@@ -210,7 +209,7 @@ def test_a_record_has_what_was_promised(tmp_path: Path) -> None:
     assert (said[0], said[-1]) == ("tiny: relu, seed-0; run 1 of 6", "tiny: tanh, seed-2; run 6 of 6")
 
 
-def test_recipes_arms_of_other_arms_and_short_forms(tmp_path: Path) -> None:
+def test_recipes_arms_of_other_arms_and_short_forms(tmp_path):
     images = str(make_images(tmp_path / "images"))
     recipe = classic(images=10, batch_size=2, epochs=1, val_every=2, lr=0.001, width_mult=1 / 16)
     first = training_loss("loss at the start", first=2)
@@ -232,7 +231,7 @@ def test_recipes_arms_of_other_arms_and_short_forms(tmp_path: Path) -> None:
     assert not (tmp_path / "short" / "ten-views" / "seed-0" / "config.json").exists()
 
 
-def test_runs_that_diverge_or_do_not_reach_an_error_have_no_values(tmp_path: Path) -> None:
+def test_runs_that_diverge_or_do_not_reach_an_error_have_no_values(tmp_path):
     lost = Arm("lost", replace(TINY, rate=1e30))
     tested = experiment(RELU, lost, measures=(epochs_until(0), TEST_ERROR, OVERFITTING), file="mine.py")
     tested = replace(tested, rule=(replace(tested.rule[0], ratio=True, limit="end"),))
@@ -248,11 +247,11 @@ def test_runs_that_diverge_or_do_not_reach_an_error_have_no_values(tmp_path: Pat
 # --- sweeps
 
 
-def test_a_sweep_is_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_a_race(tmp_path, monkeypatch):
     """Rates up to 0.4 are faster and faster; none sees a seed of the comparison, or runs longer than the best."""
-    seen: list[tuple[float, int, int]] = []
+    seen = []
 
-    def fake(recipe: Recipe, _data: object, folder: Path, **_: object) -> None:
+    def fake(recipe, _data, folder, **_):
         seen.append((recipe.lr, recipe.seed, recipe.epochs))
         folder.mkdir(parents=True)
         needed = 3 + round(20 * abs(recipe.lr - 0.4))
@@ -271,7 +270,7 @@ def test_a_sweep_is_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert record["arms"][0]["settings"]["rate"] == 0.4
 
 
-def test_a_rate_cannot_be_chosen_on_the_test_images(tmp_path: Path) -> None:
+def test_a_rate_cannot_be_chosen_on_the_test_images(tmp_path):
     arm = Arm("relu", TINY, rates=(0.01, 0.02))
     with pytest.raises(ValueError, match="training rows"):
         run(experiment(arm, TANH, measures=(TEST_ERROR,)), tmp_path / "x", seeds=1)
@@ -280,7 +279,7 @@ def test_a_rate_cannot_be_chosen_on_the_test_images(tmp_path: Path) -> None:
 # --- resuming
 
 
-def test_finished_runs_are_never_repeated(tmp_path: Path) -> None:
+def test_finished_runs_are_never_repeated(tmp_path):
     tested, said = experiment(RELU, TANH), list[str]()
     before = run(tested, tmp_path / "x", seeds=1)
     assert run(tested, tmp_path / "x", seeds=1, resume=True, say=said.append) == before
@@ -289,7 +288,7 @@ def test_finished_runs_are_never_repeated(tmp_path: Path) -> None:
     assert [line[:20] for line in said] == ["tiny: relu, seed-1; ", "tiny: tanh, seed-1; "]
 
 
-def test_another_experiment_is_not_resumed(tmp_path: Path) -> None:
+def test_another_experiment_is_not_resumed(tmp_path):
     tested, out = experiment(RELU, TANH), tmp_path / "x"
     run(tested, out, seeds=1)
     with pytest.raises(ValueError, match="already exists"):
@@ -313,10 +312,10 @@ def test_another_experiment_is_not_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arms", [(RELU, TANH), (Arm("a", classic(width_mult=1 / 16)), Arm("b", classic(lr=0.1)))])
-def test_a_signal_ends_it_with_its_number(arms: tuple[Arm, ...], tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_signal_ends_it_with_its_number(arms, tmp_path):
+    said = []
 
-    def say(line: str) -> None:
+    def say(line):
         said.append(line)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -339,8 +338,8 @@ EXPERIMENT = replace(figure_1, arms=tuple(arms), rule=tuple(rule))
 
 
 @pytest.mark.timeout(600)
-def test_killed_at_random_and_resumed_it_gives_the_same_record(tmp_path: Path) -> None:
-    def without_times(record: dict[str, Any]) -> dict[str, Any]:
+def test_killed_at_random_and_resumed_it_gives_the_same_record(tmp_path):
+    def without_times(record):
         arms = [arm | {"images_per_sec": 0} for arm in record["arms"]]
         return record | {"seconds": 0, "date": "", "arms": arms}
 
@@ -360,7 +359,7 @@ def test_killed_at_random_and_resumed_it_gives_the_same_record(tmp_path: Path) -
     assert (tmp_path / "whole" / "figure-1.png").read_bytes() == (cut / "figure-1.png").read_bytes()
 
 
-def test_the_experiment_in_contributing_works(tmp_path: Path) -> None:
+def test_the_experiment_in_contributing_works(tmp_path):
     page = (ROOT / "CONTRIBUTING.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     (code,) = [block for block in blocks if "EXPERIMENT = " in block]

@@ -2,21 +2,18 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet import load_run
 from alexnet.checkpoint import load_checkpoint
 from alexnet.data import datasets
-from alexnet.data.datasets import Dataset
 from alexnet.recipes import FieldError, Runtime
 from alexnet.tools.reproduce import Small, Stage, small_networks
 from alexnet.tools.reproduce.small_networks import LocallyConnected, SmallLoader, SmallNetwork, check, recipe_of
@@ -26,11 +23,11 @@ TINY = Small("19pct", init="today", crop=32, decay=0, rate=0.02, images=200, sta
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits():
     return datasets.load("digits")
 
 
-def make_grid(folder: Path, count: int = 200, side: int = 32) -> Dataset:
+def make_grid(folder, count=200, side=32):
     """Images whose red is 7 times the row, whose green is 7 times the column, and whose blue is the image's number."""
     for split, images in (("train", count), ("val", 20)):
         for number in range(images):
@@ -42,11 +39,11 @@ def make_grid(folder: Path, count: int = 200, side: int = 32) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def grid(tmp_path_factory):
     return make_grid(tmp_path_factory.mktemp("grid"))
 
 
-def network(name: str, digits: Dataset, **changes: Any) -> SmallNetwork:
+def network(name, digits, **changes):
     torch.manual_seed(0)
     return SmallNetwork(Small(name, **changes), digits)
 
@@ -65,7 +62,7 @@ def network(name: str, digits: Dataset, **changes: Any) -> SmallNetwork:
         ("19pct", 32, 89_578, 12_298_240),  # and B
     ],
 )
-def test_counts(name: str, crop: int, parameters: int, products: int, digits: Dataset) -> None:
+def test_counts(name, crop, parameters, products, digits):
     net = network(name, digits, crop=crop)
     assert sum(p.numel() for p in net.parameters()) == parameters
     with FlopCounterMode(display=False) as counter:
@@ -73,7 +70,7 @@ def test_counts(name: str, crop: int, parameters: int, products: int, digits: Da
     assert counter.get_total_flops() == 2 * products
 
 
-def test_locally_connected_has_its_own_weights_at_each_position() -> None:
+def test_locally_connected_has_its_own_weights_at_each_position():
     torch.manual_seed(0)
     layer = LocallyConnected(channels=3, maps=4, side=5).double()
     for parameter in layer.parameters():
@@ -89,7 +86,7 @@ def test_locally_connected_has_its_own_weights_at_each_position() -> None:
         assert torch.allclose(ours, theirs, atol=1e-12)
 
 
-def pooled(x: Tensor, kind: str) -> Tensor:
+def pooled(x, kind):
     """Windows of 3 at stride 2 that extend over the right and lower border of even sides, of real pixels alone."""
     if kind == "max":
         return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 3, 2)
@@ -98,16 +95,16 @@ def pooled(x: Tensor, kind: str) -> Tensor:
 
 
 @pytest.mark.parametrize("neuron", ["relu", "tanh"])
-def test_11pct_and_19pct_are_their_files(neuron: str, digits: Dataset) -> None:
+def test_11pct_and_19pct_are_their_files(neuron, digits):
     """Layer by layer from the files, with the neuron before the max pool as they have it."""
     act = torch.relu if neuron == "relu" else torch.tanh
     images = 255 * torch.rand(2, 3, 24, 24)
 
-    def norm(x: Tensor) -> Tensor:
+    def norm(x):
         squares = [x[:, max(0, i - 4) : i + 5].square().sum(1) for i in range(x.shape[1])]
         return x / (1 + 0.001 / 9 * torch.stack(squares, 1)) ** 0.75
 
-    net: Any = network("11pct", digits, neuron=neuron, init="today")
+    net = network("11pct", digits, neuron=neuron, init="today")
     x = norm(pooled(act(net.conv1((images - net.mean) / net.std)), "max"))
     x = pooled(norm(act(net.conv2(x))), "max")
     expected = net.fc10(torch.flatten(act(net.local4(act(net.local3(x)))), 1))
@@ -119,7 +116,7 @@ def test_11pct_and_19pct_are_their_files(neuron: str, digits: Dataset) -> None:
     assert torch.allclose(net(images), net.fc10(torch.flatten(x, 1)), atol=1e-5)
 
 
-def test_initial_weights_and_biases(digits: Dataset) -> None:
+def test_initial_weights_and_biases(digits):
     fans = {"conv1": (75, 1600), "conv2": (1600, 1600), "local3": (576, 288), "local4": (288, 288), "fc10": (1152, 10)}
     stds = {"conv1": 1e-4, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
     for neuron, init in (("relu", "2012"), ("relu", "today"), ("tanh", "today")):
@@ -131,7 +128,7 @@ def test_initial_weights_and_biases(digits: Dataset) -> None:
             assert module.bias.unique().tolist() == [float(layer.name not in ("conv1", "fc10"))]
 
 
-def test_rates_and_decays_are_the_files(digits: Dataset) -> None:
+def test_rates_and_decays_are_the_files(digits):
     stages = (Stage(4), Stage(1, 0.1))
     net = network("11pct", digits, stages=stages)
     groups = net.param_groups(recipe_of(net.settings, digits, seed=0))
@@ -143,7 +140,7 @@ def test_rates_and_decays_are_the_files(digits: Dataset) -> None:
     assert {g["weight_decay"] for g in bare.param_groups(recipe_of(bare.settings, digits, seed=0))} == {0}
 
 
-def test_refusals(digits: Dataset, tmp_path: Path) -> None:
+def test_refusals(digits, tmp_path):
     for field, settings in (
         ("network", Small("12pct")),
         ("neuron", Small("13pct", neuron="gelu")),  # type: ignore[arg-type]
@@ -158,9 +155,9 @@ def test_refusals(digits: Dataset, tmp_path: Path) -> None:
 # --- the batches
 
 
-def test_crops_come_from_every_offset_and_both_sides(grid: Dataset) -> None:
+def test_crops_come_from_every_offset_and_both_sides(grid):
     loader = SmallLoader(grid, Small("13pct"), 0, CPU)
-    seen: list[tuple[int, int, bool]] = []
+    seen = []
     for epoch in range(10):
         numbers = []
         for images, labels in loader.train(epoch):
@@ -178,8 +175,8 @@ def test_crops_come_from_every_offset_and_both_sides(grid: Dataset) -> None:
     assert 0.45 < np.mean([mirrored for *_, mirrored in seen]) < 0.55
 
 
-def test_seed_and_epoch_decide_the_batches(grid: Dataset) -> None:
-    def batches(seed: int, epoch: int, start: int = 0) -> list[Tensor]:
+def test_seed_and_epoch_decide_the_batches(grid):
+    def batches(seed, epoch, start=0):
         return [images for images, _ in SmallLoader(grid, Small("13pct"), seed, CPU).train(epoch, start)]
 
     first = batches(1, 2)
@@ -190,7 +187,7 @@ def test_seed_and_epoch_decide_the_batches(grid: Dataset) -> None:
     assert not torch.equal(first[0], batches(2, 2)[0])
 
 
-def test_ten_views_are_the_corners_the_centre_and_their_mirrors(grid: Dataset) -> None:
+def test_ten_views_are_the_corners_the_centre_and_their_mirrors(grid):
     torch.manual_seed(0)
     net = SmallNetwork(Small("11pct", init="today"), grid).eval()
     ((whole, labels),) = small_networks.eval_batches(grid.val, CPU)
@@ -207,13 +204,13 @@ def test_ten_views_are_the_corners_the_centre_and_their_mirrors(grid: Dataset) -
 # --- training
 
 
-def trained(settings: Small, dataset: Dataset, folder: Path, seed: int = 0) -> list[dict[str, Any]]:
+def trained(settings, dataset, folder, seed=0):
     runtime = Runtime(tracker="none", device="cpu", precision="fp32", quiet=True)
     small_networks.train_small(settings, dataset, seed, runtime, folder)
     return load_run(folder).rows
 
 
-def test_losses_are_those_of_version_0_1_0(digits: Dataset, tmp_path: Path) -> None:
+def test_losses_are_those_of_version_0_1_0(digits, tmp_path):
     settings = Small("11pct", rate=0.002, images=300, stages=(Stage(2), Stage(1, 0.1)))
     rows = trained(settings, digits, tmp_path, seed=3)
     assert [row["train_loss"] for row in rows] == pytest.approx([2.29991, 2.28166, 2.23093], abs=5e-4)  # of another CPU
@@ -221,7 +218,7 @@ def test_losses_are_those_of_version_0_1_0(digits: Dataset, tmp_path: Path) -> N
     assert [row["lr"] for row in rows] == pytest.approx([0.002, 0.002, 0.0002])
 
 
-def test_it_ends_at_the_training_error_asked_for(digits: Dataset, tmp_path: Path) -> None:
+def test_it_ends_at_the_training_error_asked_for(digits, tmp_path):
     settings = replace(TINY, stages=(Stage(40),), stop_at=70)
     rows = trained(settings, digits, tmp_path)
     errors = [100 - row["train_acc"] for row in rows]
