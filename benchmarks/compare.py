@@ -100,7 +100,7 @@ def pictures(images: Images, transform: Callable) -> Pictures:
 
 
 class Baseline:
-    """The baseline."""
+    """What the code of the published run does."""
 
     def __init__(self, spec: str, device: torch.device, files: list[Path]) -> None:
         self.device, self.quick = device, device.type == "cuda"

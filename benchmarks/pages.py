@@ -225,8 +225,8 @@ def time_to(record: Record) -> str:
         f"{record['ratio'] * training / baseline['seconds']:.0f}× without its validations. "
         f"`{record['recipe']}` reaches {shares}% with seeds 0, 1 and 2. The time is that of the steps, the final "
         f"validation and the test, on {machine(runs[0])}; the baseline's is computed from its step "
-        f"({baseline['train_step']:.2f} s) and validation ({baseline['validation']:.0f} s), measured in the same call. "
-        f"{record['notes']}. Record: {link(record)}."
+        f"({baseline['train_step']:.2f} s) and validation ({baseline['validation']:.0f} s), measured in the same call"
+        f"{notes(record)}. Record: {link(record)}."
     )
 
 

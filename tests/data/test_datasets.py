@@ -75,6 +75,13 @@ def test_a_damaged_batch_is_never_unpickled(tmp_path, monkeypatch, no_network):
     assert describe("cifar10", tmp_path)["found"] is False
 
 
+def test_images_are_decoded_once(tmp_path, monkeypatch):
+    train = load(parquet_folder(tmp_path)).train
+    whole = train.array()
+    monkeypatch.setattr(datasets, "open_image", lambda *_: pytest.fail("decoded again"))
+    assert np.array_equal(train.subset([2, 0]).subset([1]).array(), whole[[0]])
+
+
 @pytest.mark.parametrize(("jpegs", "name"), [(0, "CIFAR-10"), (3, "CIFAR-10 (3 test images as JPEG)")])
 def test_cifar10_is_recognised_by_its_pixels(tmp_path, monkeypatch, jpegs, name):
     rows = [{"bytes": png(np.full((32, 32, 3), i, np.uint8)), "path": None} for i in range(10)]

@@ -128,6 +128,8 @@ class Images:
     store: Pixels | Files | Table = field(repr=False)
     rows: np.ndarray | None = field(default=None, repr=False)
     """int64 ``[N]``: the store's rows; all of them if None."""
+    whole: Images | None = field(default=None, repr=False)
+    """The images of all rows, if these were chosen from them; what they have decoded is not decoded again."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -153,7 +155,7 @@ class Images:
         """The images at ``indices``, in that order. Nothing is copied but the labels."""
         chosen = np.arange(len(self))[np.asarray(indices)] if len(indices) else np.zeros(0, np.int64)
         rows = chosen if self.rows is None else self.rows[chosen]
-        return Images(self.labels[chosen], self.store, rows)
+        return Images(self.labels[chosen], self.store, rows, self.whole or self)
 
     def array(self) -> np.ndarray | None:
         """All images as one uint8 array ``[N, H, W, 3]``, or None if their sizes differ or it would pass 2 GB.
@@ -166,9 +168,13 @@ class Images:
     def _array(self) -> np.ndarray | None:
         if not len(self):
             return None
-        width, height = self.image(0).size
+        decoded: np.ndarray | None = vars(self.whole).get("_array") if self.whole else None
+        width, height = self.image(0).size if decoded is None else decoded.shape[2:0:-1]
         if len(self) * height * width * 3 > ARRAY_LIMIT:
             return None
+        if decoded is not None:
+            chosen: np.ndarray = decoded[self.rows]
+            return chosen
         if isinstance(self.store, Pixels):
             return self.store.array if self.rows is None else self.store.array[self.rows]
         # In one thread: decoding a small image is mostly Python, and threads only compete for the interpreter's lock
