@@ -46,13 +46,14 @@ def run_small(
     *,
     resume: bool = False,
     callbacks: tuple[train.Callback, ...] = (),
+    model: torch.nn.Module | None = None,
     **changes: Any,
 ) -> train.Result:
     """``train.run`` of the recipe quickstart with ``SMALL``; ``changes`` are fields of ``Recipe`` or ``Runtime``."""
     runtime = {name: changes.pop(name) for name in list(changes) if name in field_types(Runtime)}
     recipe = recipes.quickstart(**{"data": str(images)} | SMALL | changes)
     options = Runtime(**{"tracker": "none", "quiet": True} | runtime)
-    return train.run(recipe, out=out, runtime=options, resume=resume, callbacks=callbacks)
+    return train.run(recipe, out=out, runtime=options, resume=resume, callbacks=callbacks, model=model)
 
 
 def assert_same_run(folder: Path, whole: Path, stops: Sequence[int] = ()) -> None:

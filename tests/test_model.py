@@ -15,6 +15,7 @@ from torch import nn
 from alexnet import load_model
 from alexnet.checkpoint import save_weights
 from alexnet.data.normalization import Normalization, encode_mean_image
+from alexnet.evaluate import info_of
 from alexnet.model import INITS, VARIANTS, AlexNet_2012, ModelInfo
 from alexnet.system import can_compile
 
@@ -408,6 +409,18 @@ def test_save_pretrained_without_info(tmp_path):
     again = AlexNet_2012.from_pretrained(tmp_path)
     assert (again.variant, again.num_classes, again.info) == (model.variant, 3, None)
     assert "99% on letters" in (tmp_path / "README.md").read_text()
+
+
+def test_a_new_last_layer_is_saved_without_the_old_classes(tmp_path):
+    model = AlexNet_2012.from_pretrained("cifar10-small")
+    model.classifier[-1] = nn.Linear(1024, 3)
+    with pytest.raises(ValueError, match="10 classes"):
+        info_of(model)
+    with pytest.warns(UserWarning, match="10 classes"):
+        model.save_pretrained(tmp_path)
+    again = AlexNet_2012.from_pretrained(tmp_path)
+    assert (again.num_classes, again.info) == (3, None)
+    assert torch.equal(again.classifier.fc8.weight, model.classifier.fc8.weight)
 
 
 @pytest.mark.parametrize("described", [True, False])

@@ -65,6 +65,7 @@ def test_every_recipe_and_field_is_documented():
         ({"label_smoothing": 1.0}, "label_smoothing"), ({"init": "hee"}, "init"), ({"augment": "flip"}, "augment"),
         ({"width_mult": 0.0}, "width_mult"), ({"dropout": 1.0}, "dropout"),
         ({"muon_lr": 0.1, "schedule": "source"}, "muon_lr"),
+        ({"dropout_ramp": True, "variant": "source"}, "dropout_ramp"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_field(changes, field):

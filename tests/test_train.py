@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from alexnet import load_model, load_run, native, recipes, train
 from alexnet.checkpoint import load_checkpoint, load_weights, lock_run_dir
@@ -22,6 +23,7 @@ from alexnet.evaluate import evaluate
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError
+from alexnet.tools.filters import initial_model
 from forked import Command, several
 from runs import COMMAND, MANY, TIMES, assert_same_run, run_small
 
@@ -123,6 +125,30 @@ def test_a_run_in_parts_is_exact(run, tmp_path, changes):
         saved, name = load_checkpoint(parts / "last.ckpt"), "classifier.fc8.weight"
         assert torch.equal(load_model(parts).classifier.fc8.weight, saved["average"][name])
         assert not torch.equal(saved["model"][name], saved["average"][name])
+
+
+@pytest.mark.parametrize("changes", [{"variant": "source", "init": "source", "dropout": 0.1}, {"ema": 0.5}])
+def test_the_loaded_network_gives_the_logged_result(run, tmp_path, changes):
+    done = run(tmp_path / "run", max_steps=3, lr=1e-3, precision="fp32", **changes)
+    found = evaluate(load_model(done.folder), load_run(done.folder).dataset(), precision="fp32")
+    assert found["loss"] == pytest.approx(done.final["val_loss"], rel=1e-6)
+
+
+def test_a_given_network_is_trained_and_described(run, tmp_path):
+    model = AlexNet_2012(7, "caffe", width_mult=1 / 8).requires_grad_(False)
+    with pytest.raises(ValueError, match="model must have 2 classes"):
+        run(tmp_path / "run", model=model)
+    model.classifier.fc8 = nn.Linear(512, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    done = run(tmp_path / "run", max_steps=2, model=model)
+    trained = load_model(done.folder)
+    assert (trained.variant, trained.width_mult, trained.num_classes) == (model.variant, 1 / 8, 2)
+    changed = {name for name, value in trained.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"classifier.fc8.weight", "classifier.fc8.bias"}
+    with pytest.raises(ValueError, match="was given a network"):
+        initial_model(load_run(done.folder))
+    with pytest.raises(ValueError, match="gradients"):
+        run(tmp_path / "frozen", model=trained)
 
 
 def test_a_finished_run_is_left_as_it_is(run, tmp_path):

@@ -122,11 +122,10 @@ class ResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.towers == 1:
             return local_response_norm(x, self.size, self.alpha, self.beta, self.k)
-        # The towers as more pixels of fewer channels: in channels_last layout this needs no copy.
-        n, c, h, w = x.shape
-        pixels = x.permute(0, 2, 3, 1).reshape(n, h, w * self.towers, c // self.towers).permute(0, 3, 1, 2)
-        y = local_response_norm(pixels, self.size, self.alpha, self.beta, self.k)
-        return y.permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
+        # [N, C / towers, H, W, towers]: in channels_last layout this needs no copy
+        apart = torch.unflatten(x, 1, (self.towers, -1)).permute(0, 2, 3, 4, 1)
+        y = local_response_norm(apart, self.size, self.alpha, self.beta, self.k)
+        return y.permute(0, 4, 1, 2, 3).flatten(1, 2)
 
     def extra_repr(self) -> str:
         towers = f", towers={self.towers}" if self.towers > 1 else ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -325,12 +326,18 @@ class AlexNet_2012(
             widths=tuple(max(1, int(width * width_mult / step)) * step for width in full.widths),
             dropout=full.dropout if dropout is None else dropout,
         )
-        self.num_classes = num_classes
         self.width_mult = width_mult
         self.info: ModelInfo | None = None
         self.features = _features(self.variant)
         self.classifier = _classifier(self.variant, num_classes)
         self.initialize(init or self.variant.init)
+
+    __jit_unused_properties__ = ("num_classes",)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of logits, also after ``fc8`` was replaced by another linear layer."""
+        return int(self.classifier.fc8.out_features)  # type: ignore[union-attr, arg-type]
 
     @torch.no_grad()
     def initialize(self, init: str) -> None:
@@ -442,6 +449,23 @@ class AlexNet_2012(
             raise ValueError(f"{file}: {error}") from error
         model.info = info
         return model
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **options: Any
+    ) -> str | None:
+        """Write a folder for ``from_pretrained``; arguments as in huggingface_hub's mixin.
+
+        ``info`` is left out, with a warning, if it has other classes than the network, whose ``fc8`` was replaced then.
+        """
+        if self.info and self.info.num_classes != self.num_classes:
+            warnings.warn(
+                f"saved without info, which has {self.info.num_classes} classes; the network has {self.num_classes}",
+                stacklevel=2,
+            )
+            self.info = None
+        own = {"variant": self.variant.name, "width_mult": self.width_mult, "dropout": self.variant.dropout}
+        config = config or {"num_classes": self.num_classes, **own}
+        return super().save_pretrained(save_directory, config=config, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         from alexnet.checkpoint import save_weights

@@ -128,6 +128,8 @@ class Recipe:
         _check(self, "warmup", 0 <= self.warmup < self.epochs, f"at least 0 and less than epochs ({self.epochs})")
         _check(self, "nesterov", not self.nesterov or self.momentum > 0, "false if momentum is 0")
         _check(self, "muon_lr", not self.muon_lr or self.schedule != "source", "0 with the schedule source")
+        ramp = not self.dropout_ramp or self.variant != "source"
+        _check(self, "dropout_ramp", ramp, "false with variant source, whose activations are scaled at test")
         _check(self, "seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
 
 

@@ -157,14 +157,16 @@ def run(
         runtime: device, precision, tracker and the like; by default the recipe's own.
         resume: continue the run in ``out`` from its last checkpoint, or from the start if it has none.
         callbacks: are given each logged row, on the main process; one that returns True from ``row`` ends the run.
-        model: trains this network, which maps ``[B, 3, S, S]`` to logits, in place of the recipe's. It may have
+        model: trains this network, which maps ``[B, 3, S, S]`` to logits, in place of the recipe's: an
+            ``AlexNet_2012``, for example a trained one with a new ``fc8``, or another. The latter may have
             ``input_size``, which is S, and ``param_groups(recipe)``, the optimizer's groups. A group may have
             ``lr_steps``, pairs of a first epoch and a learning rate, in place of the recipe's schedule.
         open_loader: has the arguments of ``data.loaders.open_loader``.
         parallel: how several processes share the work; by default ``DataParallel``.
 
     Raises:
-        ValueError: the recipe does not fit the machine, the data or the run to resume (``FieldError`` has the field).
+        ValueError: the recipe does not fit the machine, the data or the run to resume (``FieldError`` has the field);
+            ``model`` has other classes than the data, or no weights to train.
         TrainingError: the loss or the gradient became NaN or infinite.
         OSError: the data could not be downloaded, the disk is full, or another process of the run has ended.
     """
@@ -213,11 +215,19 @@ def run(
 
     # --- network and optimizer
     torch.manual_seed(recipe.seed)
+    given, classes = model is not None, len(dataset.classes)
     if model is None:
-        model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
+        model = AlexNet_2012(classes, recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     net = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = net.input_size if hasattr(net, "input_size") else net.variant.image_sizes[0]
-    info = ModelInfo(recipe.variant, dataset.classes, norm, dataset.name, width_mult=recipe.width_mult)
+    kind: tuple[str, float, float | None] = (recipe.variant, recipe.width_mult, recipe.dropout)
+    if isinstance(net, AlexNet_2012):
+        kind = (net.variant.name, net.width_mult, net.variant.dropout)
+        if net.num_classes != classes:
+            raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
+    if not any(weight.requires_grad for weight in net.parameters()):
+        raise ValueError("model must have weights that require gradients; call model.requires_grad_()")
+    info = ModelInfo(kind[0], dataset.classes, norm, dataset.name, width_mult=kind[1], dropout=kind[2])
     loader = open_loader(dataset, recipe, runtime, norm, size, device, shard)
     steps_per_epoch = loader.steps_per_epoch
     total_steps = recipe.epochs * steps_per_epoch
@@ -419,7 +429,7 @@ def run(
                 "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
                 "test": len(dataset.test or ()),
             },
-            "classes": list(dataset.classes),
+            "classes": list(dataset.classes), "given_model": given,
             "normalization": {"mean": norm.mean, "std": norm.std, "mean_image": bool(norm.mean_image)},
             "total_steps": total_steps, "steps_per_epoch": steps_per_epoch,
             **{name: value for name, value in part.items() if name != "step"},

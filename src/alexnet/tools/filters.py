@@ -25,11 +25,17 @@ def conv1_filters(model: AlexNet_2012) -> Tensor:
 
 
 def initial_model(run: Run) -> AlexNet_2012:
-    """The network of a run before its first step, drawn again from the run's seed."""
+    """The network of a run before its first step, drawn again from the run's seed.
+
+    Raises:
+        ValueError: the run started from other weights.
+    """
     recipe = run.recipe
+    if run.config.get("given_model"):
+        raise ValueError("the run did not draw its first weights, but was given a network")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # as alexnet.train does; weights are drawn on the CPU
-        model = AlexNet_2012(len(run.classes), recipe.variant, recipe.init, recipe.width_mult)
+        model = AlexNet_2012(len(run.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     return model.eval().requires_grad_(False)
 
 

@@ -60,9 +60,10 @@ class TwoTowers:
         if variant.groups != 2 or variant.lrn_towers != 2:
             reason = "has one tower" if variant.groups != 2 else "normalises across its towers"
             raise FieldError("parallel", "data", "towers", f": variant {variant.name} {reason}; use paper or source")
+        join_logits = Join(model.num_classes, same_loss=True)
         model.features = nn.Sequential(OrderedDict(_tower(model.features)))
         model.classifier = nn.Sequential(OrderedDict(_tower(model.classifier)))
-        model.classifier.add_module("join_logits", Join(model.num_classes, same_loss=True))
+        model.classifier.add_module("join_logits", join_logits)
         return model
 
     def grad_norm(self, norm: Tensor) -> Tensor:
