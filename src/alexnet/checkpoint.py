@@ -25,8 +25,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from alexnet.data.images import is_lfs_pointer
 from alexnet.model import AlexNet_2012, ModelInfo
-from alexnet.recipes import Recipe, field_types, recipe_from_config
+from alexnet.recipes import Recipe, field_types, one_line, recipe_from_config
 from alexnet.system import out_of_memory
 
 try:
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     from alexnet.data.datasets import Dataset
 
 __all__ = [
-    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_run_dir", "check_unused", "first_line", "is_lfs_pointer",
-    "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config",
-    "read_pickled", "read_safetensors", "save_checkpoint", "save_weights", "write_atomically", "write_config",
+    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_run_dir", "check_unused", "load_checkpoint",
+    "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config", "read_pickled",
+    "read_safetensors", "save_checkpoint", "save_weights", "write_atomically", "write_config",
 ]  # fmt: skip
 
 CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.ckpt", "best.safetensors"
@@ -93,7 +94,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], info: ModelInfo) -> No
         try:
             torch.save({"format": FORMAT, "card": info.to_json(), **state}, file)
         except RuntimeError as error:  # torch's writer hides the disk's own error
-            raise OSError(f"{path}: cannot write the checkpoint; is the disk full? ({first_line(error)})") from error
+            raise OSError(f"{path}: cannot write the checkpoint; is the disk full? ({one_line(error)})") from error
 
     write_atomically(path, write)
 
@@ -120,7 +121,7 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
         ValueError: truncated, changed since it was written, not a checkpoint, or a pickle that would run code.
         MemoryError, RuntimeError: out of memory (``system.out_of_memory``).
     """
-    _must_exist(path)
+    check_file(path)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
@@ -138,7 +139,7 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
     except Exception as error:  # damaged files make these readers raise errors of any class
         if out_of_memory(error):
             raise
-        raise ValueError(f"{path}: truncated, damaged or not a file of weights ({first_line(error)})") from error
+        raise ValueError(f"{path}: truncated, damaged or not a file of weights ({one_line(error)})") from error
 
 
 def read_safetensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -148,7 +149,7 @@ def read_safetensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor]
         FileNotFoundError: no such file.
         ValueError: truncated, or not safetensors.
     """
-    _must_exist(path)
+    check_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -157,25 +158,16 @@ def read_safetensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor]
         tensors = safetensors.torch.load(path.read_bytes())
         return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: truncated or not a safetensors file ({first_line(error)})") from error
+        raise ValueError(f"{path}: truncated or not a safetensors file ({one_line(error)})") from error
 
 
-def _must_exist(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """FileNotFoundError if there is no such file, ValueError if Git LFS has left a pointer in its place."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    if is_lfs_pointer(path):
-        raise ValueError(f"{path}: a Git LFS pointer, not the file itself; download it with: git lfs pull")
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether ``path`` is the small text file that Git LFS leaves in place of a large one."""
     with path.open("rb") as file:
-        return file.read(43) == b"version https://git-lfs.github.com/spec/v1\n"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, at most 120 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+        if is_lfs_pointer(file.read(100)):
+            raise ValueError(f"{path}: a Git LFS pointer, not the file itself; download it with: git lfs pull")
 
 
 def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -345,7 +337,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({first_line(error)})") from error
+        raise ValueError(f"{path}: not valid JSON ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: must be a JSON object")
     return config

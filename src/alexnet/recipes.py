@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 __all__ = [
     "RECIPES", "TTA", "FieldError", "Recipe", "Runtime", "check_choice", "choices_of", "classic", "command",
-    "field_types", "imagenet", "modern", "paper", "quickstart", "recipe_from_config", "reference", "runtime_for",
-    "runtime_from_config", "source", "sprint", "suggest",
+    "field_types", "imagenet", "modern", "one_line", "paper", "quickstart", "recipe_from_config", "reference",
+    "runtime_for", "runtime_from_config", "source", "sprint", "suggest",
 ]  # fmt: skip
 
 
@@ -29,6 +29,11 @@ class FieldError(ValueError):
     def __init__(self, field: str, requirement: str, value: Any, hint: str = "") -> None:
         super().__init__(f"{field} must be {requirement}, got {value!r}{hint}")
         self.field = field
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line of at most 200 characters; the name of its class if it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def suggest(name: str, allowed: Collection[str]) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from alexnet.checkpoint import METRICS, parse_rows, write_atomically
-from alexnet.recipes import FieldError, Recipe, Runtime
+from alexnet.recipes import FieldError, Recipe, Runtime, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -154,13 +154,8 @@ class _Guarded(Callback):
             yield
         except Exception as error:
             if not self.failed:
-                self.say(f"{self.name}: {_one_line(error)}; training continues, and {METRICS} has every row")
+                self.say(f"{self.name}: {one_line(error)}; training continues, and {METRICS} has every row")
             self.failed = True
-
-
-def _one_line(error: BaseException, limit: int = 200) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 class Wandb(Callback):
@@ -185,7 +180,7 @@ class Wandb(Callback):
                 self.run = wandb.init(mode=mode, **options)
                 run.say(f"wandb: {self.run.url}")
             except Exception as error:
-                reason = f"no answer ({_one_line(error, 120)})"
+                reason = f"no answer ({one_line(error)})"
                 if wandb.run is None:  # the service holds on to the id of the run that failed; a new one does not
                     wandb.teardown()
         if self.run is None:
@@ -229,7 +224,7 @@ def wandb_mode() -> tuple[Literal["online", "shared", "offline", "disabled"], st
         # wandb.login() gives no answer while another run is active in this process; but then that run knows
         logged_in = not wandb.run.offline if wandb.run else wandb.login(prompt=False, verify=False)
     except wandb.Error as error:
-        return "offline", _one_line(error).rstrip(".")
+        return "offline", one_line(error).rstrip(".")
     if not logged_in:
         return "offline", "not logged in"
     return "shared" if mode == "shared" else "online", "logged in"

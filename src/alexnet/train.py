@@ -32,7 +32,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from alexnet import checkpoint, system
-from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS, first_line
+from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS
 from alexnet.curves import CURVES, Curves, draw_curves
 from alexnet.data import datasets, loaders
 from alexnet.data.datasets import Dataset, Images
@@ -42,7 +42,7 @@ from alexnet.evaluate import Metrics, TestTimeAugmentation, measure
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.muon import SGDMuon
-from alexnet.recipes import FieldError, Recipe, Runtime, runtime_for
+from alexnet.recipes import FieldError, Recipe, Runtime, one_line, runtime_for
 from alexnet.system import autocast, out_of_memory
 from alexnet.tracking import Callback, MetricsFile, ProgressBar, RunInfo, check_tracker, make_tracker, profiled
 
@@ -378,7 +378,7 @@ def run(
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             if out_of_memory(error):
                 raise
-            reason = f"lacks {error.args[0]}" if isinstance(error, KeyError) else first_line(error)
+            reason = f"lacks {error.args[0]}" if isinstance(error, KeyError) else one_line(error)
             raise ValueError(
                 f"{path}: cannot be resumed from ({reason}); its weights can still be loaded with load_model"
             ) from error
@@ -827,6 +827,6 @@ def _lost_process(world: int) -> Iterator[None]:
         if world == 1 or not (isinstance(error, dist.DistError) or type(error) is RuntimeError) or out_of_memory(error):
             raise
         raise ConnectionError(
-            f"this process or another one of the run failed ({first_line(error)}); resume continues from the last "
+            f"this process or another one of the run failed ({one_line(error)}); resume continues from the last "
             "checkpoint, with any number of processes"
         ) from error

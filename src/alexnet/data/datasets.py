@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.data.images import ImageError, is_lfs_pointer, open_image
-from alexnet.recipes import FieldError, Recipe, suggest
+from alexnet.recipes import FieldError, Recipe, one_line, suggest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -485,17 +485,13 @@ def _download_cifar10(data_dir: Path) -> None:
             try:
                 return download()
             except Exception as error:  # each library has exceptions of its own, and of those that it is built on
-                tried.append(f"{server}: {_one_line(error)[:200]}")
+                tried.append(f"{server}: {one_line(error)}")
     finally:
         socket.setdefaulttimeout(before)
     raise ConnectionError(
         f"CIFAR-10 is not in '{data_dir}' and could not be downloaded ({'; '.join(tried)}). Put {CIFAR10.filename} or "
         f"{CIFAR10.base_folder}/ there, or use digits or a folder of images as data"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _cifar10_name(dataset: Dataset) -> str | None:
@@ -638,7 +634,7 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
         except (OSError, pa.ArrowException) as error:
             with path.open("rb") as start:
                 pointer = is_lfs_pointer(start.read(100))
-            why = "a Git LFS pointer; `git lfs pull` fetches the file" if pointer else _one_line(error)
+            why = "a Git LFS pointer; `git lfs pull` fetches the file" if pointer else one_line(error)
             raise ValueError(f"{path}: not a whole Parquet file ({why})") from error
     try:
         if large:
@@ -647,7 +643,7 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
             return _arrow(datasets.Dataset.from_parquet(list(map(str, paths)))), parts
         return pa.concat_tables(tables, promote_options="default"), parts  # columns may be missing
     except Exception as error:  # the datasets library has exceptions of its own, around those of pyarrow
-        raise ValueError(f"{paths[0]}: cannot be read ({_one_line(error.__cause__ or error)})") from error
+        raise ValueError(f"{paths[0]}: cannot be read ({one_line(error.__cause__ or error)})") from error
 
 
 def _arrow(split: Any) -> pa.Table:
@@ -667,7 +663,7 @@ def _hugging_face(spec: str) -> Dataset:
         splits = datasets.load_dataset(name)
     except Exception as error:  # the library, and the loader of each format, have exceptions of their own
         kind = ConnectionError if isinstance(error, ConnectionError | TimeoutError) else ValueError
-        raise kind(f"data {spec!r}: {_one_line(error)}") from error
+        raise kind(f"data {spec!r}: {one_line(error)}") from error
     if "train" not in splits:
         raise _refused(spec, f"no train split; there are {_some(list(splits))}")
     caches = (constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE))

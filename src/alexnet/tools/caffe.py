@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet.checkpoint import is_lfs_pointer
+from alexnet.checkpoint import check_file
 
 __all__ = ["CaffeLayer", "read_binaryproto", "read_caffemodel"]
 
@@ -76,10 +76,7 @@ def read_binaryproto(path: Path) -> np.ndarray:
 
 
 def _read(path: Path) -> memoryview:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if is_lfs_pointer(path):
-        raise ValueError(f"{path}: a Git LFS pointer, not the file itself; download it with: git lfs pull")
+    check_file(path)
     return memoryview(path.read_bytes())
 
 
