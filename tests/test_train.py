@@ -499,7 +499,7 @@ def test_the_source_schedule_lowers_its_rates_where_the_released_code_did(epochs
 
 @pytest.mark.parametrize("name", [*recipes.RECIPES, "muon"])
 def test_parameter_groups_hold_each_parameter_once(name):
-    recipe = recipes.modern(muon_lr=0.01, decay_biases=False) if name == "muon" else recipes.RECIPES[name]()
+    recipe = recipes.modern(decay_biases=False) if name == "muon" else recipes.RECIPES[name]()
     net = AlexNet_2012(10, recipe.variant, width_mult=1 / 16)
     groups = train.make_optimizer(net, recipe, torch.device("cpu")).param_groups
     held = [id(p) for group in groups for p in group["params"]]
