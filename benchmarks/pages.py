@@ -339,9 +339,9 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     full = full_runs(found["accuracy"])
     results = [accuracy_table(each for each in found["accuracy"] if each in full or "bundled" in each)]
     results += [
-        f"`alexnet train {record['recipe']}` ends above {record['accuracy']:g}%, the published accuracy, after "
-        f"**{record['seconds'] / 60:.1f} minutes**, {record['ratio']:.0f} times sooner than the baseline's 13 epochs "
-        f"([three seeds](RESULTS.md#minutes-to-an-accuracy))."
+        f"`alexnet train {record['recipe']}` ends above the published run's {record['accuracy']:g}% after "
+        f"**{record['seconds'] / 60:.1f} minutes** ([three seeds](RESULTS.md#minutes-to-an-accuracy)); the baseline's "
+        f"13 epochs take {record['ratio']:.0f} times as long."
         for record in found["time-to"]
         if "ratio" in record
     ]
@@ -355,7 +355,7 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
         curves += [f"The curves that every run leaves in its folder; here `classic` on the {data_of(record)}, seed 0."]
     if len(full_runs(found["accuracy"])) > 1:
         curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
-        curves += ["Full runs; a point of `train_loss` is the mean since the one before."]
+        curves += ["Full runs. Each point of `train_loss` is the mean since the previous point."]
     words = {"reproduced": "held", "partly": "held in part", "not reproduced": "did not hold", "": "not tested yet"}
     verdicts = dict.fromkeys(EXPERIMENTS, "") | {each["experiment"]: each["verdict"] for each in found["reproduce"]}
     claims = []
@@ -426,6 +426,7 @@ def draw_full_runs(runs: Sequence[Record], path: Path) -> None:
             recipe, final = record["recipe"], record["final"]
             width = recipe.get("width_mult", 1)
             name = recipe["name"] + f", width × {width:g}" * (width != 1)
+            name += ", lossy copy" * (data_of(record) == LOSSY)
             images = "held-out images" if recipe.get("holdout") else "test images"
             smoothed = ", smoothed labels" * bool(recipe.get("label_smoothing"))
             style = {"color": COLOURS.get(recipe["name"], "#4b5563"), "linestyle": "-" if width == 1 else "--"}
