@@ -17,7 +17,15 @@ __all__ = ["SGDMuon", "orthogonalize"]
 
 
 class SGDMuon(torch.optim.SGD):
-    """``torch.optim.SGD``; groups with ``muon=True`` use Muon, with Nesterov momentum and decoupled weight decay."""
+    """``torch.optim.SGD``; groups with ``muon=True`` use Muon, with Nesterov momentum and decoupled weight decay.
+
+    Args:
+        dtype: of the matrix products of ``orthogonalize``. bfloat16 is for hardware that multiplies in it.
+    """
+
+    def __init__(self, params: Any, *, dtype: torch.dtype = torch.float32, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -29,21 +37,18 @@ class SGDMuon(torch.optim.SGD):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
                 momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
-                update = orthogonalize(weight.grad.add(momentum, alpha=group["momentum"]).flatten(1))
+                update = orthogonalize(weight.grad.add(momentum, alpha=group["momentum"]).flatten(1), self.dtype)
                 update *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(weight.shape), alpha=-group["lr"])
                 weight.grad = None  # SGD leaves it alone
         super().step(closure)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Roughly the nearest orthogonal matrix, by five quintic Newton-Schulz steps in float32.
-
-    Not in bfloat16, as on a GPU: it takes ten times as long on a CPU without bfloat16 instructions.
-    """
+def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Roughly the nearest orthogonal matrix, by five quintic Newton-Schulz steps in ``dtype``."""
     x: Tensor = matrix.T if len(matrix) > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).to(dtype)
     for _ in range(5):
-        gram: Tensor = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if len(matrix) > matrix.shape[1] else x
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.T if len(matrix) > matrix.shape[1] else x).to(matrix.dtype)

@@ -245,7 +245,7 @@ def run(
         average.compile(dynamic=False)
     eval_net = net if average is None else average
     dropouts = [(layer, layer.p) for layer in net.modules() if isinstance(layer, nn.Dropout)]
-    optimizer = make_optimizer(net, recipe, device)
+    optimizer = make_optimizer(net, recipe, device, precision)
     torch.manual_seed(recipe.seed + shard.rank)  # dropout differs between processes
 
     state, sums = TrainState(), RunningSums(device)
@@ -576,8 +576,8 @@ def group_rate(recipe: Recipe, group: Mapping[str, Any], step: int, steps_per_ep
     return rate * recipe.muon_lr / recipe.lr if group.get("muon") else rate
 
 
-def make_optimizer(net: Any, recipe: Recipe, device: torch.device) -> SGDMuon:
-    """The recipe's optimizer, fused where torch has it."""
+def make_optimizer(net: Any, recipe: Recipe, device: torch.device, precision: str = "fp32") -> SGDMuon:
+    """The recipe's optimizer, fused where torch has it. ``precision`` is that of Muon's matrix products."""
     groups = net.param_groups(recipe) if hasattr(net, "param_groups") else list(_param_groups(net, recipe))
     return SGDMuon(
         groups,
@@ -586,6 +586,7 @@ def make_optimizer(net: Any, recipe: Recipe, device: torch.device) -> SGDMuon:
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
         fused=device.type in ("cpu", "cuda"),
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
     )
 
 
