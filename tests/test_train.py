@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -24,6 +25,7 @@ from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError
 from alexnet.tools.filters import initial_model
+from alexnet.tools.report import report
 from forked import Command, several
 from runs import COMMAND, MANY, TIMES, assert_same_run, run_small
 
@@ -147,6 +149,7 @@ def test_a_given_network_is_trained_and_described(run, tmp_path):
     assert changed == {"classifier.fc8.weight", "classifier.fc8.bias"}
     with pytest.raises(ValueError, match="was given a network"):
         initial_model(load_run(done.folder))
+    assert "(tower 1, then tower 2). Look" in Path(report([done.folder])["out"]).read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="gradients"):
         run(tmp_path / "frozen", model=trained)
 

@@ -299,13 +299,14 @@ def _filters(run: Run) -> dict[str, Any]:
         model = run.model()
     except (OSError, ValueError) as error:
         return {"error": str(error), "sheets": []}
-    after, before = conv1_filters(model), conv1_filters(initial_model(run))
+    after, given = conv1_filters(model), run.config.get("given_model", False)
+    before = after if given else conv1_filters(initial_model(run))
     towers = zip(after.chunk(model.variant.groups), before.chunk(model.variant.groups), strict=True)
     sheets = [
         png_uri(filter_sheet(tower[filter_changes(tower, first).argsort(descending=True, stable=True)]))
         for tower, first in towers
     ]
-    return {"count": len(after), "side": after.shape[-1], "sheets": sheets}
+    return {"count": len(after), "side": after.shape[-1], "sheets": sheets, "sorted": not given}
 
 
 def _part(part: dict[str, Any]) -> dict[str, str]:
