@@ -145,11 +145,19 @@ def test_a_given_network_is_trained_and_described(run, tmp_path):
     done = run(tmp_path / "run", max_steps=2, model=model)
     trained = load_model(done.folder)
     assert (trained.variant, trained.width_mult, trained.num_classes) == (model.variant, 1 / 8, 2)
+    stored = load_run(done.folder).recipe
+    assert (stored.variant, stored.width_mult, stored.dropout) == ("caffe", 1 / 8, 0.5)
     changed = {name for name, value in trained.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"classifier.fc8.weight", "classifier.fc8.bias"}
     with pytest.raises(ValueError, match="was given a network"):
         initial_model(load_run(done.folder))
     assert "(tower 1, then tower 2). Look" in Path(report([done.folder])["out"]).read_text(encoding="utf-8")
+    again = AlexNet_2012(2, "caffe", width_mult=1 / 8).requires_grad_(False)
+    again.classifier.fc8.requires_grad_()
+    assert run(tmp_path / "run", max_steps=3, model=again, resume=True).final["step"] == 3
+    assert torch.equal(load_model(done.folder).features.conv1.weight, before["features.conv1.weight"])
+    with pytest.raises(ValueError, match="given a network"):
+        run(tmp_path / "run", max_steps=4, width_mult=1 / 8, variant="caffe", dropout=0.5, resume=True)
     with pytest.raises(ValueError, match="gradients"):
         run(tmp_path / "frozen", model=trained)
 

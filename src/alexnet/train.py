@@ -158,7 +158,8 @@ def run(
         resume: continue the run in ``out`` from its last checkpoint, or from the start if it has none.
         callbacks: are given each logged row, on the main process; one that returns True from ``row`` ends the run.
         model: trains this network, which maps ``[B, 3, S, S]`` to logits, in place of the recipe's: an
-            ``AlexNet_2012``, for example a trained one with a new ``fc8``, or another. The latter may have
+            ``AlexNet_2012``, for example a trained one with a new ``fc8``, or another. The former's variant, width and
+            dropout replace those of the recipe. The latter may have
             ``input_size``, which is S, and ``param_groups(recipe)``, the optimizer's groups. A group may have
             ``lr_steps``, pairs of a first epoch and a learning rate, in place of the recipe's schedule.
         open_loader: has the arguments of ``data.loaders.open_loader``.
@@ -172,6 +173,9 @@ def run(
     """
     if data is not None:
         recipe = dataclasses.replace(recipe, data=data.spec if isinstance(data, Dataset) else data)
+    if isinstance(model, AlexNet_2012):
+        name: Any = model.variant.name
+        recipe = dataclasses.replace(recipe, variant=name, width_mult=model.width_mult, dropout=model.variant.dropout)
     runtime = runtime or runtime_for(recipe.name)
     folder = Path(out) if out else Path("runs") / recipe.name
     if recipe.muon_lr and runtime.parallel == "towers":  # half a matrix would be orthogonalised
@@ -216,18 +220,18 @@ def run(
     # --- network and optimizer
     torch.manual_seed(recipe.seed)
     given, classes = model is not None, len(dataset.classes)
+    if before and before.get("given_model") and not given:  # which of its weights are trained is not known
+        raise ValueError(f"{folder}: the run was given a network; to resume it, call train.run with model= again")
     if model is None:
         model = AlexNet_2012(classes, recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     net = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = net.input_size if hasattr(net, "input_size") else net.variant.image_sizes[0]
-    kind: tuple[str, float, float | None] = (recipe.variant, recipe.width_mult, recipe.dropout)
-    if isinstance(net, AlexNet_2012):
-        kind = (net.variant.name, net.width_mult, net.variant.dropout)
-        if net.num_classes != classes:
-            raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
+    if isinstance(net, AlexNet_2012) and net.num_classes != classes:
+        raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
     if not any(weight.requires_grad for weight in net.parameters()):
         raise ValueError("model must have weights that require gradients; call model.requires_grad_()")
-    info = ModelInfo(kind[0], dataset.classes, norm, dataset.name, width_mult=kind[1], dropout=kind[2])
+    width, dropout = recipe.width_mult, recipe.dropout
+    info = ModelInfo(recipe.variant, dataset.classes, norm, dataset.name, width_mult=width, dropout=dropout)
     loader = open_loader(dataset, recipe, runtime, norm, size, device, shard)
     steps_per_epoch = loader.steps_per_epoch
     total_steps = recipe.epochs * steps_per_epoch

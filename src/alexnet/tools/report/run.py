@@ -112,9 +112,11 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def command_of(run: Run) -> str:
-    """The command that trains the run again; empty if its recipe has no name in this version."""
+    """The command that trains the run again; empty if it was given a network, or has a recipe of another version."""
     name = run.recipe.name
-    return command(run.recipe, runtime_for(name, max_steps=max_steps(run))) if name in RECIPES else ""
+    if name not in RECIPES or run.config.get("given_model"):
+        return ""
+    return command(run.recipe, runtime_for(name, max_steps=max_steps(run)))
 
 
 def changes(run: Run) -> dict[str, dict[str, Any]]:
