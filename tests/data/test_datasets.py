@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +196,10 @@ def test_the_datasets_library_itself_reads_local_folders(tmp_path, monkeypatch, 
     assert np.array_equal(dataset.val.array(), tiny_cifar10.pixels(6))
     files = load(f"hf:{image_folder(tmp_path / 'pets', ('train', 'test'))}")  # whose tables hold the path alone
     assert files.train.image(4).getpixel((0, 0)) == (1, 1, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"read {path}"))
+        sizes, _ = files.train.store.listing(np.arange(2))
+    assert sizes.tolist() == [len(files.train.encoded(i)) for i in range(2)]
 
 
 # Splits

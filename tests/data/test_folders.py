@@ -67,15 +67,16 @@ def test_the_columns_are_found_by_type_and_name(tmp_path, image, label):
     assert load(spec).train.labels.tolist() == [0, 1, 0]
 
 
-def test_without_names_the_classes_are_the_numbers(tmp_path):
-    dataset = load(parquet_folder(tmp_path, train=(1, 0, 1, 2), val=(2, 0), kind=pa.int32()))
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint8(), pa.uint64()])
+def test_without_names_the_classes_are_the_numbers(tmp_path, kind):
+    dataset = load(parquet_folder(tmp_path, train=(1, 0, 1, 2), val=(2, 0), kind=kind))
     assert dataset.classes == ("0", "1", "2")
     assert (dataset.train.labels.tolist(), dataset.val.labels.tolist()) == ([1, 0, 1, 2], [2, 0])
 
 
 @pytest.fixture
 def shards(tmp_path):
-    folder = tmp_path / "set"
+    folder = tmp_path / "set[1]"
     for i, labels in enumerate([(0, 1, 0), (1, 1), (0,)]):
         write_parquet(folder / f"train-0000{i}-of-00003.parquet", labels, {"label": CLASSES})
     write_parquet(folder / "test-00000-of-00001.parquet", (0, 1), {"label": CLASSES})

@@ -76,6 +76,11 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     assert np.array_equal(open_image(encoded(big_endian, "TIFF")), seen)
 
 
+def test_the_transparent_value_of_sixteen_bit_grey_is_white():
+    image = Image.fromarray(np.array([[0, 300, 65535]], np.uint16))
+    assert np.asarray(open_image(encoded(image, "PNG", transparency=300)))[0, :, 0].tolist() == [0, 255, 255]
+
+
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_pixels_without_a_white_are_refused(mode):
     text = refusal(encoded(Image.new(mode, (3, 3), 70_000), "TIFF"), "scan.tif")
@@ -169,7 +174,7 @@ def huge_png(width, height):
 @pytest.mark.parametrize("pillows_own", [89_478_485, None, 1])
 def test_an_absurdly_large_image_is_refused_whatever_pillows_limit_is(monkeypatch, pillows_own):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_own)
-    assert "pixels" in refusal(huge_png(100_000, 100_000), "bomb.png")
+    assert "too large; the limit is" in refusal(huge_png(100_000, 100_000), "bomb.png")
 
 
 def test_the_limit_of_pixels():

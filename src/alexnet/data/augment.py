@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from alexnet.data.normalization import RESIZE, Normalization, resampling_matrix, resize_pixels, statistics
+from alexnet.recipes import FieldError
 
 if TYPE_CHECKING:
     from alexnet.data.datasets import Images
@@ -153,6 +154,8 @@ def random_resized_crop(boxes: Boxes, draws: Draws) -> Boxes:
 def random_crop(boxes: Boxes, draws: Draws) -> Boxes:
     """A crop anywhere in the 256×256 pixels, as it is: the paper, section 4.1."""
     size = int(boxes.height[0])
+    if not (boxes.height == size).all():
+        raise FieldError("augment", "a list with one kind of crop", draws.recipe.augment)
     top, left = draws.randint(RESIZE - size + 1), draws.randint(RESIZE - size + 1)
     return replace(boxes, top=top, left=left)
 

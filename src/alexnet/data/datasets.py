@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -110,7 +111,8 @@ class Table:
         contents = pc.struct_field(self.column, [self.column.type.get_field_index("bytes")])
         sizes = pc.fill_null(pc.binary_length(contents.cast(pa.large_binary())), -1).to_numpy().astype(np.int64)[rows]
         for place in np.flatnonzero(sizes < 0):
-            sizes[place] = len(_content(self.read(int(rows[place]))[0]))
+            source = self.read(int(rows[place]))[0]
+            sizes[place] = Path(source).stat().st_size if isinstance(source, str) else len(source)
         return sizes, b""
 
 
@@ -188,7 +190,7 @@ class Images:
         return out
 
     def fingerprint(self) -> bytes:
-        """A digest of the labels and the images, in their order; see ``Dataset.fingerprint``."""
+        """A digest of the labels and the images, in their order; see ``Dataset.fingerprints``."""
         sizes, names = self.store.listing(np.arange(len(self)) if self.rows is None else self.rows)
         digest = hashlib.sha256(names)
         digest.update(self.labels.astype("<i8").tobytes() + sizes.astype("<i8").tobytes())
@@ -273,7 +275,12 @@ class Dataset:
             raise FieldError(name, f"less than {len(self.train):,}, the training images of {self.name}", count)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that identify these images, wherever they are stored.
+        """The first of ``fingerprints``."""
+        return self.fingerprints()["fingerprint"]
+
+    def fingerprints(self) -> dict[str, str]:
+        """16 hexadecimal digits that identify images, wherever they are stored: ``fingerprint`` the whole data set,
+        ``val_fingerprint`` and, if there is one, ``test_fingerprint`` a split.
 
         They depend on the classes, and in each split on the labels, the order of the images, the sizes and names of
         image files (relative to the split) and their content: of all images, or of 1,000 at equal distances if a split
@@ -284,9 +291,13 @@ class Dataset:
             OSError: a file is gone or cannot be read.
         """
         digest = hashlib.sha256("\n".join(self.classes).encode(errors="surrogatepass"))
-        for images in (self.train, self.val, self.test):
-            digest.update(images.fingerprint() if images else b"")
-        return digest.hexdigest()[:16]
+        found = {}
+        for name, images in (("train", self.train), ("val", self.val), ("test", self.test)):
+            part = images.fingerprint() if images else b""
+            digest.update(part)
+            if images and name != "train":
+                found[f"{name}_fingerprint"] = part.hex()[:16]
+        return {"fingerprint": digest.hexdigest()[:16], **found}
 
 
 # Specs
@@ -640,7 +651,8 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
         if large:
             import datasets
 
-            return _arrow(datasets.Dataset.from_parquet(list(map(str, paths)))), parts
+            escaped = [glob.escape(str(path)) for path in paths]  # the library takes paths for patterns
+            return _arrow(datasets.Dataset.from_parquet(escaped)), parts
         return pa.concat_tables(tables, promote_options="default"), parts  # columns may be missing
     except Exception as error:  # the datasets library has exceptions of its own, around those of pyarrow
         raise ValueError(f"{paths[0]}: cannot be read ({one_line(error.__cause__ or error)})") from error
@@ -702,7 +714,7 @@ def _labelled(
     column = table.column(label)
     if not pa.types.is_integer(column.type):
         raise ValueError(f"{title}: the column '{label}' must hold integers, holds {column.type}")
-    labels = pc.fill_null(column, -1).to_numpy().astype(np.int64)
+    labels = pc.fill_null(column.cast(pa.int64()), -1).to_numpy().astype(np.int64)
     if labels.max(initial=-1) < 0 < len(labels):
         raise _NoLabelsError(f"{title}: the column '{label}' holds no label")
     return Images(labels, Table(table.column(image), parts, folders)), classes

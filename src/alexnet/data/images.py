@@ -108,6 +108,8 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ImageError("32-bit integer pixels have no agreed white; save it with 8 or 16 bits")
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    if isinstance(clear := image.info.get("transparency"), int):  # the value that is transparent
+        grey[values == clear] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
@@ -115,6 +117,8 @@ def _reason(source: str | Path | bytes, error: Exception) -> str:
     """Why an image could not be opened."""
     if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have none
         return error.strerror[:1].lower() + error.strerror[1:]
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large; the limit is {MAX_PIXELS:,} pixels"
     if not isinstance(error, UnidentifiedImageError):
         kind = type(error).__name__
         return str(error) if isinstance(error, ImageError) else f"damaged or truncated ({error or kind})"
