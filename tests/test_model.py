@@ -403,6 +403,21 @@ def test_save_pretrained_and_from_pretrained(tmp_path, capsys):
         AlexNet_2012.from_pretrained(tmp_path)
 
 
+def test_a_file_that_describes_itself_may_have_any_name(tmp_path):
+    model = AlexNet_2012(3, "pool-2x2", width_mult=0.25, dropout=0.3)
+    info = dataclasses.replace(INFO, variant="pool-2x2", classes=("a", "b", "c"))
+    save_weights(tmp_path / "model.safetensors", model.half().state_dict(), info)
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert (loaded.variant, loaded.info, loaded.classifier.fc8.weight.dtype) == (model.variant, info, torch.float32)
+
+
+def test_arguments_of_a_network_that_describes_itself_are_refused():
+    with pytest.raises(ValueError, match="dropout, num_classes cannot be changed: cifar10-small"):
+        AlexNet_2012.from_pretrained("cifar10-small", num_classes=4, dropout=0.1)
+    model = AlexNet_2012.from_pretrained("cifar10-small", map_location="meta", local_files_only=True)
+    assert model.classifier.fc8.weight.is_meta
+
+
 def test_save_pretrained_without_info(tmp_path):
     model = AlexNet_2012(3, "caffenet", init="he", width_mult=0.25)
     model.save_pretrained(tmp_path, model_card_kwargs={"results": "99% on letters"})

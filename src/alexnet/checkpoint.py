@@ -224,7 +224,7 @@ def load_model(path: str | Path) -> AlexNet_2012:
             raise FileNotFoundError(f"{path}: holds none of {LAST}, {BEST} and {HUB_WEIGHTS}")
         path = found[0]
     if path.name == HUB_WEIGHTS:
-        return AlexNet_2012.from_pretrained(path.parent).requires_grad_(False)
+        return AlexNet_2012.from_pretrained(path.parent).float().requires_grad_(False)
     if path.suffix == ".safetensors":
         weights, info = load_weights(path)
     else:
@@ -299,13 +299,13 @@ class Run:
         """The run's images, split as the run split them; or another data set, as it is.
 
         Args:
-            data, data_dir: as in ``Recipe`` and ``Runtime``; by default the run's own.
+            data, data_dir: as in ``Recipe`` and ``Runtime``; by default the run's own, also if they are named here.
         """
         from alexnet.data import datasets
 
         own = self.config.get("runtime") or self.config.get("recipe") or {}
         loaded = datasets.load(data or self.recipe.data, data_dir or own.get("data_dir", "data"))
-        return loaded if data else loaded.prepare(self.recipe)
+        return loaded if data not in (None, self.recipe.data) else loaded.prepare(self.recipe)
 
 
 def load_run(folder: str | Path) -> Run:

@@ -35,6 +35,8 @@ __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "DropoutOf2012", "Init", "ModelI
 
 
 WEIGHTS = "model.safetensors"
+NETWORK = ("num_classes", "variant", "width_mult", "dropout")  # of the arguments, those that weights need
+DOWNLOAD = {"revision", "cache_dir", "force_download", "local_files_only", "token"}  # options of huggingface_hub's
 OLD_WIDTHS = {"full": 1.0, "quarter": 0.25}  # width_mult by its name in 0.1.0
 
 
@@ -387,7 +389,7 @@ class AlexNet_2012(
         Raises:
             ValueError: the weights do not fit ``info``.
         """
-        arguments = {name: getattr(info, name) for name in ("num_classes", "variant", "width_mult", "dropout")}
+        arguments = {name: getattr(info, name) for name in NETWORK}
         model = cls._with_weights(weights, **arguments)
         model.info = info
         return model
@@ -410,7 +412,8 @@ class AlexNet_2012(
         Args:
             pretrained_model_name_or_path: a folder that ``save_pretrained`` wrote, a repository of the Hugging Face
                 Hub, or what ``load_model`` takes, such as ``cifar10-small``, which comes with this package.
-            options: as in huggingface_hub's mixin; ``strict`` is True by default.
+            options: as in huggingface_hub's mixin; ``strict`` is True by default. A file that describes its network
+                takes no arguments of the network.
 
         Raises:
             FileNotFoundError: nothing there to load.
@@ -421,7 +424,10 @@ class AlexNet_2012(
             return super().from_pretrained(name, **options)
         from alexnet.checkpoint import load_model
 
-        return load_model(name).requires_grad_()  # type: ignore[return-value]
+        device = options.pop("map_location", "cpu")
+        if unknown := options.keys() - DOWNLOAD - {"strict"}:
+            raise ValueError(f"{', '.join(sorted(unknown))} cannot be changed: {name} describes its own network")
+        return load_model(name).requires_grad_().to(device)  # type: ignore[return-value]
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]
@@ -435,16 +441,16 @@ class AlexNet_2012(
     ) -> Self:
         from alexnet.checkpoint import read_safetensors
 
-        download = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        where = {name: options.pop(name) for name in download if name in options}
+        where = {name: options.pop(name) for name in DOWNLOAD & options.keys()}
         file = Path(model_id) / WEIGHTS
         if not Path(model_id).is_dir():
             file = Path(hf_hub_download(model_id, WEIGHTS, **where))
         weights, metadata = read_safetensors(file, map_location)
         text = metadata.get("card") or json.dumps((config or {}).get("card"))  # 0.1.0 had it in config.json
         info = None if text == "null" else ModelInfo.from_json(text, file)
+        own = {name: getattr(info, name) for name in NETWORK} if info else {}
         try:
-            model = cls._with_weights(weights, strict, **options)
+            model = cls._with_weights(weights, strict, **own | options)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         model.info = info

@@ -20,7 +20,7 @@ from alexnet import load_model
 from alexnet.checkpoint import save_weights
 from alexnet.data.normalization import Normalization
 from alexnet.evaluate import predict
-from alexnet.model import DropoutOf2012, ModelInfo
+from alexnet.model import AlexNet_2012, DropoutOf2012, ModelInfo
 from alexnet.tools.caffe import read_binaryproto, read_caffemodel
 from alexnet.tools.convert import convert
 from caffe_files import blob, caffe_layers, caffemodel, chunk, make_network
@@ -219,6 +219,14 @@ def test_a_pretrained_folder_without_info_gives_its_variant(tmp_path):
         assert result["variant"] == "caffenet"
         assert result["normalization"].startswith("assumed")
         assert_same_weights(tmp_path / "out.safetensors", model)
+
+
+@pytest.mark.parametrize("width_mult", [0.07, 0.1, 0.3])
+def test_the_width_and_the_dropout_of_a_pretrained_folder(width_mult, tmp_path):
+    model = AlexNet_2012(2, "source", "he", width_mult, 0.2)
+    model.save_pretrained(tmp_path / "hub")
+    convert(tmp_path / "hub", tmp_path / "out.safetensors")
+    assert load_model(tmp_path / "out.safetensors").variant == model.variant
 
 
 def test_a_pretrained_folder_of_version_0_1_keeps_its_card(tmp_path):

@@ -46,6 +46,16 @@ def ten_steps(variant, width_mult, towers):
     return {"losses": losses, "norms": norms, "weights": weights, "momentum": buffers, "logits": net.eval()(images)}
 
 
+def test_frozen_layers_stay_frozen(monkeypatch):
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    model = AlexNet_2012(3, "paper", width_mult=1 / 16).requires_grad_(False)
+    model.classifier.fc8.requires_grad_()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    tower = TwoTowers().prepare(model)
+    trained = [name for name, weight in tower.named_parameters() if weight.requires_grad]
+    assert trained == ["classifier.fc8.weight", "classifier.fc8.bias"]
+
+
 def one_tower(rank, folder, *network):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

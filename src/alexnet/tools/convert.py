@@ -6,6 +6,7 @@ safetensors. Weights are assigned to layers by their shapes. No code in a file i
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,9 +140,16 @@ def _parent(layer: Layer) -> str:
 
 
 def _width_mult(layers: Sequence[Layer], variant: str) -> float:
-    """From the number of conv1's filters, which alone have 11×11 weights."""
-    filters = next((len(layer.weight) for layer in layers if layer.weight.shape[2:] == (11, 11)), 0)
-    return filters / VARIANTS[variant].widths[0] or 1.0
+    """The smallest factor that gives as many outputs as the layers have. All widths are rounded down."""
+    widths, outputs = VARIANTS[variant].widths, dict[int, int]()
+    convs = [layer.weight for layer in layers if layer.weight.ndim == 4]
+    for weight in convs:
+        outputs.setdefault(weight.shape[-1], len(weight))  # of the first with this side: conv1, conv2 and conv3
+    inputs = 36 * len(convs[-1]) if convs else 0
+    fc6 = [len(layer.weight) for layer in layers if layer.weight.ndim == 2 and layer.weight.shape[1] == inputs]
+    found = (outputs.get(11), outputs.get(5), outputs.get(3), *fc6[:1])
+    shares = [own / full for own, full in zip(found, (*widths[:3], widths[5]), strict=False) if own]
+    return math.ceil(max(shares, default=1.0) * 1e9) / 1e9
 
 
 def _describe(
@@ -150,6 +158,7 @@ def _describe(
     found: Mapping[str, Layer],
     normalization: tuple[Normalization, str] | None = None,
     classes: Sequence[str] = (),
+    dropout: float | None = None,
 ) -> tuple[dict[str, Tensor], ModelInfo, dict[str, Any]]:
     """The state dict, its description, and where that comes from; what ``source`` does not say is assumed."""
     weights = {}
@@ -164,7 +173,7 @@ def _describe(
     numbers = (str(index) for index in range(len(found["fc8"].bias)))
     width_mult = _width_mult(list(found.values()), variant)
     data = f"unknown data ({source.name})"
-    info = ModelInfo(variant, tuple(classes or numbers), norm, data, width_mult=width_mult)
+    info = ModelInfo(variant, tuple(classes or numbers), norm, data, width_mult=width_mult, dropout=dropout)
     classes_from = "the names of ILSVRC-2012, in Caffe's order" if classes else "numbered; the file has no names"
     return weights, info, {"classes": classes_from, "normalization": norm_from}
 
@@ -247,8 +256,8 @@ def _from_state_dict(
     )
     if conv1 == (64, 3, 11, 11):
         raise ValueError(f"{source}: {TORCHVISION}")
-    stored = _hub_config(source).get("variant")
-    variant = variant or (stored if stored in list(VARIANTS) else None)
+    stored = _hub_config(source)
+    variant = variant or (stored.get("variant") if stored.get("variant") in list(VARIANTS) else None)
     if variant is None and conv1[0] == 2 * conv2[1] > 0:
         raise ValueError(f"{source}: weights of two towers; variant must be given: {' or '.join(TWO_TOWERS)}")
     variant = variant or "classic"
@@ -263,7 +272,7 @@ def _from_state_dict(
         if layer.weight.shape[1] == num_classes and layer not in found.values():
             raise ValueError(f"{source}: {layer.name}: a layer after fc8, which AlexNet does not have")
     used = {key for layer in found.values() for key in layer.keys}
-    weights, info, notes = _describe(source, variant, found)
+    weights, info, notes = _describe(source, variant, found, dropout=stored.get("dropout"))
     return weights, info, {**notes, "ignored": [name for name in state if name not in used]}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.checkpoint import load_model, load_weights, save_weights, write_atomically
+from alexnet.evaluate import info_of
 from alexnet.lrn import ResponseNorm
 from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.recipes import check_choice
@@ -24,6 +25,7 @@ __all__ = ["FORMATS", "export"]
 FORMATS = ("onnx", "safetensors")
 OPSET = 18  # the lowest that torch.onnx writes without converting; LRN is unchanged since 13
 BATCHES = ((1, 60.0), (3, 60.0), (2, 1.0))  # images, and the spread of their pixels: raw and standardised
+MAX_ONNX_BYTES = 1.5e9  # of more weights, the exporter makes a second file
 TOLERANCE = 1e-4  # of the largest logit; another order of summation in float32 gives about 1e-6
 
 
@@ -80,8 +82,7 @@ def _difference(model: AlexNet_2012, run: Callable[[Tensor], Tensor]) -> float:
 
 
 def _write_safetensors(model: AlexNet_2012, file: Path) -> tuple[AlexNet_2012, dict[str, Any]]:
-    assert model.info is not None  # load_model sets it
-    save_weights(file, model.state_dict(), model.info)
+    save_weights(file, model.state_dict(), info_of(model))
     return AlexNet_2012.from_weights(*load_weights(file)), {"checked_with": "alexnet.load_model"}
 
 
@@ -111,8 +112,10 @@ def _write_onnx(model: AlexNet_2012, file: Path) -> tuple[Callable[[Tensor], Ten
     except ModuleNotFoundError as error:
         missing = "onnx, onnxruntime and onnxscript: pip install 'alexnet-2012[export]'"
         raise ValueError(f"export to ONNX needs the packages {missing}") from error
-    assert model.info is not None
-    copy, side = AlexNet_2012.from_weights(model.state_dict(), model.info), model.variant.image_sizes[0]
+    info, side = info_of(model), model.variant.image_sizes[0]
+    copy = AlexNet_2012.from_weights(model.state_dict(), info)
+    if sum(weight.nbytes for weight in copy.parameters()) > MAX_ONNX_BYTES:
+        raise ValueError("the weights have more than 1.5 GB, too much for one ONNX file; export to safetensors")
     for name, layer in model.named_modules():
         if isinstance(layer, ResponseNorm):
             copy.set_submodule(name, _OnnxResponseNorm(layer))
@@ -128,7 +131,7 @@ def _write_onnx(model: AlexNet_2012, file: Path) -> tuple[Callable[[Tensor], Ten
     assert program is not None  # of the exporter of torch.export
     for node in program.model.graph:
         node.metadata_props.clear()  # traces of the source, with this machine's paths
-    program.model.metadata_props.update(_metadata(model.info, side))
+    program.model.metadata_props.update(_metadata(info, side))
     program.save(file)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     notes = {"opset": OPSET, "checked_with": f"onnxruntime {onnxruntime.__version__}"}

@@ -101,7 +101,8 @@ def _tower(layers: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             if name in JOINED_INPUT:
                 yield f"join_{name}", Join(layer.weight.shape[1])
             for kind, parameter in list(layer.named_parameters()):
-                setattr(layer, kind, nn.Parameter(_own(parameter.detach()).clone()))
+                own = _own(parameter.detach()).clone()
+                setattr(layer, kind, nn.Parameter(own, requires_grad=parameter.requires_grad))
             if isinstance(layer, nn.Conv2d):
                 layer.out_channels, layer.in_channels, layer.groups = *layer.weight.shape[:2], 1
             else:
