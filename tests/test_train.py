@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from torch import nn
 
@@ -142,8 +143,10 @@ def test_a_given_network_is_trained_and_described(run, tmp_path):
         run(tmp_path / "run", model=model)
     model.classifier.fc8 = nn.Linear(512, 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    done = run(tmp_path / "run", max_steps=2, model=model)
+    done = run(tmp_path / "run", max_steps=2, model=model, dropout_ramp=True)
+    assert model.classifier.drop6.p == 0.5  # not what the ramp had reached
     trained = load_model(done.folder)
+    assert model.info.classes == trained.info.classes == ("dark", "light")
     assert (trained.variant, trained.width_mult, trained.num_classes) == (model.variant, 1 / 8, 2)
     stored = load_run(done.folder).recipe
     assert (stored.variant, stored.width_mult, stored.dropout) == ("caffe", 1 / 8, 0.5)
@@ -154,12 +157,29 @@ def test_a_given_network_is_trained_and_described(run, tmp_path):
     assert "(tower 1, then tower 2). Look" in Path(report([done.folder])["out"]).read_text(encoding="utf-8")
     again = AlexNet_2012(2, "caffe", width_mult=1 / 8).requires_grad_(False)
     again.classifier.fc8.requires_grad_()
-    assert run(tmp_path / "run", max_steps=3, model=again, resume=True).final["step"] == 3
+    assert run(tmp_path / "run", max_steps=3, model=again, resume=True, dropout_ramp=True).final["step"] == 3
     assert torch.equal(load_model(done.folder).features.conv1.weight, before["features.conv1.weight"])
     with pytest.raises(ValueError, match="given a network"):
-        run(tmp_path / "run", max_steps=4, width_mult=1 / 8, variant="caffe", dropout=0.5, resume=True)
+        run(tmp_path / "run", width_mult=1 / 8, variant="caffe", dropout=0.5, dropout_ramp=True, resume=True)
     with pytest.raises(ValueError, match="gradients"):
         run(tmp_path / "frozen", model=trained)
+
+
+def test_another_network_is_trained_in_one_group(run, tmp_path):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
+    with pytest.raises(ValueError, match="input_size"):
+        run(tmp_path / "run", model=model)
+    model.input_size = 224
+    assert run(tmp_path / "run", max_steps=2, model=model, ema=0.5, decay_biases=False).final["step"] == 2
+    saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert torch.equal(saved["average"]["1.running_mean"], saved["model"]["1.running_mean"])
+
+
+def test_each_run_of_a_process_has_its_own_device(run, tmp_path, monkeypatch):
+    run(tmp_path / "first", max_steps=1)
+    for state in (PartialState, AcceleratorState):
+        monkeypatch.setitem(state._shared_state, "device", torch.device("meta"))  # as if it had been another one
+    assert run(tmp_path / "second", max_steps=1, device="cpu").final["step"] == 1
 
 
 def test_a_finished_run_is_left_as_it_is(run, tmp_path):
@@ -172,6 +192,8 @@ def test_a_finished_run_is_left_as_it_is(run, tmp_path):
     assert before | {"curves.png": after["curves.png"]} == after
     with pytest.raises(FieldError, match=r"^max_steps must "):
         run(out, max_steps=1, resume=True)
+    with pytest.raises(FieldError, match=r"^data must "):
+        run(out, max_steps=2, resume=True, data="digits")
 
 
 def test_a_resumed_run_has_the_same_images_wherever_they_are(run, images, tmp_path):
@@ -366,6 +388,8 @@ def test_refusals_leave_no_folder(run, tmp_path, whole, monkeypatch):
     for changes, field in (({"batch_size": 21}, "batch_size"), ({"data": "no-such-folder"}, "data")):
         with pytest.raises(FieldError, match=f"^{field} must "):
             run(out, **changes)
+    with pytest.raises(FieldError, match="TwoTowers"):
+        run(out, variant="paper", parallel="towers")
     assert not out.exists()
     out.write_text("")
     with pytest.raises(ValueError, match="a file"):

@@ -78,7 +78,7 @@ class Line:
 
 
 class Curves(Callback):
-    """Draws ``curves.png`` when a run ends, however it ends."""
+    """Draws ``curves.png`` when a run ends, unless it failed."""
 
     def start(self, run: RunInfo) -> None:
         self.folder, self.classes = run.folder, run.num_classes

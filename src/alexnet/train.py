@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -159,11 +160,12 @@ def run(
         callbacks: are given each logged row, on the main process; one that returns True from ``row`` ends the run.
         model: trains this network, which maps ``[B, 3, S, S]`` to logits, in place of the recipe's: an
             ``AlexNet_2012``, for example a trained one with a new ``fc8``, or another. The former's variant, width and
-            dropout replace those of the recipe. The latter may have
-            ``input_size``, which is S, and ``param_groups(recipe)``, the optimizer's groups. A group may have
-            ``lr_steps``, pairs of a first epoch and a learning rate, in place of the recipe's schedule.
+            dropout replace those of the recipe, and it ends with the last weights and their ``info``. The latter must
+            have ``input_size``, which is S, and may have ``param_groups(recipe)``, the optimizer's groups; without it
+            all parameters form one group. A group may have ``lr_steps``, pairs of a first epoch and a learning rate, in
+            place of the recipe's schedule.
         open_loader: has the arguments of ``data.loaders.open_loader``.
-        parallel: how several processes share the work; by default ``DataParallel``.
+        parallel: ``tools.two_towers.TwoTowers()`` for ``Runtime(parallel="towers")``; by default ``DataParallel``.
 
     Raises:
         ValueError: the recipe does not fit the machine, the data or the run to resume (``FieldError`` has the field);
@@ -178,7 +180,11 @@ def run(
         recipe = dataclasses.replace(recipe, variant=name, width_mult=model.width_mult, dropout=model.variant.dropout)
     runtime = runtime or runtime_for(recipe.name)
     folder = Path(out) if out else Path("runs") / recipe.name
-    if recipe.muon_lr and runtime.parallel == "towers":  # half a matrix would be orthogonalised
+    if parallel is not None:
+        runtime = dataclasses.replace(runtime, parallel="towers")
+    elif runtime.parallel == "towers":
+        raise FieldError("parallel", "data, unless train.run is called with parallel=TwoTowers()", "towers")
+    if recipe.muon_lr and parallel is not None:  # half a matrix would be orthogonalised
         raise FieldError("muon_lr", "0 if parallel is towers", recipe.muon_lr)
     system.keep_freed_memory()
     device = system.pick_device(runtime.device)
@@ -192,9 +198,18 @@ def run(
     dataset = dataset.prepare(recipe)
     if recipe.tta != "center" and dataset.test is None:
         raise FieldError("tta", "center, unless the data set has a test split or images are held out", recipe.tta)
+    described = {
+        "spec": recipe.data, "name": dataset.name, **dataset.fingerprints(),
+        "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
+        "test": len(dataset.test or ()),
+    }  # fmt: skip
+    if before:
+        _check_same_images(before, described)
     norm = make_normalization(recipe.input_scale, dataset.train)
 
     # --- processes and device
+    if is_initialized() and AcceleratorState().device.type != device.type and not dist.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run chose for the whole process
     accelerator = Accelerator(cpu=device.type == "cpu")
     device, is_main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
     parallel = parallel or DataParallel(accelerator)
@@ -225,21 +240,28 @@ def run(
     if model is None:
         model = AlexNet_2012(classes, recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     net = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = net.input_size if hasattr(net, "input_size") else net.variant.image_sizes[0]
-    if isinstance(net, AlexNet_2012) and net.num_classes != classes:
-        raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
+    size: Any = getattr(net, "input_size", None)
+    if isinstance(net, AlexNet_2012):
+        size = net.variant.image_sizes[0]
+        if net.num_classes != classes:
+            raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
+    if size is None:
+        raise ValueError("model must have the attribute input_size, the side of its input")
     if not any(weight.requires_grad for weight in net.parameters()):
         raise ValueError("model must have weights that require gradients; call model.requires_grad_()")
     width, dropout = recipe.width_mult, recipe.dropout
     info = ModelInfo(recipe.variant, dataset.classes, norm, dataset.name, width_mult=width, dropout=dropout)
     loader = open_loader(dataset, recipe, runtime, norm, size, device, shard)
+    if isinstance(net, AlexNet_2012):
+        net.info = info
     steps_per_epoch = loader.steps_per_epoch
     total_steps = recipe.epochs * steps_per_epoch
     last_step = min(total_steps, runtime.max_steps or total_steps)
 
+    dropouts = [(layer, layer.p) for layer in net.modules() if isinstance(layer, nn.Dropout)]
     wants_compile = device.type == "cuda" and runtime.parallel == "data" if runtime.compile is None else runtime.compile
-    # a dropout ramp would recompile at every step
-    compiled = wants_compile and not recipe.dropout_ramp and system.can_compile(device)
+    ramps = recipe.dropout_ramp and bool(dropouts)  # would recompile at every step
+    compiled = wants_compile and not ramps and system.can_compile(device)
     if compiled:
         torch._dynamo.config.recompile_limit = 64  # once for each batch size of each run in this process
         net.compile(dynamic=False)
@@ -248,7 +270,6 @@ def run(
     if average is not None and compiled:
         average.compile(dynamic=False)
     eval_net = net if average is None else average
-    dropouts = [(layer, layer.p) for layer in net.modules() if isinstance(layer, nn.Dropout)]
     optimizer = make_optimizer(net, recipe, device, precision)
     torch.manual_seed(recipe.seed + shard.rank)  # dropout differs between processes
 
@@ -428,11 +449,7 @@ def run(
         }  # fmt: skip
         config = {
             "recipe": dataclasses.asdict(recipe), "runtime": dataclasses.asdict(runtime), "seed": recipe.seed,
-            "data": {
-                "spec": recipe.data, "name": dataset.name, "fingerprint": dataset.fingerprint(),
-                "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
-                "test": len(dataset.test or ()),
-            },
+            "data": described,
             "classes": list(dataset.classes), "given_model": given,
             "normalization": {"mean": norm.mean, "std": norm.std, "mean_image": bool(norm.mean_image)},
             "total_steps": total_steps, "steps_per_epoch": steps_per_epoch,
@@ -462,6 +479,8 @@ def run(
             for callback in following:
                 callback.start(run_info)
         bar.line(_headline(recipe, dataset, config, folder, state.step, last_step))
+        if runtime.compile and not compiled:
+            bar.line(f"not compiled: {'dropout_ramp changes the network' if ramps else 'no compiler was found'}")
         bar.start(last_step, state.step)
 
         # --- the loop
@@ -527,6 +546,8 @@ def run(
             outcome = "stopped" if done.stopped_by else "finished"
             summary = done.final | {f"best_{name}": value for name, value in done.best.items()}
         finally:
+            for layer, p in dropouts:
+                layer.p = p  # of a network that was given, for its next run
             for callback in following:
                 callback.end(summary, outcome)  # type: ignore[arg-type]
         return done
@@ -594,10 +615,10 @@ def make_optimizer(net: Any, recipe: Recipe, device: torch.device, precision: st
     )
 
 
-def _param_groups(net: AlexNet_2012, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """One group if all parameters are treated alike; else weights, biases, and conv1's or Muon's own groups."""
-    uniform = recipe.decay_biases and recipe.bias_lr == 1 and recipe.schedule != "source"
-    if uniform and not recipe.muon_lr:
+def _param_groups(net: nn.Module, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Weights, biases, and conv1's or Muon's own groups; one group if all are treated alike, or of another network."""
+    uniform = recipe.decay_biases and recipe.bias_lr == 1 and recipe.schedule != "source" and not recipe.muon_lr
+    if uniform or not isinstance(net, AlexNet_2012):
         yield {"params": list(net.parameters())}
         return
     own = MUON_LAYERS if recipe.muon_lr else ("conv1",) if recipe.schedule == "source" else ()
@@ -632,9 +653,11 @@ def clip_gradient(net: nn.Module, max_norm: float, whole_norm: Callable[[Tensor]
 
 @torch.no_grad()
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """Move the average towards the weights: ``average = decay · average + (1 − decay) · weights``."""
+    """Move the average towards the weights: ``average = decay · average + (1 − decay) · weights``. Copy the buffers."""
     for mean, weight in zip(average.parameters(), net.parameters(), strict=True):
         mean.lerp_(weight, 1 - decay)
+    for own, buffer in zip(average.buffers(), net.buffers(), strict=True):
+        own.copy_(buffer)
 
 
 class RunningSums:
@@ -710,19 +733,20 @@ def plateau_hint(recipe: Recipe) -> str:
     return f"{pair}: weights this small are made for raw pixels. Try input_scale raw, or init he"
 
 
+def _check_same_images(before: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """FieldError if these are not the images that the run was started with."""
+    old = before.get("data", {})
+    for name in ("fingerprint", "train", "val"):
+        if name in old and old[name] != described[name]:
+            requirement = f"the images that the run was started with ({name} {old[name]}, not {described[name]})"
+            raise FieldError("data", requirement, described["spec"])
+
+
 def continue_config(before: Mapping[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """``config.json`` of a resumed run, and what has changed since its last part, in words.
 
     Commit, hardware and versions stay those of the start, and ``parts`` gets one more entry.
-
-    Raises:
-        FieldError: not the images that the run was started with.
     """
-    old, new = before.get("data", {}), now["data"]
-    for name in ("fingerprint", "train", "val"):
-        if name in old and old[name] != new[name]:
-            requirement = f"the images that the run was started with ({name} {old[name]}, not {new[name]})"
-            raise FieldError("data", requirement, new["spec"])
     part = now["parts"][0]
     parts = before.get("parts") or [{"step": 0, **{name: before.get(name) for name in part if name != "step"}}]
     last = {name: before.get(name) for name in ("precision", "loader")} | parts[-1]  # 0.1.0 kept these two outside
