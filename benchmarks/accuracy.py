@@ -20,10 +20,10 @@ from typing import Any
 from alexnet import recipes, train
 from alexnet.checkpoint import load_run
 from alexnet.evaluate import evaluate
+from alexnet.tools.report.run import seconds
 from record import RESULTS, write_record
 
 ORIGIN = ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
-TIMES = ("seconds", "val_seconds", "save_seconds")
 
 
 def record_of(folder: Path, notes: str = "") -> dict[str, Any]:
@@ -37,7 +37,7 @@ def record_of(folder: Path, notes: str = "") -> dict[str, Any]:
         weights.update(tensor.numpy().tobytes())
     tta, split = (recipe.tta, "test") if "test_acc" in run.final else ("center", "val")
     found = evaluate(model, dataset, tta, split, device=run.config["device"], precision=run.config["precision"])
-    timed = all(set(TIMES) <= row.keys() for row in run.full_rows)
+    timed = all("seconds" in row for row in run.full_rows)
     return {
         "kind": "accuracy",
         "command": recipes.command(recipe, data="FOLDER" if Path(recipe.data).is_dir() else None),
@@ -49,7 +49,7 @@ def record_of(folder: Path, notes: str = "") -> dict[str, Any]:
         "parameters": sum(each.numel() for each in model.parameters()),
         "steps": run.final["step"],
         "final": run.final,
-        "wall_seconds": round(sum(row[name] for row in run.full_rows for name in TIMES), 1) if timed else None,
+        "wall_seconds": round(sum(seconds(run).values()), 1) if timed else None,
         **{name: run.config[name] for name in ORIGIN},
         "date": run.config["started"][:10],
         "weights_sha256": weights.hexdigest(),

@@ -205,6 +205,8 @@ class Rounds(Callback):
         self.pipe.recv()
 
     def row(self, row: dict[str, float]) -> None:
+        if "val_seconds" not in row:  # an epoch's end between two rounds
+            return
         per_image = row["val_seconds"] / len(self.run.dataset.val)
         figures = {"train_step": row["seconds"] / self.steps, "validation": per_image * VALIDATED}
         if row["step"] == self.steps:
@@ -218,7 +220,7 @@ def measure_ours(
 ) -> None:
     """This project's process: a dict of numbers at each turn."""
     quick = device.type == "cuda"
-    steps = 90 if quick else 8  # rounds end before the first epoch does
+    steps = 90 if quick else 8
     recipe, dataset = recipes.classic(val_every=steps), load(spec)
     runtime = recipes.Runtime(max_steps=steps * rounds, device=device.type, tracker="none", quiet=True, save_every=1e9)
     out = Path(folder) / "run"

@@ -80,7 +80,7 @@ def write_folder(model: AlexNet_2012, out: Path, record_path: Path | None) -> No
         variant=info.variant, parameters=sum(each.numel() for each in model.parameters()), data=data, setting=words,
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
         classes=", ".join(info.classes), count=len(info.classes),
-        mean="the mean image in config.json" if norm.mean_image else ", ".join(f"{each:.4g}" for each in norm.mean),
+        mean="the weights' mean image" if norm.mean_image else ", ".join(f"{each:.4g}" for each in norm.mean),
         std=", ".join(f"{each:.4g}" for each in norm.std),
     )  # fmt: skip
     (out / "README.md").write_text(text, encoding="utf-8")

@@ -127,9 +127,9 @@ def full_runs(accuracy: Iterable[Record]) -> list[Record]:
 
 
 def groups(accuracy: Iterable[Record]) -> list[list[Record]]:
-    """Runs that differ only in their seed."""
+    """Runs that differ only in their seed. A run that was stopped before its test images were evaluated is left out."""
     found = defaultdict(list)
-    for record in accuracy:
+    for record in (each for each in accuracy if "test_acc" in each["final"] or not each["data"].get("test")):
         found[setting(record), record["steps"], data_of(record), record["precision"], machine(record)].append(record)
     return [found[key] for key in sorted(found)]
 
@@ -356,13 +356,17 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     if len(full_runs(found["accuracy"])) > 1:
         curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
         curves += ["Full runs. Each point of `train_loss` is the mean since the previous point."]
-    words = {"reproduced": "held", "partly": "held in part", "not reproduced": "did not hold", "": "not tested yet"}
+    words = {
+        "reproduced": "held", "partly": "held in part", "not reproduced": "did not hold", "too few runs": "undecided",
+        "": "not tested yet",
+    }  # fmt: skip
     verdicts = dict.fromkeys(EXPERIMENTS, "") | {each["experiment"]: each["verdict"] for each in found["reproduce"]}
     claims = []
     for verdict, word in words.items():
         names = [name for name in EXPERIMENTS if verdicts[name] == verdict]
         links = [f"[`{name}`](RESULTS.md#{name})" if verdict else f"`{name}`" for name in names]
-        claims.append([word, ", ".join(links) or "none"])
+        if links or verdict != "too few runs":
+            claims.append([word, ", ".join(links) or "none"])
     return {
         "results": "\n\n".join(results),
         "curves": "\n\n".join(curves),

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,7 @@ def test_special_values():
         ("train --resume --out runs/none", "--resume runs/none"),
         ("evaluate", "RUN"),
         ("evaluate x --tta tencrop", "--tta center ten-crop 'tencrop' mean"),
+        ("evaluate cifar10-small --data none", "--data"),
         ("evaluate x --out x.pdf", "--out .png 'x.pdf'"),
         ("predict --topk 3 x y", "--topk --top-k"),
         ("predict x", "image"),
@@ -354,7 +356,8 @@ def test_evaluate_uses_the_holdout_and_warns_on_test(images, tmp_path, capsys, m
     for words, split, count, warned in (
         ([], "holdout", 4, False),
         (["--split", "test"], "test", 6, True),
-        (["--data", str(images)], "val", 6, True),
+        (["--data", str(images)], "holdout", 4, False),
+        (["--data", str(shutil.copytree(images, tmp_path / "copy"))], "val", 6, True),
     ):
         capsys.readouterr()
         assert main(["evaluate", out, "--json", *words]) == 0

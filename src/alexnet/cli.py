@@ -244,12 +244,13 @@ def evaluate(args: Namespace) -> Answer:
 
     model, run = _load(args.run)
     dataset, _ = _dataset(args, run)
-    assert dataset is not None
+    if dataset is None:
+        raise UsageError("--data must name images; see alexnet evaluate --help")
     found = evaluate(model, dataset, args.tta, args.split, watch=_progress, **_given(args, "device", "precision"))
     answer = Answer(found, format_evaluation(found, args.tta))
     if args.split == "test":
         answer.note = "alexnet: evaluated on the held-out test set; do not tune on it"
-    elif args.data and run and run.recipe.holdout:
+    elif run and run.recipe.holdout and args.data not in (None, run.recipe.data):
         answer.note = "alexnet: evaluated on the validation images of --data, not on those that the run held out"
     if picture := Path(args.out) if args.out else run and run.folder / "confusion.png":
         try:
@@ -489,7 +490,8 @@ def _dataset(args: Namespace, run: Run | None, *, download: bool = True) -> tupl
     own = (run.config.get("runtime") or run.config["recipe"]) if run else {}
     data_dir = args.data_dir or own.get("data_dir", "data")
     if not download and not args.data and not (found := datasets.describe(spec, data_dir))["found"]:
-        return None, f"{found['how']}; add --data {spec} to use it"
+        can_fetch = spec == "cifar10" or spec.startswith("hf:")
+        return None, found["how"] + f"; add --data {spec} to use it" * can_fetch
     return run.dataset(args.data, data_dir) if run else datasets.load(spec, data_dir), ""
 
 

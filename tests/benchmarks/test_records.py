@@ -71,6 +71,7 @@ def test_a_record_is_shown_with_its_interval_its_confusion_and_its_flags(full_re
     assert "--width-mult 0.0625" in table
     assert "--val-every" not in table
     assert pages.machine(record) in pages.results_page(found)
+    assert pages.groups([record | {"data": record["data"] | {"test": 100}}]) == []  # its test images are not evaluated
     part = record | {"final": record["final"] | {"epoch": 0.5}}
     assert pages.full_runs([part, record]) == [record]
 

@@ -103,6 +103,10 @@ def test_findings_of_a_run(tmp_path, changes, words):
     assert [word for word in words if word not in said] == []
 
 
+def test_settings_are_shown_as_they_are():
+    assert [run.shown(each) for each in (0.9999, 0.01004, 1e-3, 13)] == ["0.9999", "0.01004", "0.001", "13"]
+
+
 def test_time_is_counted_once(tmp_path):
     """The row at max_steps 60 is part of the one at 90, and 0.1.0 did not store seconds."""
     logged = rows(60, 50.0) + rows(100, 50.0)[1:]
@@ -204,6 +208,12 @@ def test_a_change_that_helps(tmp_path):
 def test_comparisons(tmp_path, values, start):
     folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", values, lr=0.02)
     assert findings(*folders)[0].startswith(start)
+
+
+def test_other_training_images_do_not_hinder_a_comparison(tmp_path):
+    data = [DATA | {"fingerprint": each * 16, "val_fingerprint": "0" * 16} for each in "ab"]
+    folders = group(tmp_path, "base", [70, 71, 69], data=data[0])
+    assert "better" in findings(*folders, *group(tmp_path, "new", [80, 81, 79], lr=0.02, data=data[1]))[0]
 
 
 @pytest.mark.parametrize(

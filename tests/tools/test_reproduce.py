@@ -18,7 +18,7 @@ from alexnet.data import datasets
 from alexnet.recipes import FieldError, Recipe, classic
 from alexnet.tools import reproduce
 from alexnet.tools.reproduce import EXPERIMENTS, OVERFITTING, TEST_ERROR, Arm, Comparison, Experiment, Measure
-from alexnet.tools.reproduce.experiments import Small, Stage, epochs_until, training_loss
+from alexnet.tools.reproduce.experiments import FinishedRun, Small, Stage, epochs_until, training_loss
 from alexnet.tools.reproduce.record import compare, draw, format_record, judge
 from alexnet.tools.reproduce.run import SWEEP_SEED, run_experiment
 from alexnet.tools.reproduce.small_networks import check
@@ -242,6 +242,12 @@ def test_runs_that_diverge_or_do_not_reach_an_error_have_no_values(tmp_path):
     assert (record["verdict"], record["findings"][0]["mean"]) == ("too few runs", None)
     assert record["command"] == "alexnet reproduce mine.py --data digits"
     json.loads((tmp_path / "x" / "record.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_run_that_diverged_late_has_no_value():
+    rows = [{"step": 1, "epoch": 1.0, "train_loss": 1.0}]
+    assert training_loss("loss").value(FinishedRun(rows, None)) == 1.0
+    assert training_loss("loss").value(FinishedRun(rows, None, diverged=True)) is None
 
 
 # --- sweeps

@@ -130,7 +130,7 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
     """
     seeds = [seed for seed in first.results if seed in second.results]
     images = {
-        (run.config["data"]["name"], run.config["data"].get("fingerprint"), setting.results[seed].images)
+        (run.config["data"]["name"], _fingerprint(run, setting.results[seed]), setting.results[seed].images)
         for setting in (first, second)
         for seed, run in setting.finished.items()
     }
@@ -150,6 +150,12 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
             f"(95% interval {interval}, paired over {len(seeds)} seeds, p = {p:.2g})."
         )
     return {"first": first.label, "second": second.label, "seeds": seeds, "difference": difference, "text": text}
+
+
+def _fingerprint(run: Run, accuracy: one.Accuracy) -> str | None:
+    """Of the images that an accuracy was measured on; older runs recorded that of all images of the data set."""
+    data = run.config["data"]
+    return data.get(accuracy.name.replace("acc", "fingerprint")) or data.get("fingerprint")  # type: ignore[no-any-return]
 
 
 def _paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float, float]:

@@ -328,4 +328,4 @@ def shown(value: Any) -> str:
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ written down before the first run. To add one, write ``EXPERIMENT = Experiment(.
 
 from __future__ import annotations
 
+import math
 import re
 import runpy
 import textwrap
@@ -110,6 +111,11 @@ class Measure:
 
     name: str
     of: Callable[[FinishedRun], float | None]
+
+    def value(self, run: FinishedRun) -> float | None:
+        """The number to four decimals; None also if the run diverged."""
+        value = None if run.diverged else self.of(run)
+        return round(value, 4) if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -229,7 +235,7 @@ def epochs_until(error: float, of: str = "train_acc") -> Measure:
 
 
 def training_loss(name: str, *, first: int = 1) -> Measure:
-    """The mean ``train_loss`` of the first ``first`` rows; None if the run diverged before."""
+    """The mean ``train_loss`` of the first ``first`` rows."""
 
     def measure(run: FinishedRun) -> float | None:
         losses = [row["train_loss"] for row in run.rows if "train_loss" in row][:first]

@@ -25,7 +25,7 @@ from alexnet.data.datasets import Dataset
 from alexnet.evaluate import evaluate
 from alexnet.recipes import FieldError, Recipe, Runtime
 from alexnet.tools.reproduce import small_networks
-from alexnet.tools.reproduce.experiments import Arm, Experiment, FinishedRun, Measure, Settings, Small, Stage
+from alexnet.tools.reproduce.experiments import Arm, Experiment, FinishedRun, Settings, Small, Stage
 from alexnet.tools.reproduce.record import draw, make_record, settings_of, write_json
 
 __all__ = ["ExperimentResult", "run_experiment"]
@@ -171,7 +171,7 @@ class _Runs:
             measures = self.experiment.measures[: 1 if seed == SWEEP_SEED else None]
             result = {
                 "seed": seed,
-                "values": {measure.name: _value(measure, run) for measure in measures},
+                "values": {measure.name: measure.value(run) for measure in measures},
                 "epochs": run.rows[-1]["epoch"] if run.rows else 0,
                 "training_error": 100.0 if run.diverged else round(100 - run.rows[-1]["train_acc"], 3),
                 "curve": _curve(run.rows, with_test=isinstance(settings, Recipe)),
@@ -229,11 +229,6 @@ class _Runs:
             return evaluate(load_model(folder), replace(dataset, val=images), arm.tta, device=device)
 
         return FinishedRun(rows, evaluate_on, diverged)
-
-
-def _value(measure: Measure, run: FinishedRun) -> float | None:
-    value = measure.of(run)
-    return round(value, 4) if value is not None and math.isfinite(value) else None
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], *, with_test: bool) -> list[list[float | None]]:
