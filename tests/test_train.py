@@ -106,6 +106,27 @@ def test_callbacks_get_the_rows_the_result_and_how_the_run_ended(run, tmp_path):
     assert rows.ends == [({}, "failed")]
     assert not (tmp_path / "failed" / "curves.png").exists()
 
+    first, second = Rows(), Rows()
+    second.start = mock.Mock(side_effect=ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "not started", callbacks=(first, second))
+    assert (first.ends, second.ends) == ([({}, "failed")], [])
+
+
+def test_a_callback_may_evaluate_the_network(run, tmp_path, whole):
+    class Evaluates(Rows):
+        def row(self, row):
+            evaluate(self.run.model, self.run.dataset)
+
+    assert_same_run(run(tmp_path / "run", max_steps=6, callbacks=(Evaluates(),)).folder, whole)
+
+
+def test_a_run_is_resumed_with_its_own_data_set(run, tmp_path):
+    changes = {"images": 13, "holdout": 4, "max_steps": 1}
+    folder = run(tmp_path / "run", **changes).folder
+    result = train.run(load_run(folder).recipe, load_run(folder).dataset(), folder, resume=True)
+    assert result.final == load_run(folder).final
+
 
 # --- resuming
 

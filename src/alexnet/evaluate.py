@@ -155,7 +155,7 @@ def evaluate(
     Args:
         tta: test-time augmentation: ``center``, one crop an image, as in training; ``flip``, it and its mirror image;
             ``ten-crop``. Mirror images are left out for data in which they have no class, such as digits.
-        split: ``val``, or ``test`` if the data set has both.
+        split: ``val``, or ``test`` if the data set has one.
         device, precision: as in ``Runtime``.
         watch: wraps the batches, of which it is given the number; for a progress bar.
 

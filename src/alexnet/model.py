@@ -168,7 +168,7 @@ INITS: Mapping[str, Init] = {
 class ModelInfo:
     """What weights need beside them to be used: the network, its classes and its input.
 
-    Every file of weights that this project writes holds it. ``width_mult`` and ``dropout`` are as in ``AlexNet_2012``.
+    Files of weights that a run writes hold it. ``width_mult`` and ``dropout`` are as in ``AlexNet_2012``.
 
     Raises:
         ValueError: a value that cannot be used; the message names the field.

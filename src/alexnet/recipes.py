@@ -70,8 +70,8 @@ class Recipe:
     images: int | None = _data(None, "Train on about this many images, a share of each class; none: all.")
     holdout: int = _data(
         0,
-        "Training images held out for validation; the test set is then evaluated once, at the end. 0: validate on the "
-        "test set.",
+        "Training images to validate on, if the data have no split for it; the test set is then evaluated once, at the "
+        "end. 0: validate on the test set.",
     )
     input_scale: Literal["raw", "mean-image", "imagenet"] = _data(
         "raw", "raw: 0..255 minus the channel means; mean-image: minus the mean image; imagenet: standardised."

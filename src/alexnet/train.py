@@ -153,7 +153,7 @@ def run(
 
     Args:
         recipe: from ``alexnet.recipes``.
-        data: cifar10, digits, a folder, hf:NAME or a loaded data set; by default the recipe's own.
+        data: cifar10, digits, a folder, hf:NAME or what ``datasets.load`` returned; by default the recipe's own.
         out: the run folder; by default ``runs/`` and the recipe's name. It must not exist, unless ``resume``.
         runtime: device, precision, tracker and the like; by default the recipe's own.
         resume: continue the run in ``out`` from its last checkpoint, or from the start if it has none.
@@ -348,6 +348,7 @@ def run(
         if is_main:
             metrics_file.add(row)
         wishes = [callback.row(row) for callback in following]  # of the main process; every one gets the row
+        train_net.train()  # a callback may have evaluated the network
         stopping |= any_process(any(wishes))[0]
         bar.row(row)
         return True
@@ -465,6 +466,8 @@ def run(
 
         # --- callbacks
         following: list[Callback] = []
+        outcome: Any = "failed"
+        summary: dict[str, float] = {}
         if is_main:
             metrics_file = MetricsFile(folder / METRICS, state.logged if resume else None)
             stack.callback(metrics_file.close)
@@ -478,6 +481,7 @@ def run(
             )  # fmt: skip
             for callback in following:
                 callback.start(run_info)
+                stack.callback(lambda each: each.end(summary, outcome), callback)
         bar.line(_headline(recipe, dataset, config, folder, state.step, last_step))
         if runtime.compile and not compiled:
             bar.line(f"not compiled: {'dropout_ramp changes the network' if ramps else 'no compiler was found'}")
@@ -487,7 +491,6 @@ def run(
         batches = _batches_from(loader, state.step)
         saved_at = time.monotonic()
         agree_every = 1 if device.type == "cpu" or world == 1 else 16  # asking makes a GPU finish its queue
-        outcome, summary = "failed", {}
         try:
             with (
                 signals() as stopped,
@@ -534,8 +537,9 @@ def run(
                         now = sums.result(lambda own: own * shard.world)
                         bar.show(state.step, now["train_loss"], now["train_acc"], now["images"] / state.seconds)
                     if state.step % agree_every == 0:
-                        save_is_due = time.monotonic() - saved_at >= 60 * runtime.save_every
+                        began, save_is_due = time.perf_counter(), time.monotonic() - saved_at >= 60 * runtime.save_every
                         has_signal, saving = any_process(stopped() is not None, save_is_due)
+                        state.seconds += time.perf_counter() - began  # a GPU finishes its queue
                         stopping |= has_signal
                         if saving:
                             save()
@@ -548,8 +552,6 @@ def run(
         finally:
             for layer, p in dropouts:
                 layer.p = p  # of a network that was given, for its next run
-            for callback in following:
-                callback.end(summary, outcome)  # type: ignore[arg-type]
         return done
 
 

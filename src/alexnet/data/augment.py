@@ -198,7 +198,7 @@ def _pca_color(images: Tensor, draws: Draws, scale: Callable[[np.ndarray], np.nd
     values, vectors = statistics(draws.images).components
     noise = torch.from_numpy(0.1 * vectors * scale(values)).float()  # [3, 3], in pixel values of 0..255
     noise = (noise / (255 * torch.tensor(draws.norm.std)[:, None])).T
-    shift = (draws.randn(3) @ noise).to(images.device)
+    shift = (draws.randn(3) @ noise).to(images.device, non_blocking=True)
     return (images + shift[:, :, None, None]) / divisor
 
 
@@ -207,7 +207,7 @@ def cutout(images: Tensor, draws: Draws, side: int = 64) -> Tensor:
     """Set a square of 64 pixels to the mean, which is 0; its centre lies anywhere (DeVries and Taylor 2017)."""
     pixels = torch.arange(images.shape[-1])
     centre = (draws.rand(2, 1) * len(pixels)).long()
-    inside = ((pixels - centre + side // 2) // side == 0).to(images.device)  # [B, 2, S]
+    inside = ((pixels - centre + side // 2) // side == 0).to(images.device, non_blocking=True)  # [B, 2, S]
     return images.masked_fill((inside[:, 0, :, None] & inside[:, 1, None])[:, None], 0.0)
 
 

@@ -234,6 +234,8 @@ class Dataset:
     """Whether a mirrored image is still of its class; a mirrored digit is not."""
     test: Images | None = None
     """What a run is evaluated on once, at its end; None where ``val`` is the test set."""
+    fewer: int | None = None
+    """What ``with_fewer`` was called with."""
     notes: tuple[str, ...] = ()
     """Lines for the user, such as how many files of a folder are no images."""
 
@@ -253,9 +255,11 @@ class Dataset:
 
     def with_fewer(self, count: int) -> Dataset:
         """This data set with about ``count`` of its training images, of each class its share, always the same."""
+        if self.fewer == count:
+            return self
         self._check_count("images", count)
         taken = _one_in(len(self.train) / count, self.train.labels, spare=0)
-        return replace(self, train=self.train.subset(np.flatnonzero(taken)))
+        return replace(self, train=self.train.subset(np.flatnonzero(taken)), fewer=count)
 
     def with_holdout(self, count: int) -> Dataset:
         """This data set with about ``count`` training images to validate on, of each class its share, always the same.

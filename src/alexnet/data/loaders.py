@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -107,6 +107,8 @@ class BatchLoader:
         order = epoch_order(count, self.recipe.seed, epoch)
         draws = functools.partial(Draws, self.recipe, epoch, order, images=self.images, norm=self.norm)
         boxes = self._augment("box", Boxes.central(count, self.size), draws("box"))
+        if self.pixels is not None:
+            boxes = replace(boxes, mirrored=boxes.mirrored.to(self.device))  # once an epoch, as the order
         color, crop = draws("color"), draws("crop")
         labels = torch.from_numpy(self.images.labels)[order].to(self.device)
         batches = [slice(first + rank, min(first + step, count), world) for first in range(start * step, count, step)]
@@ -140,7 +142,8 @@ class BatchLoader:
         rows = [range(len(order))[places] for places in batches]
         crops = prefetch(read, itertools.chain.from_iterable(rows), most=2 * self.recipe.batch_size)
         for places, own in zip(batches, rows, strict=True):
-            pixels = torch.from_numpy(np.stack(list(islice(crops, len(own))))).to(self.device).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(np.stack(list(islice(crops, len(own))))).permute(0, 3, 1, 2)
+            pixels = pixels.to(self.device, non_blocking=True)
             mean = self.mean
             if self.norm.mean_image:  # of each crop, the part of the mean image that lies where it was cut
                 mean = self.cut(mean.expand(len(own), -1, -1, -1), boxes[places])
