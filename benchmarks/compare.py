@@ -118,6 +118,9 @@ class Baseline:
         self.net = AlexNet_2012(len(dataset.classes), init="zero-bias").to(device)
         for name in ("norm1", "norm2"):
             setattr(self.net.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0))
+        for layer in self.net.modules():
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = True  # as in the published code
         self.optimizer = torch.optim.SGD(self.net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, STEPS)
         self.batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
@@ -127,6 +130,9 @@ class Baseline:
 
     def train_step(self) -> float:
         steps = 30 if self.quick else 4
+        if self.quick:  # what the workers have prepared meanwhile
+            for _ in range(2 * WORKERS["num_workers"]):  # type: ignore[call-overload]
+                next(self.batches)
 
         def work() -> None:
             self.net.train()
@@ -198,16 +204,18 @@ class Rounds(Callback):
     """Sends the times of each row, and waits for the next turn."""
 
     def __init__(self, pipe: Connection, steps: int) -> None:
-        self.pipe, self.steps = pipe, steps
+        self.pipe, self.steps, self.validations = pipe, steps, 1
 
     def start(self, run: train.RunInfo) -> None:
         self.run = run
         self.pipe.recv()
 
     def row(self, row: dict[str, float]) -> None:
-        if "val_seconds" not in row:  # an epoch's end between two rounds
+        if "val_seconds" not in row:  # an epoch's end between two rounds; the next row includes its validation
+            self.validations += 1
             return
-        per_image = row["val_seconds"] / len(self.run.dataset.val)
+        per_image = row["val_seconds"] / len(self.run.dataset.val) / self.validations
+        self.validations = 1
         figures = {"train_step": row["seconds"] / self.steps, "validation": per_image * VALIDATED}
         if row["step"] == self.steps:
             figures["peak_memory"] = peak_memory(next(self.run.model.parameters()).device)

@@ -138,7 +138,7 @@ def measure(recipe: recipes.Recipe, dataset: Dataset, tta: Sequence[str] = ()) -
         run = load_run(result.folder)
         by_tta = {each: evaluate(run.model(), dataset, each)["top1"] for each in tta}
     kept = ("val_acc", "val_loss", "train_acc", "train_loss", "grad_norm", "step")
-    place = {"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}
+    place = {"spec": "FOLDER"} if Path(dataset.spec).is_dir() else {}
     return {
         **{key: run.final[key] for key in kept},
         "seconds": round(seconds, 1),
