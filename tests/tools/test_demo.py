@@ -1,5 +1,6 @@
 """The demo: its HTML whatever a class is called, what it refuses, and the page in a browser without a network."""
 
+import dataclasses
 import re
 import shutil
 import socket
@@ -119,6 +120,21 @@ def test_a_bad_file_is_answered_with_one_line(shown, picture, monkeypatch, data)
     (line,) = parsed(html).iter("p")
     assert line.text.startswith("a photograph.png")
     assert "\n" not in line.text
+
+
+def test_only_open_image_reads_an_upload(shown):
+    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install 'alexnet-2012[demo]'")
+    (photo,) = (block for block in shown.build().blocks.values() if isinstance(block, gradio.Image))
+    assert photo.preprocess(photo.data_model(path="no image.heic")) == "no image.heic"
+    assert photo.preprocess(None) is None
+
+
+def test_names_that_are_not_utf_8_are_shown(model, monkeypatch, picture):
+    monkeypatch.setattr(model, "info", dataclasses.replace(model.info, classes=("caf\udce9",) * len(HOSTILE)))
+    alone = Demo(model, device="cpu", precision="fp32")
+    for html in (alone.header(), alone.answer(str(picture))[0]):
+        assert "caf?" in html
+        html.encode("utf-8")
 
 
 def test_addresses_that_cannot_be_used(model):

@@ -80,7 +80,8 @@ class Demo:
         if not self.dataset:
             return []
         val = self.dataset.val
-        return [(val.image(i), self.info.classes[val.labels[i]]) for i in analysis.choose_examples(self.dataset)]
+        names = [name.encode("utf-8", "replace").decode("utf-8") for name in self.info.classes]
+        return [(val.image(i), names[val.labels[i]]) for i in analysis.choose_examples(self.dataset)]
 
     def answer(self, file: str | None) -> tuple[str, Tensor | None]:
         """The answer to an image file, and the image as the network's input ``[3, S, S]`` for ``nearest``."""
@@ -124,11 +125,12 @@ class Demo:
             image = gr.State(None)
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
-                    # image_mode=None: the file as it was uploaded, which only open_image decodes
-                    photo = gr.Image(
+                    photo: Any = gr.Image(
                         type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], format="png",
                         label="Your image", height=320, buttons=[],
                     )  # fmt: skip
+                    # the file as it was uploaded: open_image decodes it, or refuses it in its own words
+                    photo.preprocess = lambda upload: upload and upload.path
                     gallery = gr.Gallery(
                         examples, format="png", label="Examples", columns=5, height="auto", object_fit="contain",
                         allow_preview=False, interactive=False, buttons=[], visible=bool(examples),
@@ -144,7 +146,7 @@ class Demo:
             quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
             gallery.select(choose, None, photo, **quiet)
             answered = photo.change(self.answer, photo, [answer, image], trigger_mode="always_last", **quiet)
-            answered.then(self.nearest, image, near, trigger_mode="always_last", **quiet)
+            answered.success(self.nearest, image, near, trigger_mode="always_last", **quiet)
         blocks.queue(max_size=MAX_WAITING, api_open=False)
         return blocks
 

@@ -123,7 +123,7 @@ def probe_recipe(recipe: Recipe, data_dir: str = "data") -> list[dict[str, Any]]
     """``probe`` the recipe's fresh network on a batch of its training images, on the CPU."""
     dataset = datasets.load(recipe.data, data_dir)
     generator = torch.manual_seed(recipe.seed)
-    model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult)
+    model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     normalization = make_normalization(recipe.input_scale, dataset.train)
     order = torch.randperm(len(dataset.train), generator=generator)[:PROBE_BATCH].tolist()
     size = model.variant.image_sizes[0]

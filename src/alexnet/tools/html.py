@@ -36,10 +36,12 @@ CSS_VARIABLES = {
 def render(template: str, **values: Any) -> str:
     """Return the HTML of ``templates/TEMPLATE``. All text in ``values`` is escaped, except ``Markup``.
 
+    Characters that UTF-8 cannot encode, which names of files may have, become ``?``.
+
     Raises:
         jinja2.UndefinedError: the template uses a value that was not given.
     """
-    return _environment().get_template(template).render(**values)
+    return _environment().get_template(template).render(**values).encode("utf-8", "replace").decode("utf-8")
 
 
 def check_page(path: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from alexnet.data.datasets import Images
+from alexnet.evaluate import info_of
 from alexnet.model import AlexNet_2012
 from alexnet.tools.explain.analysis import Explanation, ReceptiveField, correlation, receptive_field
 from alexnet.tools.html import png_uri
@@ -33,6 +34,7 @@ def draw_explanation(model: AlexNet_2012, found: Explanation, classes: Sequence[
     return {
         "view": png_uri(found.view),
         "side": found.view.width,
+        "warped": info_of(model).normalization.resize == "warp",
         "top": [{"name": classes[index], "probability": share} for index, share in found.top],
         "evidence": [
             {
