@@ -412,9 +412,11 @@ def test_a_file_that_describes_itself_may_have_any_name(tmp_path):
 
 
 def test_arguments_of_a_network_that_describes_itself_are_refused():
-    with pytest.raises(ValueError, match="dropout, num_classes cannot be changed: cifar10-small"):
-        AlexNet_2012.from_pretrained("cifar10-small", num_classes=4, dropout=0.1)
-    model = AlexNet_2012.from_pretrained("cifar10-small", map_location="meta", local_files_only=True)
+    for wrong in ({"num_classes": 4}, {"dropout": 0.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .* cifar10-small"):
+            AlexNet_2012.from_pretrained("cifar10-small", **wrong)
+    same = {"num_classes": 10, "map_location": "meta", "local_files_only": True}
+    model = AlexNet_2012.from_pretrained("cifar10-small", **same)
     assert model.classifier.fc8.weight.is_meta
 
 
@@ -431,10 +433,11 @@ def test_a_new_last_layer_is_saved_without_the_old_classes(tmp_path):
     model.classifier[-1] = nn.Linear(1024, 3)
     with pytest.raises(ValueError, match="10 classes"):
         info_of(model)
+    assert AlexNet_2012(5, width_mult=1 / 16).num_classes == 5
     with pytest.warns(UserWarning, match="10 classes"):
         model.save_pretrained(tmp_path)
     again = AlexNet_2012.from_pretrained(tmp_path)
-    assert (again.num_classes, again.info) == (3, None)
+    assert (again.num_classes, again.info, model.info.num_classes) == (3, None, 10)
     assert torch.equal(again.classifier.fc8.weight, model.classifier.fc8.weight)
 
 

@@ -338,8 +338,9 @@ class AlexNet_2012(
 
     @property
     def num_classes(self) -> int:
-        """The number of logits, also after ``fc8`` was replaced by another linear layer."""
-        return int(self.classifier.fc8.out_features)  # type: ignore[union-attr, arg-type]
+        """The number of outputs, also after ``fc8`` was replaced."""
+        sizes: list[Any] = [layer.out_features for layer in self.modules() if hasattr(layer, "out_features")]
+        return int(sizes[-1])
 
     @torch.no_grad()
     def initialize(self, init: str) -> None:
@@ -413,7 +414,7 @@ class AlexNet_2012(
             pretrained_model_name_or_path: a folder that ``save_pretrained`` wrote, a repository of the Hugging Face
                 Hub, or what ``load_model`` takes, such as ``cifar10-small``, which comes with this package.
             options: as in huggingface_hub's mixin; ``strict`` is True by default. A file that describes its network
-                takes no arguments of the network.
+                accepts no other arguments of the network.
 
         Raises:
             FileNotFoundError: nothing there to load.
@@ -424,10 +425,11 @@ class AlexNet_2012(
             return super().from_pretrained(name, **options)
         from alexnet.checkpoint import load_model
 
-        device = options.pop("map_location", "cpu")
-        if unknown := options.keys() - DOWNLOAD - {"strict"}:
-            raise ValueError(f"{', '.join(sorted(unknown))} cannot be changed: {name} describes its own network")
-        return load_model(name).requires_grad_().to(device)  # type: ignore[return-value]
+        model = load_model(name).requires_grad_().to(options.get("map_location", "cpu"))
+        for argument, value in model._arguments().items():
+            if options.get(argument, value) != value:
+                raise ValueError(f"{argument} must be {value}, because {name} describes its own network")
+        return model  # type: ignore[return-value]
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]
@@ -463,15 +465,22 @@ class AlexNet_2012(
 
         ``info`` is left out, with a warning, if it has other classes than the network, whose ``fc8`` was replaced then.
         """
-        if self.info and self.info.num_classes != self.num_classes:
+        info = self.info
+        if info and info.num_classes != self.num_classes:
             warnings.warn(
-                f"saved without info, which has {self.info.num_classes} classes; the network has {self.num_classes}",
+                f"saved without info, which has {info.num_classes} classes; the network has {self.num_classes}",
                 stacklevel=2,
             )
             self.info = None
-        own = {"variant": self.variant.name, "width_mult": self.width_mult, "dropout": self.variant.dropout}
-        config = config or {"num_classes": self.num_classes, **own}
-        return super().save_pretrained(save_directory, config=config, **options)
+        try:
+            return super().save_pretrained(save_directory, config=config or self._arguments(), **options)
+        finally:
+            self.info = info
+
+    def _arguments(self) -> dict[str, Any]:
+        """Those of the arguments that weights need."""
+        own = (self.num_classes, self.variant.name, self.width_mult, self.variant.dropout)
+        return dict(zip(NETWORK, own, strict=True))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         from alexnet.checkpoint import save_weights

@@ -180,11 +180,12 @@ def run(
         recipe = dataclasses.replace(recipe, variant=name, width_mult=model.width_mult, dropout=model.variant.dropout)
     runtime = runtime or runtime_for(recipe.name)
     folder = Path(out) if out else Path("runs") / recipe.name
-    if parallel is not None:
+    towers = not isinstance(parallel, DataParallel | None)
+    if towers:
         runtime = dataclasses.replace(runtime, parallel="towers")
     elif runtime.parallel == "towers":
         raise FieldError("parallel", "data, unless train.run is called with parallel=TwoTowers()", "towers")
-    if recipe.muon_lr and parallel is not None:  # half a matrix would be orthogonalised
+    if recipe.muon_lr and towers:  # half a matrix would be orthogonalised
         raise FieldError("muon_lr", "0 if parallel is towers", recipe.muon_lr)
     system.keep_freed_memory()
     device = system.pick_device(runtime.device)
@@ -466,6 +467,7 @@ def run(
 
         # --- callbacks
         following: list[Callback] = []
+        started: list[Callback] = []
         outcome: Any = "failed"
         summary: dict[str, float] = {}
         if is_main:
@@ -479,12 +481,19 @@ def run(
                 recipe, runtime, folder, config, net, dataset, len(dataset.classes), total_steps, steps_per_epoch,
                 metrics_file.count, state.logged if resume else None, bar.line,
             )  # fmt: skip
+
+            def end_callbacks() -> None:
+                with contextlib.ExitStack() as ends:  # calls the last one first, and all of them if one raises
+                    for callback in reversed(started):
+                        ends.callback(callback.end, summary, outcome)
+
+            stack.callback(end_callbacks)
             for callback in following:
                 callback.start(run_info)
-                stack.callback(lambda each: each.end(summary, outcome), callback)
+                started.append(callback)
         bar.line(_headline(recipe, dataset, config, folder, state.step, last_step))
         if runtime.compile and not compiled:
-            bar.line(f"not compiled: {'dropout_ramp changes the network' if ramps else 'no compiler was found'}")
+            bar.line(f"not compiled: {'dropout_ramp is on' if ramps else 'torch.compile does not work here'}")
         bar.start(last_step, state.step)
 
         # --- the loop
@@ -709,7 +718,7 @@ class PlateauWarning(Callback):
     """Says once, from step 200 on, that the loss is still that of guessing, and the likely cause."""
 
     def start(self, run: RunInfo) -> None:
-        self.run, self.warned = run, not isinstance(run.model, AlexNet_2012)  # the hint is about its recipes
+        self.run, self.warned = run, run.config["given_model"]  # the hint is about a recipe's own start
 
     def row(self, row: dict[str, float]) -> None:
         chance = math.log(self.run.num_classes)

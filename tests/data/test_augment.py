@@ -11,7 +11,6 @@ from alexnet import recipes
 from alexnet.data.augment import AUGMENTATIONS, BoxCrops, Boxes, Draws, cut_box
 from alexnet.data.datasets import Images, Pixels
 from alexnet.data.normalization import IMAGENET, Normalization, statistics
-from alexnet.recipes import FieldError
 
 CPU = torch.device("cpu")
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
@@ -52,11 +51,6 @@ def test_boxes_are_cut_as_torchvision_does(names, side):
         image = TF.hflip(image) if found.mirrored[i] else image
         assert (ours[i] - TF.pil_to_tensor(image).float()).abs().max() <= 2.0
     assert found.mirrored.any() == ("flip" in names)
-
-
-def test_two_kinds_of_crop_are_refused():
-    with pytest.raises(FieldError, match="augment"):
-        boxes("random_resized_crop", "random_crop")
 
 
 def test_even_images_of_any_side_stay_even():

@@ -137,6 +137,7 @@ def test_the_order_of_a_million_is_a_function_of_seed_and_epoch():
 def test_refusals(digits):
     for field, options in {
         "batch_size": {"batch_size": 5000}, "augment": {"augment": ("random_crop", "flipp")},
+        "augment must be a list with one": {"augment": ("random_crop", "random_resized_crop")},
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=field):
             open_(digits, **options)

@@ -214,6 +214,8 @@ def test_other_training_images_do_not_hinder_a_comparison(tmp_path):
     data = [DATA | {"fingerprint": each * 16, "val_fingerprint": "0" * 16} for each in "ab"]
     folders = group(tmp_path, "base", [70, 71, 69], data=data[0])
     assert "better" in findings(*folders, *group(tmp_path, "new", [80, 81, 79], lr=0.02, data=data[1]))[0]
+    older = group(tmp_path, "old", [80, 81, 79], lr=0.03, data=DATA | {"fingerprint": "a" * 16})
+    assert "better" in findings(*folders, *older)[0]
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,19 @@ import torch
 from torch import Tensor
 
 from alexnet.data.normalization import RESIZE, Normalization, resampling_matrix, resize_pixels, statistics
-from alexnet.recipes import FieldError
 
 if TYPE_CHECKING:
     from alexnet.data.datasets import Images
     from alexnet.recipes import Recipe
 
 __all__ = [
-    "AUGMENTATIONS", "MIRRORS", "Augmentation", "BoxCrops", "Boxes", "Draws", "augmentation", "cut_box", "generator",
+    "AUGMENTATIONS", "CROPS", "MIRRORS", "Augmentation", "BoxCrops", "Boxes", "Draws", "augmentation", "cut_box",
+    "generator",
 ]  # fmt: skip
 
 Stage = Literal["box", "color", "crop"]
 STREAMS = {"order": 0, "box": 1, "color": 3, "crop": 4, "mirror": 5}  # of independent random numbers
+CROPS = ("random_resized_crop", "random_crop")  # a list of augmentations may have one of them
 MIRRORS = ("flip", "alternating_flip")  # left out where a mirrored image is of no class, as of digits
 
 
@@ -154,8 +155,6 @@ def random_resized_crop(boxes: Boxes, draws: Draws) -> Boxes:
 def random_crop(boxes: Boxes, draws: Draws) -> Boxes:
     """A crop anywhere in the 256×256 pixels, as it is: the paper, section 4.1."""
     size = int(boxes.height[0])
-    if not (boxes.height == size).all():
-        raise FieldError("augment", "a list with one kind of crop", draws.recipe.augment)
     top, left = draws.randint(RESIZE - size + 1), draws.randint(RESIZE - size + 1)
     return replace(boxes, top=top, left=left)
 
@@ -198,7 +197,7 @@ def _pca_color(images: Tensor, draws: Draws, scale: Callable[[np.ndarray], np.nd
     values, vectors = statistics(draws.images).components
     noise = torch.from_numpy(0.1 * vectors * scale(values)).float()  # [3, 3], in pixel values of 0..255
     noise = (noise / (255 * torch.tensor(draws.norm.std)[:, None])).T
-    shift = (draws.randn(3) @ noise).to(images.device, non_blocking=True)
+    shift = (draws.randn(3) @ noise).to(images.device, non_blocking=images.is_cuda)
     return (images + shift[:, :, None, None]) / divisor
 
 
@@ -207,7 +206,8 @@ def cutout(images: Tensor, draws: Draws, side: int = 64) -> Tensor:
     """Set a square of 64 pixels to the mean, which is 0; its centre lies anywhere (DeVries and Taylor 2017)."""
     pixels = torch.arange(images.shape[-1])
     centre = (draws.rand(2, 1) * len(pixels)).long()
-    inside = ((pixels - centre + side // 2) // side == 0).to(images.device, non_blocking=True)  # [B, 2, S]
+    inside = (pixels - centre + side // 2) // side == 0
+    inside = inside.to(images.device, non_blocking=images.is_cuda)  # [B, 2, S]
     return images.masked_fill((inside[:, 0, :, None] & inside[:, 1, None])[:, None], 0.0)
 
 

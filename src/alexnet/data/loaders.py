@@ -20,7 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.augment import AUGMENTATIONS, MIRRORS, STREAMS, BoxCrops, Boxes, Draws, Stage, cut_box, generator
+from alexnet.data.augment import (
+    AUGMENTATIONS,
+    CROPS,
+    MIRRORS,
+    STREAMS,
+    BoxCrops,
+    Boxes,
+    Draws,
+    Stage,
+    cut_box,
+    generator,
+)
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.images import prefetch
 from alexnet.data.normalization import RESIZE, Normalization, are_small, central_pixels, mean_pixels, normalized
@@ -73,6 +84,8 @@ def open_loader(
         raise FieldError("batch_size", f"one that leaves {shard.world} images or more for an epoch's last batch", batch)
     for name in recipe.augment:
         check_choice("augment", name, AUGMENTATIONS)
+    if len(set(recipe.augment) & set(CROPS)) > 1:
+        raise FieldError("augment", f"a list with one of {' and '.join(CROPS)}", recipe.augment)
     resident = runtime.loader != "workers" and are_small(dataset.train)
     if runtime.loader == "resident" and not resident:
         allowed = f"auto or workers, for the images of {dataset.name} are not small squares, or too many for memory"
@@ -143,7 +156,7 @@ class BatchLoader:
         crops = prefetch(read, itertools.chain.from_iterable(rows), most=2 * self.recipe.batch_size)
         for places, own in zip(batches, rows, strict=True):
             pixels = torch.from_numpy(np.stack(list(islice(crops, len(own))))).permute(0, 3, 1, 2)
-            pixels = pixels.to(self.device, non_blocking=True)
+            pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda")
             mean = self.mean
             if self.norm.mean_image:  # of each crop, the part of the mean image that lies where it was cut
                 mean = self.cut(mean.expand(len(own), -1, -1, -1), boxes[places])

@@ -129,11 +129,15 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
         ``count``, ``mean``, ``low``, ``high`` (points) and ``p``; None if nothing can be claimed.
     """
     seeds = [seed for seed in first.results if seed in second.results]
-    images = {
-        (run.config["data"]["name"], _fingerprint(run, setting.results[seed]), setting.results[seed].images)
+    measured = [
+        (setting.finished[seed].config["data"], accuracy)
         for setting in (first, second)
-        for seed, run in setting.finished.items()
-    }
+        for seed, accuracy in setting.results.items()
+    ]
+    prints = [data.get(accuracy.name.replace("acc", "fingerprint")) for data, accuracy in measured]
+    if None in prints:  # older runs recorded the fingerprint of the whole data set alone
+        prints = [data.get("fingerprint") for data, _ in measured]
+    images = {(data["name"], accuracy.images, each) for (data, accuracy), each in zip(measured, prints, strict=True)}
     difference = None
     if len(seeds) < FEWEST_SEEDS or len(images) > 1:
         needs = f"a claim needs {FEWEST_SEEDS} seeds that each of them has finished; they share {len(seeds)}"
@@ -150,12 +154,6 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
             f"(95% interval {interval}, paired over {len(seeds)} seeds, p = {p:.2g})."
         )
     return {"first": first.label, "second": second.label, "seeds": seeds, "difference": difference, "text": text}
-
-
-def _fingerprint(run: Run, accuracy: one.Accuracy) -> str | None:
-    """Of the images that an accuracy was measured on; older runs recorded that of all images of the data set."""
-    data = run.config["data"]
-    return data.get(accuracy.name.replace("acc", "fingerprint")) or data.get("fingerprint")  # type: ignore[no-any-return]
 
 
 def _paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float, float]:
