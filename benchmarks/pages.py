@@ -166,7 +166,8 @@ def with_interval(record: Record) -> str:
     return f"{test_accuracy(record):.2f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def accuracy_table(accuracy: Iterable[Record]) -> str:
+def accuracy_table(accuracy: Iterable[Record], *, short: bool = False) -> str:
+    """A row for each setting. ``short``: without what a data set's name has behind its first words."""
     head = ["recipe", "data", "epochs", "runs", "test accuracy, %", "test loss", "minutes a run", "on"]
     rows = []
     for runs in groups(accuracy):
@@ -176,7 +177,8 @@ def accuracy_table(accuracy: Iterable[Record]) -> str:
         loss = spread([final.get("test_loss", final["val_loss"]) for final in finals], 3)
         minutes = spread([run["wall_seconds"] / 60 for run in runs if run["wall_seconds"]], 0)
         place = f"{first['device']}, {first['precision']}"
-        rows.append([f"`{setting(first)}`", data_of(first), epochs, str(len(runs)), share, loss, minutes, place])
+        data = re.sub(r" (of|\().*", "", data_of(first)) if short else data_of(first)
+        rows.append([f"`{setting(first)}`", data, epochs, str(len(runs)), share, loss, minutes, place])
     return table(head, rows)
 
 
@@ -337,7 +339,7 @@ def shown_run(accuracy: Sequence[Record]) -> Record | None:
 def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     """The generated parts of README, by the name in their markers."""
     full = full_runs(found["accuracy"])
-    results = [accuracy_table(each for each in found["accuracy"] if each in full or "bundled" in each)]
+    results = [accuracy_table((each for each in found["accuracy"] if each in full or "bundled" in each), short=True)]
     results += [
         f"`alexnet train {record['recipe']}` ends above the published run's {record['accuracy']:g}% after "
         f"**{record['seconds'] / 60:.1f} minutes** ([three seeds](RESULTS.md#minutes-to-an-accuracy)); the baseline's "
@@ -355,7 +357,6 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
         curves += [f"The curves that every run leaves in its folder; here `classic` on the {data_of(record)}, seed 0."]
     if len(full_runs(found["accuracy"])) > 1:
         curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
-        curves += ["Full runs. Each point of `train_loss` is the mean since the previous point."]
     words = {
         "reproduced": "held", "partly": "held in part", "not reproduced": "did not hold", "too few runs": "undecided",
         "": "not tested yet",
