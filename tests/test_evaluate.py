@@ -134,7 +134,8 @@ def test_the_precision_is_that_of_the_network_alone(model, dataset, folder, prec
 
 
 @pytest.mark.parametrize("classes", [("ant", "bee", "fly"), ("ant", "bee"), ("bee", "ant", "cow"), (*CLASSES, "x")])
-def test_other_classes_are_refused(model, dataset, classes):
+def test_other_classes_are_refused(dataset, classes):
+    model = AlexNet_2012(len(classes), width_mult=1 / 16)
     model.info = ModelInfo("classic", classes, NORM, "noise", width_mult=1 / 16)
     with pytest.raises(FieldError, match=r"^data must ") as error:
         evaluate(model, dataset)
