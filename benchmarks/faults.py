@@ -59,7 +59,7 @@ ERRORS = ("ENOSPC", "EIO", "EROFS")
 CALLS = "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,ftruncate"
 FORK = multiprocessing.get_context("forkserver")  # of a process that has imported everything: a run starts at once
 FORK.set_forkserver_preload(
-    ["alexnet.train", "torchvision", "torch._dynamo", "torch.distributed", "matplotlib.backends.backend_agg", "runs"]
+    ["alexnet.train", "torchvision", "torch._dynamo", "torch.distributed", "matplotlib.backends.backend_agg"]
 )
 Found = dict[str, Any]
 
