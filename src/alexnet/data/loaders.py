@@ -31,7 +31,7 @@ from alexnet.data.augment import (
     Stage,
     cut_box,
     generator,
-)
+)  # fmt: skip
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.images import prefetch
 from alexnet.data.normalization import RESIZE, Normalization, are_small, central_pixels, mean_pixels, normalized
