@@ -1,8 +1,9 @@
-"""The machine: which device can be used, what torch.compile needs, where the cache is, and whose commit it is."""
+"""The machine: which device and precision are used, what torch.compile needs, where the cache is, and whose commit it is."""
 
 import importlib.util
 import subprocess
 import sysconfig
+import timeit
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ def test_a_gpu_is_used_if_torch_supports_it(monkeypatch, capability, architectur
         system.pick_device("cuda")
     with pytest.raises(FieldError):
         system.pick_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("features", "seconds", "picked"),
+    [
+        ({"avx512_bf16": True}, {torch.bfloat16: 1.0, torch.float32: 2.0}, "bf16"),
+        ({"avx512_bf16": True}, {torch.bfloat16: 2.0, torch.float32: 1.0}, "fp32"),
+        ({"avx2": True}, {}, "fp32"),
+    ],
+)
+def test_a_cpu_computes_in_bf16_only_where_that_is_faster(monkeypatch, features, seconds, picked):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    monkeypatch.setattr(timeit, "repeat", lambda product, **kwargs: [seconds[product().dtype]])
+    system._bf16_is_faster_on_cpu.cache_clear()
+    assert system.pick_precision("auto", torch.device("cpu")) == picked
+    assert system.pick_precision("bf16", torch.device("cpu")) == "bf16"
+    system._bf16_is_faster_on_cpu.cache_clear()
 
 
 def test_a_gpu_compiles_with_pythons_headers_alone(monkeypatch, tmp_path):
