@@ -32,6 +32,7 @@ from record import ROOT
 
 Record = dict[str, Any]
 LOSSY = "lossy copy of CIFAR-10 (JPEG q75)"
+USUAL = "AMD EPYC, 2 cores; torch 2.15.0+cu132"  # the machine that RESULTS.md names once
 NAMES = {"CIFAR-10 (JPEG q75 copy)": LOSSY, "synthetic 32×32": "noise in CIFAR-10's shape"}
 COLOURS = {
     "classic": "#1b6ca8", "modern": "#2e8b57", "reference": "#d1495b", "source": "#2e8b57", "paper": "#1b6ca8",
@@ -50,7 +51,7 @@ MEASURES = {
     "peak_memory": "peak memory of steps and validations",
 }
 OUTCOMES = {
-    "runs": "runs", "states": "different states", "refused": "refused", "harmless": "read as they were",
+    "runs": "runs", "states": "different states", "refused": "refused", "harmless": "read back unchanged",
     "outlived": "continued", "survived": "continued", "seconds_to_start": "s to start",
     "milliseconds_a_row": "ms a row",
 }  # fmt: skip
@@ -107,7 +108,12 @@ def origins(record: Record) -> str:
     commits: dict[str, list[str]] = defaultdict(list)
     for run in record["runs"]:
         commits[machine(run)].append(run["commit"])
-    return "; ".join(f"{name}, commit {', '.join(dict.fromkeys(each))}" for name, each in commits.items())
+    return "; ".join(f"commit {', '.join(dict.fromkeys(each))}{on(name)}" for name, each in commits.items())
+
+
+def on(name: str) -> str:
+    """The machine, unless it is the usual one."""
+    return f" on {name}" if name != USUAL else ""
 
 
 def notes(record: Record) -> str:
@@ -167,8 +173,8 @@ def with_interval(record: Record) -> str:
 
 
 def accuracy_table(accuracy: Iterable[Record], *, short: bool = False) -> str:
-    """A row for each setting. ``short``: without what a data set's name has behind its first words."""
-    head = ["recipe", "data", "epochs", "runs", "test accuracy, %", "test loss", "minutes a run", "on"]
+    """A row for each setting. ``short``: without the last columns, and the data set's name cut to its first words."""
+    head = ["recipe", "data", "epochs", "runs", "test accuracy, %", "minutes a run", "test loss", "on"]
     rows = []
     for runs in groups(accuracy):
         first, finals = runs[0], [run["final"] for run in runs]
@@ -178,8 +184,8 @@ def accuracy_table(accuracy: Iterable[Record], *, short: bool = False) -> str:
         minutes = spread([run["wall_seconds"] / 60 for run in runs if run["wall_seconds"]], 0)
         place = f"{first['device']}, {first['precision']}"
         data = re.sub(r" (of|\().*", "", data_of(first)) if short else data_of(first)
-        rows.append([f"`{setting(first)}`", data, epochs, str(len(runs)), share, loss, minutes, place])
-    return table(head, rows)
+        rows.append([f"`{setting(first)}`", data, epochs, str(len(runs)), share, minutes, loss, place])
+    return table(head[:6], [row[:6] for row in rows]) if short else table(head, rows)
 
 
 def most_accurate(accuracy: Iterable[Record]) -> Record | None:
@@ -187,12 +193,12 @@ def most_accurate(accuracy: Iterable[Record]) -> Record | None:
     return max((each for each in full_runs(accuracy) if each["recipe"]["seed"] == 0), key=test_accuracy, default=None)
 
 
-def confusion_table(record: Record) -> str:
-    rows = [
-        [name, f"{100 * row[i] / sum(row):.1f}", *(f"**{n}**" if i == j else str(n) for j, n in enumerate(row))]
-        for i, (name, row) in enumerate(zip(record["classes"], record["confusion"], strict=True))
-    ]
-    return table(["true class", "correct, %", *record["classes"]], rows)
+def most_confused(record: Record, count: int = 4) -> str:
+    """The most frequent errors of a run in words."""
+    names, pairs = record["classes"], []
+    for i, row in enumerate(record["confusion"]):
+        pairs += [(n, f"{n} of {sum(row):,} images of {names[i]} as {names[j]}") for j, n in enumerate(row) if i != j]
+    return ", ".join(text for _, text in sorted(pairs, reverse=True)[:count])
 
 
 # --- speed
@@ -202,10 +208,10 @@ def rate_of(record: Record) -> float:
     return float((record | record["hardware"])["matrix_tflops_bf16"])
 
 
-def speed_table(record: Record, names: Iterable[str] = MEASURES) -> str:
+def speed_table(record: Record) -> str:
     by_name = {row["name"]: row for row in record["rows"]}
     rows = []
-    for row in (by_name[name] for name in names if name in by_name):
+    for row in (by_name[name] for name in MEASURES if name in by_name):
         sides = [
             f"{number(row[side])} ({number(min(row[f'{side}_all']))} to {number(max(row[f'{side}_all']))})"
             for side in ("ours", "baseline")
@@ -292,6 +298,18 @@ def claims_table(found: Sequence[Record]) -> str:
     return table(["claim", "the paper", "verdict"], rows)
 
 
+def scope(record: Record) -> str:
+    """What a verdict covers: data, seeds and what was shortened."""
+    sentences = "; ".join(finding["sentence"] for finding in record["findings"])
+    text: str = record["reason"].replace(sentences, "").strip(" .")
+    return text.replace("CIFAR-10 (JPEG q75 copy)", LOSSY) + "."
+
+
+def effect(finding: Record) -> str:
+    """The measured effect of a comparison. The paper's number stands in the table of claims."""
+    return re.sub(r"-(?=\d)", "−", re.sub(r"; the paper: .*", "", finding["sentence"]))
+
+
 def faults_table(record: Record) -> str:
     kinds: dict[str, list[Record]] = defaultdict(list)
     for run in record["runs"]:
@@ -326,7 +344,10 @@ def results_page(found: dict[str, list[Record]]) -> str:
     files = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=files, undefined=jinja2.StrictUndefined, autoescape=False)
     environment.filters |= {"link": link, "combine": lambda one, other: one | other}
-    environment.globals |= {name: each for name, each in globals().items() if callable(each)} | {"lossy": LOSSY}
+    environment.globals |= {name: each for name, each in globals().items() if callable(each)} | {
+        "lossy": LOSSY,
+        "usual": USUAL,
+    }
     return environment.get_template("RESULTS.md.jinja").render(found=found).rstrip() + "\n"
 
 
@@ -349,9 +370,14 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     ]
     for record in found["compare"]:
         if record["file"] == "compare-cpu.json":
-            where = f"Speed on {machine(record)}, a host with {rate_of(record)} TFLOP/s in a large bf16 matrix product:"
-            names = ("train_step", "lrn", "classic_job")
-            results += [where, speed_table(record, names)]
+            step, job = (
+                next(row["ratio"] for row in record["rows"] if row["name"] == name)
+                for name in ("train_step", "classic_job")
+            )
+            results += [
+                f"On a CPU, a training step is **{step:.1f}** times and the whole `classic` job **{job:.1f}** times as "
+                f"fast as plain PyTorch code ({machine(record)}; [all measures](RESULTS.md))."
+            ]
     curves = ["![Six curves of a training run: losses and accuracies over steps](docs/curves.png)"]
     if record := shown_run(found["accuracy"]):
         curves += [f"The curves that every run leaves in its folder; here `classic` on the {data_of(record)}, seed 0."]

@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -809,20 +809,21 @@ def table(found: dict[str, dict[str, str]]) -> str:
     for group in dict.fromkeys(row.group for row in ROWS.values()):
         lines += [
             f"\n### {group}\n",
-            "| what | tried with | this network | torchvision's `alexnet` |",
-            "|---|---|---|---|",
+            "| what works | tried with |",
+            "|---|---|",
         ]
         for test, entry in ROWS.items():
             if entry.group == group:
                 results = dict(found[test])
-                control = results.pop(CONTROL, "not tried")
-                trouble = Counter(message for message in results.values() if message)
-                works = "all nine variants" if len(results) == len(VARIANTS) else ", ".join(results)
-                if trouble:
+                control = results.pop(CONTROL, None)
+                exceptions = [f"with torchvision's: {control}"] if control else []
+                if len(results) < len(VARIANTS):
+                    exceptions.append(f"tried with {', '.join(results)}")
+                if trouble := dict.fromkeys(message for message in results.values() if message):
                     failed = ", ".join(name for name, message in results.items() if message)
-                    works = f"fails for {failed}: {'; '.join(trouble)}"
-                entry_version = f"{entry.package} {version(entry.package)}"
-                lines.append(f"| {entry.what} | {entry_version} | {works} | {control or 'works'} |")
+                    exceptions.append(f"**fails** for {failed}: {'; '.join(trouble)}")
+                cell = "; ".join([entry.what, *exceptions])
+                lines.append(f"| {cell} | {entry.package} {version(entry.package)} |")
     return "\n".join(lines)
 
 

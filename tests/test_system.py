@@ -1,4 +1,4 @@
-"""The machine: which device and precision are used, what torch.compile needs, where the cache is, and whose commit it is."""
+"""The machine: device and precision, what torch.compile needs, where the cache is, and whose commit it is."""
 
 import importlib.util
 import subprocess

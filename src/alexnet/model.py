@@ -91,7 +91,7 @@ VARIANTS: Mapping[str, Variant] = {
         CLASSIC,
         Variant(
             name="paper",
-            source="the paper, sections 3 to 5; 224 → 55 and norms within a tower as in the released code",
+            source="the paper, sections 3 to 5; 224 → 55 and norms by tower as in the code; dropout scaled in training",
             init="paper",
             conv1_padding=None,
             groups=2,

@@ -21,10 +21,11 @@ __all__ = ["NETWORKS", "format_summary", "format_variants", "summarize", "varian
 TORCHVISION = "torchvision"
 NETWORKS = ("classic", "paper", "source", "caffe", "caffenet", TORCHVISION)
 """The columns of ``variants_table``."""
+COUNTED = "counted from the modules"
 SOURCES = {
-    "parameters, 1000 classes": "counted from the modules",
-    "parameters, 10 classes": "counted from the modules",
-    "multiply-adds, 1000 classes": "counted from the modules",
+    "parameters, 1000 classes": COUNTED,
+    "parameters, 10 classes": COUNTED,
+    "multiply-adds, 1000 classes": COUNTED,
     "filters": "paper 3.5; torchvision: cuda-convnet2, layers-imagenet-1gpu.cfg (arXiv:1404.5997 has 384 in conv4)",
     "conv1 padding": "layers-145.cfg: padding=0, output rounded up; Caffe: no pad; torchvision/models/alexnet.py",
     "groups of conv2, 4, 5": "paper 3.2 and figure 2; Caffe: group: 2; classic: this project",
@@ -186,7 +187,8 @@ def format_variants(rows: list[dict[str, Any]], *, markdown: bool = False) -> st
     if markdown:
         lines = ["| | " + " | ".join(f"`{name}`" for name in NETWORKS) + " |", "|---" * (len(NETWORKS) + 1) + "|"]
         lines += [f"| {row['what']} | " + " | ".join(row["values"].values()) + " |" for row in rows]
-        return "\n".join([*lines, "", *(f"- {row['what']}: {row['source']}." for row in rows)])
+        sources = [f"- {row['what']}: {row['source']}." for row in rows if row["source"] != COUNTED]
+        return "\n".join([*lines, "", *sources])
     lines = []
     for row in rows:
         by_value: dict[str, list[str]] = {}

@@ -310,7 +310,7 @@ lrn = Experiment(
         Comparison("11pct", "11pct without its norms", TEST_ERROR.name, 1, "2 points"),
         Comparison("11pct", "13pct", TEST_ERROR.name, 1, "2 points, other things changed too", decides=False),
     ),
-    short="12 epochs in place of 140 and 450, the rate lowered twice at their end alike",
+    short="12 epochs in place of 140 and 450, with the learning rate lowered twice at the end",
     cost="25 to 45 minutes on two cores; in full 11 hours",
 )
 
