@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import json
 import pathlib
 import re
 from pathlib import Path
@@ -17,10 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from alexnet import load_model
-from alexnet.checkpoint import save_weights
-from alexnet.data.normalization import Normalization
+from alexnet.checkpoint import save_checkpoint, save_weights
+from alexnet.data.normalization import IMAGENET, Normalization
 from alexnet.evaluate import predict
-from alexnet.model import AlexNet_2012, DropoutOf2012, ModelInfo
+from alexnet.model import DropoutOf2012, ModelInfo
 from alexnet.tools.caffe import read_binaryproto, read_caffemodel
 from alexnet.tools.convert import convert
 from caffe_files import blob, caffe_layers, caffemodel, chunk, make_network
@@ -195,51 +194,6 @@ def test_mean_images_that_are_refused(tmp_path):
     assert "a.binaryproto, b.binaryproto" in refusal(source)
 
 
-# --- files of this project
-
-
-def test_files_of_this_project_keep_their_info(tmp_path):
-    model = make_network("caffenet", 2)
-    norm = Normalization((0.1, 0.2, 0.3), (1 / 255,) * 3)
-    model.info = ModelInfo("caffenet", ("cat", "dog"), norm, "pets", width_mult=1 / 16)
-    model.save_pretrained(tmp_path / "hub")
-    save_weights(tmp_path / "own.safetensors", model.state_dict(), model.info)
-    out = tmp_path / "out.safetensors"
-    for source in (tmp_path / "own.safetensors", tmp_path / "hub", tmp_path / "hub" / "model.safetensors"):
-        assert convert(source, out)["variant"] == "caffenet"
-        assert assert_same_weights(out, model) == model.info
-    assert "variant must be caffenet" in refusal(tmp_path / "hub", variant="caffe")
-
-
-def test_a_pretrained_folder_without_info_gives_its_variant(tmp_path):
-    model = make_network("caffenet", 2)
-    model.save_pretrained(tmp_path / "hub")
-    for source in (tmp_path / "hub", tmp_path / "hub" / "model.safetensors"):
-        result = convert(source, tmp_path / "out.safetensors")
-        assert result["variant"] == "caffenet"
-        assert result["normalization"].startswith("assumed")
-        assert_same_weights(tmp_path / "out.safetensors", model)
-
-
-@pytest.mark.parametrize("width_mult", [0.07, 0.1, 0.3])
-def test_the_width_and_the_dropout_of_a_pretrained_folder(width_mult, tmp_path):
-    model = AlexNet_2012(2, "source", "he", width_mult, 0.2)
-    model.save_pretrained(tmp_path / "hub")
-    convert(tmp_path / "hub", tmp_path / "out.safetensors")
-    assert load_model(tmp_path / "out.safetensors").variant == model.variant
-
-
-def test_a_pretrained_folder_of_version_0_1_keeps_its_card(tmp_path):
-    model = make_network("caffenet", 2, width_mult=0.25)
-    norm = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
-    card = {"variant": "caffenet", "classes": ["cat", "dog"], "normalization": norm, "data": "pets", "record": {}}
-    config = {"num_classes": 2, "variant": "caffenet", "widths": "quarter", "card": {**card, "widths": "quarter"}}
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    convert(tmp_path / "model.safetensors", tmp_path / "out.safetensors")
-    assert assert_same_weights(tmp_path / "out.safetensors", model).classes == ("cat", "dog")
-
-
 # --- state dicts
 
 
@@ -368,6 +322,16 @@ def test_state_dicts_that_do_not_fit_are_refused_by_name(changes, named, tmp_pat
 @pytest.mark.parametrize("state", [{"epoch": 3}, [torch.zeros(3)], {0: torch.zeros(3)}, {None: torch.zeros(3)}])
 def test_files_without_a_state_dict_are_refused(state, tmp_path):
     assert "holds no state dict" in refusal(save(tmp_path, state))
+
+
+def test_files_of_this_project_need_no_conversion(tmp_path):
+    model = make_network("caffenet", 2)
+    info = ModelInfo("caffenet", ("cat", "dog"), IMAGENET, "pets", width_mult=1 / 16)
+    save_weights(tmp_path / "own.safetensors", model.state_dict(), info)
+    save_checkpoint(tmp_path / "last.ckpt", {"model": model.state_dict()}, info)
+    for name in ("own.safetensors", "last.ckpt"):
+        assert "load_model reads it" in refusal(tmp_path / name)
+    assert "folder" in refusal(tmp_path)
 
 
 def test_a_dict_that_holds_itself_is_refused(tmp_path):

@@ -16,16 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.checkpoint import (
-    CONFIG,
-    FORMAT,
-    HUB_WEIGHTS,
-    load_model,
-    read_config,
-    read_pickled,
-    read_safetensors,
-    save_weights,
-)  # fmt: skip
+from alexnet.checkpoint import FORMAT, read_pickled, read_safetensors, save_weights
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.model import VARIANTS, AlexNet_2012, ModelInfo
 from alexnet.recipes import check_choice
@@ -69,8 +60,7 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
     """Write the weights of ``source`` to ``out``, with the ``ModelInfo`` that ``load_model`` needs.
 
     Args:
-        source: a ``.caffemodel``, a ``.safetensors``, a file that ``torch.save`` wrote, or a folder that ``load_model``
-            reads. Files of this project keep their ``ModelInfo``.
+        source: a ``.caffemodel``, a ``.safetensors``, or a file that ``torch.save`` wrote.
         out: a file name that ends in ``.safetensors``.
         variant: the network that the weights belong to. Default: what the order of a caffemodel's layers implies, and
             ``classic`` for a state dict without groups. A state dict with two towers fits several, so it must be given.
@@ -81,25 +71,20 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
 
     Raises:
         FileNotFoundError: no such source.
-        ValueError: a source that is damaged or unsafe, or weights that do not fit; the message names the layer.
+        ValueError: a source that is damaged, unsafe or this project's own, or weights that do not fit; the message
+            names the layer.
     """
     source, out = Path(source), Path(out)
     if out.suffix != ".safetensors":
         raise ValueError(f"out must be a file name that ends in .safetensors, got {out}")
     if variant is not None:
         check_choice("variant", variant, VARIANTS)
+    if source.is_dir():
+        raise ValueError(f"{source}: a folder; name the file of weights in it")
     if source.suffix == ".caffemodel":
         weights, info, notes = _from_caffe(source, variant)
-    elif state := _read_state_dict(source):
-        weights, info, notes = _from_state_dict(source, state, variant)
     else:
-        model = load_model(source)
-        if model.info is None:  # a folder of save_pretrained
-            return convert(source / HUB_WEIGHTS, out, variant)
-        if variant not in (None, model.info.variant):
-            raise ValueError(f"variant must be {model.info.variant}, the variant of {source}, got {variant}")
-        weights, info = model.state_dict(), model.info
-        notes = dict.fromkeys(("classes", "normalization"), "from the file, which is of this project")
+        weights, info, notes = _from_state_dict(source, _read_state_dict(source), variant)
     save_weights(out, weights, info)
     return {"file": str(out), "variant": info.variant, "num_classes": info.num_classes, "ignored": [], **notes}
 
@@ -158,7 +143,6 @@ def _describe(
     found: Mapping[str, Layer],
     normalization: tuple[Normalization, str] | None = None,
     classes: Sequence[str] = (),
-    dropout: float | None = None,
 ) -> tuple[dict[str, Tensor], ModelInfo, dict[str, Any]]:
     """The state dict, its description, and where that comes from; what ``source`` does not say is assumed."""
     weights = {}
@@ -173,7 +157,7 @@ def _describe(
     numbers = (str(index) for index in range(len(found["fc8"].bias)))
     width_mult = _width_mult(list(found.values()), variant)
     data = f"unknown data ({source.name})"
-    info = ModelInfo(variant, tuple(classes or numbers), norm, data, width_mult=width_mult, dropout=dropout)
+    info = ModelInfo(variant, tuple(classes or numbers), norm, data, width_mult=width_mult)
     classes_from = "the names of ILSVRC-2012, in Caffe's order" if classes else "numbered; the file has no names"
     return weights, info, {"classes": classes_from, "normalization": norm_from}
 
@@ -256,8 +240,6 @@ def _from_state_dict(
     )
     if conv1 == (64, 3, 11, 11):
         raise ValueError(f"{source}: {TORCHVISION}")
-    stored = _hub_config(source)
-    variant = variant or (stored.get("variant") if stored.get("variant") in list(VARIANTS) else None)
     if variant is None and conv1[0] == 2 * conv2[1] > 0:
         raise ValueError(f"{source}: weights of two towers; variant must be given: {' or '.join(TWO_TOWERS)}")
     variant = variant or "classic"
@@ -272,28 +254,21 @@ def _from_state_dict(
         if layer.weight.shape[1] == num_classes and layer not in found.values():
             raise ValueError(f"{source}: {layer.name}: a layer after fc8, which AlexNet does not have")
     used = {key for layer in found.values() for key in layer.keys}
-    weights, info, notes = _describe(source, variant, found, dropout=stored.get("dropout"))
+    weights, info, notes = _describe(source, variant, found)
     return weights, info, {**notes, "ignored": [name for name in state if name not in used]}
 
 
-def _hub_config(source: Path) -> dict[str, Any]:
-    """The ``config.json`` that ``save_pretrained`` wrote beside ``source``; empty if there is none."""
-    there = source.name == HUB_WEIGHTS and source.with_name(CONFIG).is_file()
-    return read_config(source.parent) if there else {}
-
-
 def _read_state_dict(source: Path) -> dict[str, Tensor]:
-    """All tensors of the file by name; empty if ``source`` is of this project, with a ``ModelInfo``."""
-    if source.is_dir() or _hub_config(source).get("card"):
-        return {}
+    """All tensors of the file by name."""
+    own = f"{source}: written by this project, so it needs no conversion; load_model reads it"
     if source.suffix == ".safetensors":
         tensors, metadata = read_safetensors(source)
         if FORMAT in (metadata.get("alexnet"), metadata.get("format")):
-            return {}
+            raise ValueError(own)
         return {name: tensors[name] for name in sorted(tensors, key=_natural)}  # the format keeps no order
     state = _read_checkpoint(source)
     if isinstance(state, dict) and state.get("format") == FORMAT:
-        return {}
+        raise ValueError(own)
     for _ in range(4):  # one within another; a dict may also hold itself
         inner = [state[key] for key in WRAPPERS if key in state] if isinstance(state, dict) else []
         state = next((value for value in inner if isinstance(value, dict)), state)
