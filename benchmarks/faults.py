@@ -363,7 +363,7 @@ LINES = (
     "export RUN --format safetensors --out OUT.safetensors",
     "summary --variant paper --num-classes 10",
     "variants",
-    "convert RUN/best.safetensors OUT.safetensors",
+    "convert IMAGE OUT.safetensors --variant paper",
     "train quickstart --max-steps 1 --batch-size 8 --lr 0.01 --seed 3 --width-mult 0.0625 --val-every 2 --out OUT",
     "reproduce figure-1 --seeds 2 --out OUT",
     "doctor quickstart --init he --input-scale raw",

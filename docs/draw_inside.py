@@ -64,7 +64,7 @@ def draw_demo(model: AlexNet_2012, path: Path) -> None:
     """The page of ``alexnet demo`` after the photograph was uploaded."""
     from playwright.sync_api import sync_playwright
 
-    page = launch(model, device="cpu", block=False)
+    page = launch(model, device="cpu")
     try:
         with sync_playwright() as tool:
             browser = tool.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
-from alexnet import __version__, cli
+from alexnet import __version__, cli, load_model
 from alexnet.cli import COMMANDS, RENAMED, main, parse
 from alexnet.recipes import RECIPES, FieldError, Recipe, Runtime, choices_of, field_types
 from alexnet.train import Result, TrainingError
@@ -422,10 +423,11 @@ def test_explain_report_export_and_convert(trained, images, capsys, tmp_path):
     assert Path(found["out"]).is_file()
     assert "gone" in refused(["report", str(tmp_path / "gone")], capsys, 1)
 
-    exported, converted = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    exported, other, converted = tmp_path / "a.safetensors", tmp_path / "b.pth", tmp_path / "c.safetensors"
     assert main(["export", run, "--format", "safetensors", "--out", str(exported)]) == 0
     assert capsys.readouterr().out.startswith(f"{exported}: safetensors, ")
-    assert documented(["convert", str(exported), str(converted)], capsys)["num_classes"] == 2
+    torch.save(load_model(exported).state_dict(), other)
+    assert documented(["convert", str(other), str(converted)], capsys)["num_classes"] == 2
     assert converted.is_file()
 
 
@@ -436,7 +438,7 @@ def test_demo(monkeypatch, trained, capsys):
     monkeypatch.setattr("signal.signal", lambda *_: None)
     found = documented(["demo", str(trained.out), "--port", "9", "--neighbours", "0"], capsys, code=130)
     assert found == {"url": served.local_url}
-    assert asked == [{"block": False, "neighbours": 0, "host": "127.0.0.1", "port": 9}]
+    assert asked == [{"neighbours": 0, "host": "127.0.0.1", "port": 9}]
 
 
 # --- the others

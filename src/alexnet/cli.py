@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import io
 import json
 import os
@@ -246,7 +245,7 @@ def evaluate(args: Namespace) -> Answer:
     dataset, _ = _dataset(args, run)
     if dataset is None:
         raise UsageError("--data must name images; see alexnet evaluate --help")
-    found = evaluate(model, dataset, args.tta, args.split, watch=_progress, **_given(args, "device", "precision"))
+    found = evaluate(model, dataset, args.tta, args.split, progress=True, **_given(args, "device", "precision"))
     answer = Answer(found, format_evaluation(found, args.tta))
     if args.split == "test":
         answer.note = "alexnet: evaluated on the held-out test set; do not tune on it"
@@ -304,7 +303,7 @@ def explain(args: Namespace) -> Answer:
         title=args.run if args.run in BUNDLED else path.name if path.is_dir() else f"{path.parent.name}/{path.name}",
         run=run.folder if run else None,
         note=note,
-        progress=lambda what: functools.partial(_progress, desc=what),
+        progress=True,
         **_given(args, "layer", "channel", "neighbours", "device", "precision"),
     )
     errors = [f"alexnet: {entry['error']}" for entry in found["images"] if entry["error"]]
@@ -333,7 +332,7 @@ def demo(args: Namespace) -> Answer:
         _warn(f"without examples and nearest training images: {note}")
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # uploads are deleted at the exit
     options = _given(args, "neighbours", "host", "port", "device", "precision")
-    blocks = launch(model, dataset, block=False, **options)
+    blocks = launch(model, dataset, **options)
     url = blocks.local_url
     return Answer({"url": url}, f"{url}\nCtrl-C stops it", code=130, then=blocks.block_thread)
 
@@ -558,12 +557,6 @@ def _recipe_table() -> str:
             " ".join(flags), width - 2, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
         )
     return "\n".join(lines)
-
-
-def _progress(batches: Any, count: int, desc: str | None = None) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(batches, desc, total=count, unit="batch", leave=False, disable=None)  # None: only on a terminal
 
 
 def _warn(text: str) -> None:

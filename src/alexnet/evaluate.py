@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from alexnet.data.datasets import Dataset
 from alexnet.data.images import ImageError, open_image, prefetch
-from alexnet.data.loaders import eval_batch_size, eval_batches
+from alexnet.data.loaders import Batch, eval_batch_size, eval_batches
 from alexnet.data.normalization import RESIZE, central_pixels, normalized
 from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.recipes import TTA, FieldError, check_choice
@@ -31,7 +32,7 @@ from alexnet.system import autocast, pick_device, pick_precision
 
 __all__ = [
     "Metrics", "Prediction", "TestTimeAugmentation", "check_classes", "evaluate", "format_evaluation", "info_of",
-    "measure", "predict",
+    "measure", "predict", "progress_bar",
 ]  # fmt: skip
 
 COLUMNS = 100
@@ -148,7 +149,7 @@ def evaluate(
     *,
     device: str = "auto",
     precision: str = "auto",
-    watch: Callable[[Iterable[Any], int], Iterable[Any]] = lambda batches, _count: batches,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a trained network on the validation or test images of a data set. The model moves to the device.
 
@@ -157,7 +158,7 @@ def evaluate(
             ``ten-crop``. Mirror images are left out for data in which they have no class, such as digits.
         split: ``val``, or ``test`` if the data set has one.
         device, precision: as in ``Runtime``.
-        watch: wraps the batches, of which it is given the number; for a progress bar.
+        progress: show a progress bar on a terminal.
 
     Returns:
         ``data``, ``split``, ``count``, ``loss`` (nats), ``top1`` and ``top5`` (percent), ``per_class`` (percent, None
@@ -177,12 +178,18 @@ def evaluate(
     viewing = model if tta == "center" else TestTimeAugmentation(model, size, mirror=dataset.flip)
     metrics = Metrics(len(dataset.classes), place)
     with autocast(place, pick_precision(precision, place)):
-        measure(viewing.eval(), watch(batches, -(-len(images) // eval_batch_size(place))), metrics)
+        measure(viewing.eval(), progress_bar(batches, len(images), place) if progress else batches, metrics)
     found = metrics.result(expected=len(images))
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]
     per_class = dict(zip(dataset.classes, shares, strict=True))
     return {"data": dataset.name, "split": name, **found, "per_class": per_class, "confusion": confusion}
+
+
+def progress_bar(batches: Iterator[Batch], count: int, device: torch.device, title: str | None = None) -> Any:
+    """The batches of ``count`` images, with a bar on standard error if it is a terminal."""
+    total = -(-count // eval_batch_size(device))
+    return tqdm(batches, title, total=total, unit="batch", leave=False, disable=None)  # None: only on a terminal
 
 
 def check_classes(dataset: Dataset, expected: Sequence[str]) -> None:
@@ -261,19 +268,8 @@ def predict(
     if batch_size < 1:
         raise FieldError("batch_size", "1 or more", batch_size)
     place = pick_device(device)
-    return _predictions(model, info, files, top_k, place, pick_precision(precision, place), batch_size)
-
-
-def _predictions(
-    model: AlexNet_2012,
-    info: ModelInfo,
-    files: Iterable[str | Path],
-    top_k: int,
-    device: torch.device,
-    precision: str,
-    batch_size: int,
-) -> Iterator[Prediction]:
-    model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    precision = pick_precision(precision, place)
+    model.to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     size, norm = model.variant.image_sizes[0], info.normalization
 
     def read(file: str | Path) -> tuple[str, np.ndarray | str]:
@@ -283,17 +279,20 @@ def _predictions(
             hint = f"; name the images in it, such as {file}/*" if Path(file).is_dir() else ""
             return os.fspath(file), f"{error}{hint}"
 
-    decoded = prefetch(read, files, 2 * batch_size)
-    while batch := list(islice(decoded, batch_size)):
-        pixels = [image for _, image in batch if not isinstance(image, str)]
-        if pixels:
-            images = normalized(pixels, norm, device)
-            with torch.inference_mode(), autocast(device, precision):
-                best = model(images).float().softmax(1).topk(top_k, dim=1)
-            tops = iter(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        for file, image in batch:
-            if isinstance(image, str):
-                yield Prediction(file, [], image)
-            else:
-                indices, values = next(tops)
-                yield Prediction(file, [(info.classes[i], p) for i, p in zip(indices, values, strict=True)])
+    def predictions() -> Iterator[Prediction]:
+        decoded = prefetch(read, files, 2 * batch_size)
+        while batch := list(islice(decoded, batch_size)):
+            pixels = [image for _, image in batch if not isinstance(image, str)]
+            if pixels:
+                images = normalized(pixels, norm, place)
+                with torch.inference_mode(), autocast(place, precision):
+                    best = model(images).float().softmax(1).topk(top_k, dim=1)
+                tops = iter(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            for file, image in batch:
+                if isinstance(image, str):
+                    yield Prediction(file, [], image)
+                else:
+                    indices, values = next(tops)
+                    yield Prediction(file, [(info.classes[i], p) for i, p in zip(indices, values, strict=True)])
+
+    return predictions()  # so that the arguments are checked at once

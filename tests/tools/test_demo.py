@@ -139,19 +139,19 @@ def test_names_that_are_not_utf_8_are_shown(model, monkeypatch, picture):
 
 def test_addresses_that_cannot_be_used(model):
     with pytest.raises(FieldError, match=r"^port must "):
-        launch(model, port=70_000, block=False)
+        launch(model, port=70_000)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"127.0.0.1, port {port}"):
-            launch(model, port=port, block=False)
+            launch(model, port=port)
     with pytest.raises(OSError, match=r"no\.such\.host\.invalid"):
-        launch(model, host="no.such.host.invalid", block=False)
+        launch(model, host="no.such.host.invalid")
 
 
 def test_without_gradio_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match="alexnet-2012"):
-        launch(model, block=False)
+        launch(model)
 
 
 # --- in a browser
@@ -160,7 +160,7 @@ def test_without_gradio_it_says_what_to_install(model, monkeypatch):
 @pytest.fixture(scope="module")
 def page(model, dataset):
     pytest.importorskip("gradio", reason="needs gradio: pip install 'alexnet-2012[demo]'")
-    app = launch(model, dataset, device="cpu", precision="fp32", block=False)
+    app = launch(model, dataset, device="cpu", precision="fp32")
     yield app.local_url
     app.close()
 

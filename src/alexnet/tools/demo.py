@@ -160,14 +160,15 @@ def launch(
     precision: str = "auto",
     host: str = "127.0.0.1",
     port: int | None = None,
-    block: bool = True,
 ) -> "gr.Blocks":
-    """Serve the page of ``Demo``. The returned app has its address (``local_url``) and can be closed (``close()``).
+    """Serve the page of ``Demo`` until the program ends.
+
+    The returned app has its address (``local_url``), can wait for Ctrl-C (``block_thread()``) and be closed
+    (``close()``).
 
     Args:
         host: the address to listen on; the default can be reached from this machine only.
         port: by default the first free one from 7860.
-        block: print the address and return only after Ctrl-C; otherwise return at once.
 
     Raises:
         ValueError: as ``Demo``, a port that is none, or Gradio is not installed.
@@ -198,7 +199,4 @@ def launch(
         max_file_size=MAX_FILE, theme=gr.themes.Soft(primary_hue="blue", font=[text], font_mono=[code]),
         css=render("demo/style.css"), footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False,
     )  # fmt: skip
-    if block:
-        print(f"{blocks.local_url}\nCtrl-C stops it", flush=True)
-        blocks.block_thread()
     return blocks

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from alexnet.checkpoint import write_atomically
 from alexnet.curves import COLOURS
 from alexnet.recipes import FieldError
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["check_page", "inline_svg", "png_uri", "render", "write_page"]
+__all__ = ["check_page", "inline_svg", "png_uri", "render"]
 
 # What the colours of ``alexnet.curves.COLOURS`` are in base.html, so that a chart follows its page from light to dark.
 CSS_VARIABLES = {
@@ -54,16 +53,6 @@ def check_page(path: Path) -> None:
         raise FieldError("out", "a file whose name ends in .html", str(path))
     if path.is_dir() or not path.parent.is_dir():
         raise FieldError("out", "a file in a folder that exists", str(path))
-
-
-def write_page(path: Path, html: str) -> Path:
-    """Write a page atomically and return its path. Characters that UTF-8 cannot encode become ``?``.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    write_atomically(path, lambda file: file.write_bytes(html.encode("utf-8", "replace")))
-    return path
 
 
 def png_uri(picture: Image) -> str:

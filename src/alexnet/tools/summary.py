@@ -131,23 +131,31 @@ def variants_table() -> list[dict[str, Any]]:
 def _column(name: str) -> dict[str, str]:
     """A network's texts for the rows of ``variants_table``."""
     small, large = summarize(name, 10), summarize(name, 1000)
-    convs = [module for module in _build(name, 10)[0].modules() if isinstance(module, nn.Conv2d)]
     counted = {
         "parameters, 1000 classes": f"{large['parameters']:,}",
         "parameters, 10 classes": f"{small['parameters']:,}",
         "multiply-adds, 1000 classes": f"{large['multiply_adds'] / 1e6:,.0f} M",
-        "filters": "-".join(str(conv.out_channels) for conv in convs),
-        "groups of conv2, 4, 5": str(convs[1].groups),
-        "layer 1": _order(small, 1),
-        "layer 2": _order(small, 2),
-        "dropout on": _dropout(small),
     }
     if name == TORCHVISION:
-        drawn = dict.fromkeys(("weights", "biases of conv2, 4, 5, fc6, 7"), "U(±1/√fan-in)")
-        absent = dict.fromkeys(("norm: α over n = 5", "norm: k", "norm sees"), "no norm")
-        return counted | absent | drawn | {"conv1 padding": str(convs[0].padding[0]), "input side": "63 or more"}
+        filters = [str(layer["output"][0]) for layer in small["layers"] if layer["type"] == "Conv2d"]
+        return counted | {
+            "filters": "-".join(filters),
+            "conv1 padding": "2",
+            "groups of conv2, 4, 5": "1",
+            **dict.fromkeys(("layer 1", "layer 2"), "conv, relu, pool"),
+            "dropout on": "inputs of fc6, fc7",
+            "input side": "63 or more",
+            **dict.fromkeys(("norm: α over n = 5", "norm: k", "norm sees"), "no norm"),
+            **dict.fromkeys(("weights", "biases of conv2, 4, 5, fc6, 7"), "U(±1/√fan-in)"),
+        }
     variant, init = VARIANTS[name], INITS[VARIANTS[name].init]
     return counted | {
+        "filters": "-".join(map(str, variant.widths[:5])),
+        "groups of conv2, 4, 5": str(variant.groups),
+        "layer 1": ", ".join(variant.layer1),
+        "layer 2": ", ".join(variant.layer2).replace("within", "norm in map"),
+        "dropout on": f"{variant.dropout_on} of fc6, fc7"
+        + ", which are halved at test" * (variant.dropout_scaled_at == "test"),
         "conv1 padding": "224: 3 right, below" if variant.conv1_padding is None else str(variant.conv1_padding),
         "input side": " or ".join(map(str, variant.image_sizes)),
         "norm: α over n = 5": f"{variant.lrn_alpha / 5:.5f}".rstrip("0"),
@@ -156,22 +164,6 @@ def _column(name: str) -> dict[str, str]:
         "weights": _weights(init),
         "biases of conv2, 4, 5, fc6, 7": f"{init.bias:g}",
     }
-
-
-_STEPS = {"Conv2d": "conv", "ReLU": "relu", "ResponseNorm": "norm", "WithinMapNorm": "norm in map", "MaxPool2d": "pool"}
-
-
-def _order(summary: Mapping[str, Any], number: int) -> str:
-    """The steps of the numbered convolutional layer, in the order of the forward pass."""
-    steps = [_STEPS[layer["type"]] for layer in summary["layers"] if layer["type"] in _STEPS]
-    starts = [i for i, step in enumerate(steps) if step == "conv"]
-    return ", ".join(steps[starts[number - 1] : starts[number]])
-
-
-def _dropout(summary: Mapping[str, Any]) -> str:
-    kinds = [layer["type"] for layer in summary["layers"] if "Dropout" in layer["type"] or layer["type"] == "Linear"]
-    where = "inputs of fc6, fc7" if kinds[0] == "Dropout" else "outputs of fc6, fc7"
-    return where + (", which are halved at test" if "DropoutOf2012" in kinds else "")
 
 
 def _weights(init: Init) -> str:

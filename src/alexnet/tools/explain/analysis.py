@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.data.datasets import Dataset, Images
-from alexnet.data.loaders import eval_batch_size, eval_batches
+from alexnet.data.loaders import eval_batches
 from alexnet.data.normalization import central_pixels, normalized
-from alexnet.evaluate import info_of
+from alexnet.evaluate import info_of, progress_bar
 from alexnet.lrn import WithinMapNorm
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError, check_choice
@@ -43,9 +42,6 @@ SEED = 0  # of random choices: the same run gives everyone the same page
 TOP, EVIDENCE = 5, 2  # classes listed, and those of them with a Grad-CAM
 BINS = 15  # of probability, as in the reference
 SIDE = 32  # of the images whose pixels are compared
-
-Watch = Callable[[Iterable[Any], int], Iterable[Any]]
-"""Receives batches and their number and passes the batches on; for a progress bar."""
 
 
 # --- the network
@@ -262,20 +258,22 @@ def collect_outputs(
     images: Images,
     *,
     precision: str = "auto",
-    watch: Watch = lambda batches, _count: batches,
+    progress: str | None = None,
 ) -> Outputs:
     """The outputs for all images of a split, computed on the model's device.
 
     Args:
         precision: as in ``Runtime``.
+        progress: the title of a progress bar, shown on a terminal.
 
     Raises:
         ValueError: a damaged image; a model without ``info``, or in training mode.
     """
     device = next(model.parameters()).device
     batches = eval_batches(images, info_of(model).normalization, model.variant.image_sizes[0], device)
-    count = -(-len(images) // eval_batch_size(device))
-    return concatenated([outputs_of(model, x, precision=precision) for x, _ in watch(batches, count)])
+    if progress:
+        batches = progress_bar(batches, len(images), device, progress)
+    return concatenated([outputs_of(model, x, precision=precision) for x, _ in batches])
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from alexnet.checkpoint import load_run
+from alexnet.checkpoint import load_run, write_atomically
 from alexnet.curves import COLOURS, canvas
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.images import ImageError, open_image
@@ -21,10 +21,10 @@ from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError
 from alexnet.system import pick_device
 from alexnet.tools.explain import analysis
-from alexnet.tools.explain.analysis import Outputs, Watch, convolutions, receptive_field
+from alexnet.tools.explain.analysis import Outputs, convolutions, receptive_field
 from alexnet.tools.explain.draw import draw_explanation, draw_neighbours, patch_image, thumbnail
 from alexnet.tools.filters import conv1_filters, filter_changes, filter_sheet, initial_model
-from alexnet.tools.html import check_page, inline_svg, png_uri, render, write_page
+from alexnet.tools.html import check_page, inline_svg, png_uri, render
 
 __all__ = ["MAX_IMAGES", "explain", "format_explanation"]
 
@@ -47,7 +47,7 @@ def explain(
     neighbours: int = 10_000,
     device: str = "auto",
     precision: str = "auto",
-    progress: Callable[[str], Watch] = lambda _what: lambda batches, _count: batches,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Explain a trained network in one HTML file, and return what ``alexnet explain --json`` prints.
 
@@ -61,7 +61,7 @@ def explain(
         layer, channel: a convolution and one of its channels, whose strongest patches replace the chosen ones.
         neighbours: number of training images among which the nearest ones are searched; of more, a fixed choice.
         device, precision: as in ``Runtime``. Single images are always computed in float32.
-        progress: called with a description; returns what the batches pass through, for a progress bar.
+        progress: show progress bars on a terminal.
 
     Returns:
         ``out``, ``layers``, ``images`` and ``validation``.
@@ -91,13 +91,14 @@ def explain(
         entry["top"] = [{"class": info.classes[index], "probability": share} for index, share in found.top]
         entry["cam_peak"] = float(found.evidence[0].max())
     split = training = None
+    titles = ("validation images", "training images") if progress else (None, None)
     if dataset:
         images = analysis.fixed_choice(dataset.val, VALIDATION)
-        outputs = analysis.collect_outputs(model, images, precision=precision, watch=progress("validation images"))
+        outputs = analysis.collect_outputs(model, images, precision=precision, progress=titles[0])
         split = _split(model, images, outputs, {layer: channel})
     if dataset and neighbours and shown:
         training = analysis.fixed_choice(dataset.train, neighbours)
-        known = analysis.collect_outputs(model, training, precision=precision, watch=progress("training images"))
+        known = analysis.collect_outputs(model, training, precision=precision, progress=titles[1])
         x = torch.stack([found.input for found in explanations]).to(place)
         own = analysis.outputs_of(model, x, precision=precision)
         for space in ("fc7", "pixels"):
@@ -121,7 +122,7 @@ def explain(
         training=training,
         date=time.strftime("%Y-%m-%d"),
     )
-    write_page(out, page)
+    write_atomically(out, lambda file: file.write_text(page, encoding="utf-8"))
 
     for entry in shown:
         for near in (entry["neighbours"] or {}).values():

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.checkpoint import load_run
+from alexnet.checkpoint import load_run, write_atomically
 from alexnet.recipes import FieldError
-from alexnet.tools.html import check_page, write_page
+from alexnet.tools.html import check_page
 from alexnet.tools.report import comparison, run
 
 __all__ = ["PAGE", "report"]
@@ -45,7 +45,7 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> dict
         check_page(page)
     runs = [load_run(path) for path in paths]
     html, findings = run.page(runs[0]) if len(runs) == 1 else comparison.page(runs)
-    write_page(page, html)
+    write_atomically(page, lambda file: file.write_text(html, encoding="utf-8"))
     entries = [
         {"folder": str(each.folder), "recipe": each.recipe.name, "seed": each.recipe.seed, "final": each.final}
         for each in runs
