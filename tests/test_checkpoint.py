@@ -166,7 +166,7 @@ def test_configs_of_0_1_0_are_read(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 16, "epoch": 1.0, "train_loss": 1.0, "val_acc": 50.0}\n')
     run = load_run(tmp_path)
     assert run.recipe == modern(width_mult=0.25, muon_lr=0.0, dropout_ramp=False)
-    assert (run.steps_per_epoch, run.total_steps, run.step, run.finished) == (16, 208, 16, False)
+    assert (run.steps_per_epoch, run.total_steps, run.step, run.last_step) == (16, 208, 16, 208)
     assert run.final["val_acc"] == 50
     noisy = recipe_from_config(OLD_RECIPE | {"crop": "random-resized", "flip": False, "color_noise": "std"})
     assert noisy.augment == ("random_resized_crop", "pca_color_std")

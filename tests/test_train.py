@@ -78,7 +78,7 @@ def test_a_run_folder_has_its_files_rows_and_facts(whole):
     assert rows[3]["epoch_val_acc"] == rows[3]["val_acc"]
     data = found.config["data"]
     assert (data["train"], data["val"], data["val_split"]) == (20, 6, "val")
-    assert (found.total_steps, found.steps_per_epoch, found.step, found.finished) == (12, 3, 6, False)
+    assert (found.total_steps, found.steps_per_epoch, found.step, found.last_step) == (12, 3, 6, 6)
     assert found.classes == ("dark", "light")
     assert {"torch", "python"} <= set(found.config["versions"])
     _, info = load_weights(whole / "best.safetensors")

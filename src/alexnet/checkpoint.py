@@ -252,6 +252,11 @@ class Run:
     """The rows of ``metrics.jsonl``, oldest first; None stands for NaN and infinities."""
 
     @property
+    def runtime(self) -> dict[str, Any]:
+        """The stored fields of ``Runtime``."""
+        return self.config.get("runtime") or self.config["recipe"]  # type: ignore[no-any-return]  # 0.1.0: in one
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.config.get("classes") or ())
 
@@ -272,8 +277,9 @@ class Run:
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     @property
-    def finished(self) -> bool:
-        return self.step >= self.total_steps
+    def last_step(self) -> int:
+        """The step at which the run ends: the last of its schedule, or ``max_steps``."""
+        return min(self.total_steps, self.runtime.get("max_steps") or self.total_steps)
 
     @cached_property
     def full_rows(self) -> list[dict[str, Any]]:
@@ -303,8 +309,7 @@ class Run:
         """
         from alexnet.data import datasets
 
-        own = self.config.get("runtime") or self.config.get("recipe") or {}
-        loaded = datasets.load(data or self.recipe.data, data_dir or own.get("data_dir", "data"))
+        loaded = datasets.load(data or self.recipe.data, data_dir or self.runtime.get("data_dir", "data"))
         return loaded if data not in (None, self.recipe.data) else loaded.prepare(self.recipe)
 
 

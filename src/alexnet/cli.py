@@ -486,8 +486,7 @@ def _dataset(args: Namespace, run: Run | None, *, download: bool = True) -> tupl
         raise UsageError(f"--data is required, because {args.run} is not part of a run folder")
     if spec is None:
         return None, "--data is not given"
-    own = (run.config.get("runtime") or run.config["recipe"]) if run else {}
-    data_dir = args.data_dir or own.get("data_dir", "data")
+    data_dir = args.data_dir or (run.runtime if run else {}).get("data_dir", "data")
     if not download and not args.data and not (found := datasets.describe(spec, data_dir))["found"]:
         can_fetch = spec == "cifar10" or spec.startswith("hf:")
         return None, found["how"] + f"; add --data {spec} to use it" * can_fetch

@@ -67,7 +67,7 @@ class Setting:
 
 
 def is_finished(run: Run) -> bool:
-    return run.final.get("step") == one.last_step(run) and not one.diverged(run) and bool(one.accuracies(run))
+    return run.final.get("step") == run.last_step and not one.diverged(run) and bool(one.accuracies(run))
 
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
@@ -91,7 +91,7 @@ def _identity(run: Run) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Recipe) if field.compare and field.name not in ("name", "seed")]
     recipe = {name: getattr(run.recipe, name) for name in names}
     torch = (run.config.get("versions") or {}).get("torch")
-    return one.facts(run) | recipe | {"max_steps": one.max_steps(run), "torch": torch}
+    return one.facts(run) | recipe | {"max_steps": run.runtime.get("max_steps"), "torch": torch}
 
 
 def _commit(run: Run) -> str:
@@ -251,7 +251,7 @@ def _row(run: Run, setting: Setting) -> dict[str, Any]:
         "setting": setting.label,
         "run": run.folder.resolve().name,
         "seed": run.recipe.seed,
-        "step": f"{run.step:,}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{one.last_step(run):,}",
+        "step": f"{run.step:,}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{run.last_step:,}",
         "accuracy": f"{first.value:.1f}%" if first else "–",
         "interval": first.range if first else "",
         "images": first.images if first else "",

@@ -18,8 +18,8 @@ from alexnet.tools.html import inline_svg, png_uri, render
 from alexnet.tracking import duration
 
 __all__ = [
-    "Accuracy", "accuracies", "chart", "command_of", "diverged", "document", "facts", "findings", "last_step",
-    "max_steps", "page", "parts", "shown",
+    "Accuracy", "accuracies", "chart", "command_of", "diverged", "document", "facts", "findings", "page", "parts",
+    "shown",
 ]  # fmt: skip
 
 LEAST_WAITING = 10  # percent of the time of steps; above it, waiting for data is worth a sentence
@@ -83,17 +83,6 @@ def diverged(run: Run) -> bool:
     return any(run.final.get(name, 0.0) is None for name in ("train_loss", "val_loss"))
 
 
-def max_steps(run: Run) -> int | None:
-    """The step at which the run was told to stop before the end of its schedule."""
-    stored = run.config.get("runtime") or run.config["recipe"]  # 0.1.0 had one for both
-    return stored.get("max_steps")  # type: ignore[no-any-return]
-
-
-def last_step(run: Run) -> int:
-    """The step at which the run ends: the last of its schedule, or ``max_steps``."""
-    return min(run.total_steps, max_steps(run) or run.total_steps)
-
-
 def parts(run: Run) -> list[dict[str, Any]]:
     """What each start or resume of the run recorded: ``step``, ``started``, ``commit``, ``hardware``, ``versions``."""
     return run.config.get("parts") or [{"step": 0} | run.config]
@@ -116,7 +105,7 @@ def command_of(run: Run) -> str:
     name = run.recipe.name
     if name not in RECIPES or run.config.get("given_model"):
         return ""
-    return command(run.recipe, runtime_for(name, max_steps=max_steps(run)))
+    return command(run.recipe, runtime_for(name, max_steps=run.runtime.get("max_steps")))
 
 
 def changes(run: Run) -> dict[str, dict[str, Any]]:
@@ -176,7 +165,7 @@ def _verdict(run: Run) -> str:
         )
     if final["step"] == total:
         return f"{verdict} Training is complete ({at})."
-    if final["step"] == last_step(run):
+    if final["step"] == run.last_step:
         return f"{verdict} Training stopped at its max_steps ({at}), before the end of the schedule."
     return f"{verdict} This is not the final result: the run is still training, was stopped, or failed ({at})."
 
@@ -241,8 +230,8 @@ def document(run: Run) -> dict[str, Any]:
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
         "changes": changes(run),
-        "last_step": last_step(run),
-        "finished": run.final.get("step") == last_step(run),
+        "last_step": run.last_step,
+        "finished": run.final.get("step") == run.last_step,
         "final": run.final,
         "figures": [dataclasses.asdict(accuracy) for accuracy in accuracies(run)],
         "best_picked": {name: run.best[name] for name in ("val_acc", "step") if run.best},
