@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ if "gpu" not in sys.argv:  # of `-m gpu`
 import pytest
 from hypothesis import settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background ignores it
 settings.register_profile("no deadline", deadline=None)  # other tests may run beside it
 settings.load_profile("no deadline")
 

@@ -61,12 +61,20 @@ class Command:
         return self.process.exitcode, self.output.read_text()
 
 
-def several(processes: int, arguments: Sequence[str], output: Path, **environment: str) -> list[Command]:
-    """The command in several processes, as torchrun starts it."""
+def several(
+    processes: int, arguments: Sequence[str], output: Path, *, last: Sequence[str] = (), **environment: str
+) -> list[Command]:
+    """The command in several processes, as torchrun starts it. ``last``: arguments of the last process alone."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)} | environment
     return [
-        Command(arguments, output.with_suffix(f".{rank}"), RANK=str(rank), LOCAL_RANK=str(rank), **meeting)
+        Command(
+            [*arguments, *(last if rank == processes - 1 else ())],
+            output.with_suffix(f".{rank}"),
+            **meeting,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+        )
         for rank in range(processes)
     ]

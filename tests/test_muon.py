@@ -32,6 +32,19 @@ def test_muon_is_torchs_and_the_other_groups_are_sgd(shape, dtype):
     assert torch.equal(ours[1], theirs[1])
 
 
+def test_a_closure_gives_the_gradient_and_the_loss():
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer = SGDMuon([{"params": [weight], "muon": True}], lr=LR)
+
+    def closure():
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 16
+    assert torch.equal(weight, 1 - LR * orthogonalize(torch.full((4, 4), 2.0)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_orthogonalized_matrices_have_singular_values_near_1(dtype):
     for shape in ((20, 50), (50, 20)):

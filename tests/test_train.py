@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from torch import nn
@@ -89,13 +90,18 @@ def test_a_run_folder_has_its_files_rows_and_facts(whole):
 
 
 def test_callbacks_get_the_rows_the_result_and_how_the_run_ended(run, tmp_path):
+    class LateSignal(train.Callback):
+        def row(self, row):
+            if row["step"] == 3:
+                signal.raise_signal(signal.SIGTERM)
+
     rows = Rows()
-    result = run(tmp_path / "run", epochs=1, callbacks=(rows,))
+    result = run(tmp_path / "run", epochs=1, callbacks=(rows, LateSignal()))
     assert rows.run.total_steps == 3
     assert rows.rows == load_run(tmp_path / "run").rows
     assert result.final == rows.rows[-1]
     assert result.best["val_acc"] == max(row["val_acc"] for row in rows.rows)
-    assert result.stopped_by is None
+    assert result.stopped_by is None  # also if a signal came when all was done
     best = {"best_val_acc": result.best["val_acc"], "best_step": result.best["step"]}
     assert rows.ends == [(result.final | best, "finished")]
 
@@ -191,6 +197,10 @@ def test_another_network_is_trained_in_one_group(run, tmp_path):
     with pytest.raises(ValueError, match="input_size"):
         run(tmp_path / "run", model=model)
     model.input_size = 224
+    model[3] = nn.Linear(12, 5)
+    with pytest.raises(ValueError, match="2 outputs"):
+        run(tmp_path / "five", model=model)
+    model[3] = nn.Linear(12, 2)
     assert run(tmp_path / "run", max_steps=2, model=model, ema=0.5, decay_biases=False).final["step"] == 2
     saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert torch.equal(saved["average"]["1.running_mean"], saved["model"]["1.running_mean"])
@@ -201,6 +211,15 @@ def test_each_run_of_a_process_has_its_own_device(run, tmp_path, monkeypatch):
     for state in (PartialState, AcceleratorState):
         monkeypatch.setitem(state._shared_state, "device", torch.device("meta"))  # as if it had been another one
     assert run(tmp_path / "second", max_steps=1, device="cpu").final["step"] == 1
+
+
+def test_accelerate_decides_nothing_about_the_precision(run, tmp_path, whole, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for own in (lambda: None, lambda: Accelerator(cpu=True, mixed_precision="bf16")):  # the caller's
+        AcceleratorState._reset_state(reset_partial_state=True)
+        own()
+        out = tmp_path / str(own)
+        assert_same_run(run(out, max_steps=6, precision="fp32").folder, whole)
 
 
 def test_a_finished_run_is_left_as_it_is(run, tmp_path):
@@ -238,9 +257,12 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_changed(run, tmp_path, 
     assert load_run(out).config["parts"][1]["precision"] == "bf16"
     lrn = lrn_backend(torch.device("cpu"))
     monkeypatch.setattr(native, "load", lambda *_: None)  # as if the compiler were gone
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     run(out, max_steps=3, resume=True, precision="fp32", quiet=False)
-    changed = "precision fp32 (was bf16)" + (", lrn torch (was C++)" if lrn == "C++" else "")
-    assert changed in capsys.readouterr().err
+    changed = "precision fp32 (was bf16)" + (", lrn torch (was C++)" if lrn == "C++" else "") + ", threads 7 (was 1)"
+    printed = capsys.readouterr().err
+    assert changed in printed
+    assert "cpu, fp32, loader resident; steps 2 to 3" in printed
 
 
 def test_rows_that_a_power_cut_lost_are_named(run, tmp_path, capsys):
@@ -325,6 +347,19 @@ def test_stopped_by_a_signal_and_resumed_is_exact(run, images, whole, tmp_path, 
     assert f"alexnet train --resume --out {out}" in output
     run(out, max_steps=6, resume=True)
     assert_same_run(out, whole)
+
+
+def test_an_ignored_signal_stays_ignored():
+    """A script's background jobs ignore SIGINT: Ctrl-C is for the job in the foreground."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with train.signals() as stopped, train.signals() as inner:
+            signal.raise_signal(signal.SIGINT)
+            assert stopped() is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stopped() == inner() == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_two_runs_at_once_in_one_folder(run, images, tmp_path):
@@ -440,9 +475,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run, whole, tmp_path):
 # --- several processes
 
 
-def launch(processes, out, images, *flags):
+def launch(processes, out, images, *flags, last=()):
     flags = ("--data", str(images), "--device", "cpu", "--precision", "fp32", "--out", str(out), *flags)
-    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"))
+    return several(processes, [*COMMAND, *flags], out.with_suffix(".output"), last=last)
 
 
 def finish(started):
@@ -453,7 +488,8 @@ def finish(started):
 def test_several_processes_compute_what_one_does(run, images, tmp_path, processes):
     """Over two epochs; an epoch's batches have 8, 8 and 4 images, so three processes have uneven shares."""
     flags = ("--max-steps", "6", "--val-every", "1", "--dropout", "0")
-    started = launch(processes, tmp_path / "several", images, *flags)
+    other = ("--precision", "bf16")  # as if it had measured that bf16 is faster; all use fp32 then
+    started = launch(processes, tmp_path / "several", images, *flags, last=other)
     run(tmp_path / "one", max_steps=6, val_every=1, precision="fp32", device="cpu", dropout=0.0)
     finish(started)
     several, one = load_run(tmp_path / "several"), load_run(tmp_path / "one")

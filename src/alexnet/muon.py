@@ -28,7 +28,9 @@ class SGDMuon(torch.optim.SGD):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             for weight in group["params"] if group.get("muon") else ():
                 if weight.grad is None:
@@ -41,7 +43,8 @@ class SGDMuon(torch.optim.SGD):
                 update *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(weight.shape), alpha=-group["lr"])
                 weight.grad = None  # SGD leaves it alone
-        super().step(closure)
+        super().step()
+        return loss
 
 
 def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -130,10 +130,11 @@ def keep_freed_memory() -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out. torch has a class for devices, and none for the CPU."""
+    """Whether ``error`` says that memory ran out. torch has a class for CUDA, and none for a CPU and MPS."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return type(error) is RuntimeError and "allocate memory" in str(error)
+    texts = ("allocate memory", "not enough memory", "out of memory")  # Linux and macOS, Windows, MPS
+    return type(error) is RuntimeError and any(text in str(error) for text in texts)
 
 
 def describe(device: torch.device) -> dict[str, str | int]:

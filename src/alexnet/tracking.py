@@ -64,7 +64,7 @@ class RunInfo:
     rows: int
     """Rows that ``metrics.jsonl`` already has; 0 unless the run is resumed."""
     resume_step: int | None
-    """The step of the last of them; None if the run is new."""
+    """The step of the last of them, 0 if there is none; None unless the run is resumed."""
     say: Callable[[str], None]
     """Prints a line without disturbing the progress bar."""
 

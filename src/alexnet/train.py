@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from alexnet import checkpoint, system
 from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS
-from alexnet.curves import CURVES, Curves, draw_curves
+from alexnet.curves import Curves, draw_curves
 from alexnet.data import datasets, loaders
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.loaders import Shard, eval_batch_size
@@ -209,9 +209,12 @@ def run(
     norm = make_normalization(recipe.input_scale, dataset.train)
 
     # --- processes and device
-    if is_initialized() and AcceleratorState().device.type != device.type and not dist.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run chose for the whole process
-    accelerator = Accelerator(cpu=device.type == "cpu")
+    chosen = AcceleratorState() if is_initialized() and not dist.is_initialized() else None  # for the whole process
+    if chosen and (chosen.device.type, chosen.mixed_precision) != (device.type, "no"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no")
+    if accelerator.device.type != device.type:
+        raise FieldError("device", f"{accelerator.device.type}, which Accelerate already uses here", device.type)
     device, is_main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
     parallel = parallel or DataParallel(accelerator)
     shard: Shard = parallel.shard()
@@ -232,6 +235,9 @@ def run(
             return list(wishes)
         total: Tensor = accelerator.reduce(torch.tensor(wishes, dtype=torch.float32, device=device))
         return (total > 0).tolist()  # type: ignore[no-any-return]
+
+    if any_process(precision == "fp32")[0]:  # each process measured for itself
+        precision = "fp32"
 
     # --- network and optimizer
     torch.manual_seed(recipe.seed)
@@ -263,14 +269,15 @@ def run(
     wants_compile = device.type == "cuda" and runtime.parallel == "data" if runtime.compile is None else runtime.compile
     ramps = recipe.dropout_ramp and bool(dropouts)  # would recompile at every step
     compiled = wants_compile and not ramps and system.can_compile(device)
+    run_net = net
     if compiled:
         torch._dynamo.config.recompile_limit = 64  # once for each batch size of each run in this process
-        net.compile(dynamic=False)
-    train_net = parallel.prepare(net)  # net shares its parameters
+        run_net = torch.compile(net, dynamic=False)
+    train_net = parallel.prepare(run_net)  # net shares its parameters
     average = copy.deepcopy(net).requires_grad_(False) if recipe.ema else None
     if average is not None and compiled:
         average.compile(dynamic=False)
-    eval_net = net if average is None else average
+    eval_net = run_net if average is None else average
     optimizer = make_optimizer(net, recipe, device, precision)
     torch.manual_seed(recipe.seed + shard.rank)  # dropout differs between processes
 
@@ -438,16 +445,17 @@ def run(
         if state.step > last_step:
             raise FieldError("max_steps", f"at least {state.step}, the step of the run in {folder}", runtime.max_steps)
         if state.logged == last_step:
-            ended = "its end" if last_step == total_steps else f"where max_steps ended it, of {total_steps}"
+            early = f"where max_steps ended it, of {total_steps}; a larger max_steps continues it"
+            ended = "its end" if last_step == total_steps else early
             bar.line(f"nothing to do: the run in {folder} is at step {state.step}, {ended}")
-            if is_main and not (folder / CURVES).is_file():  # killed between its last checkpoint and the picture
+            if is_main:  # it may have been killed between its last checkpoint and the picture
                 draw_curves(folder, len(dataset.classes))
             return result(None)
         part = {
             "step": state.step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "device": device.type,
             "precision": precision, "loader": loader.kind, "compiled": compiled, "lrn": lrn_backend(device),
-            "processes": world, "hardware": system.describe(device), "versions": system.versions(),
-            "commit": system.git_commit(),
+            "processes": world, "threads": torch.get_num_threads() if device.type == "cpu" else None,
+            "hardware": system.describe(device), "versions": system.versions(), "commit": system.git_commit(),
         }  # fmt: skip
         config = {
             "recipe": dataclasses.asdict(recipe), "runtime": dataclasses.asdict(runtime), "seed": recipe.seed,
@@ -491,7 +499,7 @@ def run(
             for callback in following:
                 callback.start(run_info)
                 started.append(callback)
-        bar.line(_headline(recipe, dataset, config, folder, state.step, last_step))
+        bar.line(_headline(recipe, dataset, part, folder, last_step, total_steps))
         if runtime.compile and not compiled:
             bar.line(f"not compiled: {'dropout_ramp is on' if ramps else 'torch.compile does not work here'}")
         bar.start(last_step, state.step)
@@ -524,6 +532,8 @@ def run(
                             layer.p = p * state.step / total_steps
                     with autocast(device, precision):
                         logits = train_net(images)
+                    if logits.shape[1] != classes:
+                        raise ValueError(f"model must have {classes} outputs, one a class, got {logits.shape[1]}")
                     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
                     place = state.step % steps_per_epoch * recipe.batch_size
                     global_batch = min(recipe.batch_size, len(dataset.train) - place)
@@ -555,7 +565,7 @@ def run(
                             saved_at = time.monotonic()
                 save()
                 number = max(gather_object([stopped() or 0])) if world > 1 else stopped()
-            done = result(number or None)
+            done = result(None if state.logged == last_step else number or None)
             outcome = "stopped" if done.stopped_by else "finished"
             summary = done.final | {f"best_{name}": value for name, value in done.best.items()}
         finally:
@@ -761,25 +771,24 @@ def continue_config(before: Mapping[str, Any], now: dict[str, Any]) -> tuple[dic
     part = now["parts"][0]
     parts = before.get("parts") or [{"step": 0, **{name: before.get(name) for name in part if name != "step"}}]
     last = {name: before.get(name) for name in ("precision", "loader")} | parts[-1]  # 0.1.0 kept these two outside
-    compared = ("device", "precision", "loader", "processes", "compiled", "lrn")
-    changes = [
-        f"{name} {part[name]} (was {last[name]})" for name in compared if last.get(name) not in (None, part[name])
-    ]
+    old, new = ({**each, "torch": (each.get("versions") or {}).get("torch")} for each in (last, part))
+    compared = ("device", "precision", "loader", "processes", "compiled", "lrn", "threads", "torch")
+    changes = [f"{name} {new[name]} (was {old[name]})" for name in compared if old.get(name) not in (None, new[name])]
     kept = {name: before[name] for name in part if name in before}
     return now | kept | {"parts": [*parts, part]}, ", ".join(changes)
 
 
 def _headline(
-    recipe: Recipe, dataset: datasets.Dataset, config: Mapping[str, Any], folder: Path, step: int, last_step: int
+    recipe: Recipe, dataset: datasets.Dataset, part: Mapping[str, Any], folder: Path, last_step: int, total_steps: int
 ) -> str:
     images = f"{len(dataset.train):,} training and {len(dataset.val):,} validation images"
     if dataset.test:
         images += f"; {len(dataset.test):,} test images, evaluated at the end"
-    compiled = ", compiled" if config["compiled"] else ""
-    how = f"{config['device']}, {config['precision']}, loader {config['loader']}{compiled}"
+    compiled = ", compiled" if part["compiled"] else ""
+    how = f"{part['device']}, {part['precision']}, loader {part['loader']}{compiled}"
     return (
         f"{recipe.name}: {dataset.name} ({dataset.val_split}), {images}\n"
-        f"{how}; steps {step} to {last_step} of {config['total_steps']}; {folder}"
+        f"{how}; steps {part['step']} to {last_step} of {total_steps}; {folder}"
     )
 
 
@@ -838,9 +847,11 @@ def signals() -> Iterator[Callable[[], int | None]]:
 
     A second signal raises KeyboardInterrupt with its number, unless it comes within a second: a job scheduler signals
     every process, and torchrun passes on what it gets. Outside the main thread, which gets no signals, nothing is
-    caught. Of two nested blocks, both see what either caught.
+    caught, and a signal that the process ignores stays ignored. Of two nested blocks, both see what either caught.
     """
-    caught: list[tuple[int, float]] = getattr(signal.getsignal(signal.SIGINT), "caught", [])
+    current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    outer = (getattr(handler, "caught", None) for handler in current.values())
+    caught: list[tuple[int, float]] = next((each for each in outer if each is not None), [])
 
     def note(number: int, _frame: object) -> None:
         now = time.monotonic()
@@ -849,7 +860,8 @@ def signals() -> Iterator[Callable[[], int | None]]:
         caught.append((number, now))
 
     note.caught = caught  # type: ignore[attr-defined]
-    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    is_main = threading.current_thread() is threading.main_thread()
+    handled = [number for number, handler in current.items() if is_main and handler not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, note) for number in handled}
     try:
         yield lambda: caught[0][0] if caught else None
