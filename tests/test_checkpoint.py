@@ -1,6 +1,5 @@
 """Files of a run: whole or absent, safe, and clear about what is wrong with them."""
 
-import json
 import os
 import pickle
 from pathlib import Path
@@ -241,14 +240,6 @@ def test_a_folder_with_a_lock_alone_is_free(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="already exists"):
         checkpoint.check_run_dir(tmp_path, quickstart(), resume=False)
-
-
-def test_a_resumed_run_has_the_same_recipe(tmp_path):
-    recipe = quickstart(lr=0.5)
-    checkpoint.write_config(tmp_path, {"recipe": json.loads(json.dumps(vars(recipe))), "data": {"train": 20}})
-    checkpoint.check_run_dir(tmp_path, quickstart(lr=0.5, data="elsewhere"), resume=True)  # the fingerprint tells
-    with pytest.raises(ValueError, match=r"lr 0\.5 \(not 0\.02\), seed 0 \(not 3\)"):
-        checkpoint.check_run_dir(tmp_path, quickstart(seed=3), resume=True)
 
 
 def test_a_config_is_read_back_whatever_its_names(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import __version__, cli, load_model
+from alexnet import __version__, load_model
 from alexnet.cli import COMMANDS, RENAMED, main, parse
 from alexnet.recipes import RECIPES, FieldError, Recipe, Runtime, choices_of, field_types
 from alexnet.train import Result, TrainingError
@@ -402,7 +402,7 @@ def test_the_first_word_is_a_run_or_an_image(words, run, images, tmp_path, monke
     Path("lr-0.1").mkdir()
     Path("photo").touch()
     asked = []
-    monkeypatch.setattr(cli, "_load", lambda name: asked.append(name) or (None, None))
+    monkeypatch.setattr("alexnet.checkpoint.load_model", asked.append)
     explain = "alexnet.tools.explain.explain"
     monkeypatch.setattr(explain, lambda _, files, *__, **___: asked.append(files) or {"images": []})
     monkeypatch.setattr("alexnet.tools.explain.format_explanation", str)

@@ -3,21 +3,20 @@
 Training commands get flags that make them short. Commands that serve a page or run for hours are only parsed.
 """
 
-import io
-import json
+import functools
 import re
 import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from alexnet import train
 from alexnet.cli import main, parse
-from alexnet.recipes import RECIPES
+from alexnet.recipes import RECIPES, Runtime
+from tiny_cifar10 import parquet
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,27 +36,18 @@ def test_command_parses(words):
 
 
 def make_files(folder):
-    """What the pages take for granted: the hub's copy of CIFAR-10, with 60 and 20 images, and photographs."""
+    """What the pages take for granted: the hub's copy of CIFAR-10, with few images, and photographs."""
     random = np.random.default_rng(0)
     photograph = Image.fromarray(random.integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    own = [f"my-images/{split}/{name}/{i}.jpg" for split in ("train", "val") for name in "abc" for i in range(4)]
+    own = [f"my-images/{split}/{name}/{i}.jpg" for split in ("train", "val") for name in "abcd" for i in range(16)]
     for name in ["photo.jpg", "another.png", "cat.jpg", "dog.png", *own]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         photograph.save(folder / name)
     (folder / "docs").symlink_to(ROOT / "docs")
-    parquet = folder / "data" / "cifar10" / "plain_text"
-    parquet.mkdir(parents=True)
-    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": classes}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    for split, count in (("train", 60), ("test", 20)):
-        rows = []
-        for row in range(count):
-            file = io.BytesIO()
-            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, "PNG")
-            rows.append({"img": {"bytes": file.getvalue(), "path": f"{row}.png"}, "label": row % 10})
-        table = pa.Table.from_pylist(rows).replace_schema_metadata(metadata)
-        pq.write_table(table, parquet / f"{split}-00000-of-00001.parquet")
+    for split in ("train", "test"):
+        path = folder / "data" / "cifar10" / "plain_text" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(parquet(split))
 
 
 def shortened(words):
@@ -88,3 +78,16 @@ def test_commands_run(tmp_path, monkeypatch):
             failed.append(shlex.join(words))
     assert not failed
     assert count >= 20
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_python_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_files(tmp_path)
+    short = Runtime(max_steps=1, tracker="none", quiet=True)
+    monkeypatch.setattr(train, "run", functools.partial(train.run, runtime=short))
+    for page in ("ecosystem.md", "inside.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        assert blocks
+        exec(compile("\n".join(blocks), page, "exec"), {})

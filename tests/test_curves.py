@@ -33,6 +33,7 @@ def test_six_panels_have_names_values_and_chance(tmp_path, monkeypatch):
     assert [ax.get_title("left") for ax in axes] == names
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in axes)
     assert axes[4].get_title("right") == "42.0% at step 300"
+    assert axes[4].lines[-1].get_ydata()[0] == 10  # guessing among ten classes
     assert axes[0].texts[0].get_text() == "ln 10 = 2.30"
     assert np.isnan(axes[0].lines[0].get_ydata()).tolist() == [False, True, False]  # a gap
     assert axes[0].get_ylim() == axes[1].get_ylim()

@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 QUICK = ("source",)  # it has every kind of layer
 BOTH = ("classic", "source")  # one tower and two
 CONTROL = "torchvision"
+MARKER = "<!-- outcomes: written by tests/test_ecosystem.py -->\n"
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of deprecated exporters and of others' packages
 
@@ -65,7 +66,7 @@ def row(
         ROWS[test.__name__] = Row(group, what, package)
         quick = () if slow else QUICK
         params = [pytest.param(name, marks=() if name in quick else pytest.mark.slow, id=name) for name in variants]
-        if control:  # what fails for torchvision's network goes into the table, and fails no test
+        if control and "ECOSYSTEM_TABLE" in os.environ:  # what fails for torchvision's network fails no test
             params.append(pytest.param(CONTROL, marks=(pytest.mark.slow, pytest.mark.xfail), id=CONTROL))
         return pytest.mark.parametrize("net", params, indirect=True)(test)
 
@@ -652,7 +653,7 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def check_int8(net: Net, quantise: Callable[[nn.Module, Tensor], nn.Module]) -> None:
-    """Trained on digits for two epochs, the int8 network is as good to one point."""
+    """Trained on digits for three epochs, the int8 network is as good to one point."""
     images, labels, test_images, test_labels = digits(net.side)
     optimizer = torch.optim.SGD(net.model.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(3):
@@ -804,6 +805,12 @@ class Outcomes:
             self.found[test][name.rstrip("]")] = outcome.replace("|", "\\|")
 
 
+def test_the_page_has_a_line_for_each_test():
+    page = (ROOT / "docs/ecosystem.md").read_text(encoding="utf-8").partition(MARKER)[2]
+    assert all(f"| {entry.what}" in page for entry in ROWS.values())
+    assert page.count("\n| ") == len(ROWS) + len({entry.group for entry in ROWS.values()})  # and the heads
+
+
 def table(found: dict[str, dict[str, str]]) -> str:
     lines = []
     for group in dict.fromkeys(row.group for row in ROWS.values()):
@@ -828,12 +835,13 @@ def table(found: dict[str, dict[str, str]]) -> str:
 
 
 def main() -> int:
+    os.environ["ECOSYSTEM_TABLE"] = "1"
     outcomes = Outcomes()
     arguments = ["-m", "", "-n", "0", "-p", "no:cacheprovider", "--timeout", "3600"]
     code = pytest.main([__file__, *arguments], plugins=[outcomes])
-    page, marker = ROOT / "docs/ecosystem.md", "<!-- outcomes: written by tests/test_ecosystem.py -->\n"
-    text = page.read_text(encoding="utf-8").partition(marker)[0]
-    page.write_text(text + marker + table(outcomes.found) + "\n", encoding="utf-8")
+    page = ROOT / "docs/ecosystem.md"
+    text = page.read_text(encoding="utf-8").partition(MARKER)[0]
+    page.write_text(text + MARKER + table(outcomes.found) + "\n", encoding="utf-8")
     return int(code)
 
 

@@ -58,10 +58,6 @@ def test_an_augmentation_has_an_effect(losses, augment):
     assert losses(augment=(*rest, augment), epochs=2) != losses(augment=rest or ("random_resized_crop",), epochs=2)
 
 
-def test_the_runtime_has_none(losses, base):
-    assert losses(save_every=0.001) == base
-
-
 def test_the_rate_of_a_row_is_the_one_that_its_step_took(losses, tmp_path):
     losses(tmp_path / "run", schedule="cosine", warmup=0.0)
     run, state = load_run(tmp_path / "run"), load_checkpoint(tmp_path / "run" / "last.ckpt")

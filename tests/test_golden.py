@@ -19,6 +19,8 @@ from alexnet.recipes import Runtime
 STORED = Path(__file__).with_name("golden_losses.json")
 STEPS = 10
 TOLERANCE = 0.05  # another processor rounds differently, and ten steps may make that 0.03 of a loss
+TOLERANCES = {"reference": 0.003}  # whose loss hardly moves at first
+NAMES = [name for name in recipes.RECIPES if name != "imagenet"]  # paper's settings
 WIDTHS = {"narrow": 1 / 16, "full": 1.0}
 
 
@@ -41,17 +43,18 @@ def losses_of(name, width_mult, folder):
 
 
 @pytest.mark.parametrize("size", ["narrow", pytest.param("full", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_ten_losses_are_the_stored_ones(name, size, tmp_path):
     stored = json.loads(STORED.read_text())[size][name]
-    assert losses_of(name, WIDTHS[size], tmp_path) == pytest.approx(stored, abs=TOLERANCE)
+    tolerance = TOLERANCES.get(name, TOLERANCE)
+    assert losses_of(name, WIDTHS[size], tmp_path) == pytest.approx(stored, abs=tolerance)
 
 
 def main():
     found = {}
     for size, width_mult in WIDTHS.items():
         found[size] = {}
-        for name in recipes.RECIPES:
+        for name in NAMES:
             with tempfile.TemporaryDirectory() as folder:
                 found[size][name] = losses_of(name, width_mult, Path(folder))
     text = json.dumps(found, indent=1).replace("\n   ", " ").replace("\n  ]", "]")

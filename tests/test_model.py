@@ -369,16 +369,6 @@ def test_malformed_model_info(text, named):
 # --- trained weights
 
 
-def test_weights_with_their_info_come_back(tmp_path):
-    network = AlexNet_2012(3, "source", width_mult=1 / 16, dropout=0.2).eval()
-    info = dataclasses.replace(INFO, variant="source", width_mult=1 / 16, dropout=0.2)
-    save_weights(tmp_path / "x.safetensors", network.state_dict(), info)
-    again = load_model(tmp_path / "x.safetensors")
-    assert again.info == info
-    assert not again.training
-    assert_near(again(raw_images()), network(raw_images()), 1e-5)  # the released code's dropout matters at test too
-
-
 def test_save_pretrained_and_from_pretrained(tmp_path, capsys):
     model = AlexNet_2012(3, "caffe", width_mult=0.25, dropout=0.3)
     model.info = INFO

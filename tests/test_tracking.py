@@ -1,5 +1,6 @@
 """What a run records: metrics.jsonl, and each tracker's files read back with the tracker's own reader."""
 
+import io
 import json
 import math
 import os
@@ -60,8 +61,10 @@ def record(name, folder, rows=ROWS, resume_step=None, state="finished"):
     lines = []
     folder.mkdir(parents=True, exist_ok=True)
     file = MetricsFile(folder / "metrics.jsonl", resume_step)
-    parts = (recipes.classic(), Runtime(), folder, CONFIG, None, None, 2, 400, 400)
-    info = RunInfo(*parts, file.count, resume_step, lines.append)
+    info = RunInfo(
+        recipe=recipes.classic(), runtime=Runtime(), folder=folder, config=CONFIG, model=None, dataset=None,
+        num_classes=2, total_steps=400, steps_per_epoch=400, rows=file.count, resume_step=resume_step, say=lines.append,
+    )  # fmt: skip
     tracker = make_tracker(name)
     tracker.start(info)
     for row in rows:
@@ -70,6 +73,24 @@ def record(name, folder, rows=ROWS, resume_step=None, state="finished"):
     tracker.end(SUMMARY, state)
     file.close()
     return lines
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    bar = ProgressBar()
+    bar.start(100, 20)
+    bar.show(40, 2.0, 10.0, 64.0)
+    bar.line("a row")
+    assert bar.bar.n == 40
+    bar.close()
+    assert "40/100" in terminal.getvalue()
+    assert "a row\n" in terminal.getvalue()
 
 
 # --- metrics.jsonl

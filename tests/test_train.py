@@ -65,6 +65,7 @@ class Rows(train.Callback):
 def test_a_run_folder_has_its_files_rows_and_facts(whole):
     files = {"config.json", "metrics.jsonl", "last.ckpt", "best.safetensors", "curves.png", ".lock"}
     assert {path.name for path in whole.iterdir()} == files
+    assert (whole / "curves.png").read_text() == "2"
     found = load_run(whole)
     rows = found.rows
     assert [row["step"] for row in rows] == [2, 3, 4, 6]  # an epoch has 3 steps
@@ -274,6 +275,22 @@ def test_rows_that_a_power_cut_lost_are_named(run, tmp_path, capsys):
     assert "lacks the rows of steps 3 to 4" in capsys.readouterr().err
 
 
+def test_checkpoints_are_minutes_apart(run, tmp_path, monkeypatch):
+    now, saved = [0.0], []
+
+    class Minute(Rows):
+        def row(self, row):
+            now[0] += 60
+
+    def save(path, state, info):
+        saved.append(state["progress"]["step"])
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("alexnet.checkpoint.save_checkpoint", save)
+    run(tmp_path / "run", val_every=1, save_every=2.0, max_steps=6, callbacks=(Minute(),))
+    assert saved == [3, 5, 6]
+
+
 def start(out, images, *flags):
     flags = ("--data", str(images), "--max-steps", "6", "--save-every", "0", "--out", str(out), *flags)
     return Command([*COMMAND, *flags], out.with_suffix(".output"))
@@ -347,6 +364,18 @@ def test_stopped_by_a_signal_and_resumed_is_exact(run, images, whole, tmp_path, 
     assert f"alexnet train --resume --out {out}" in output
     run(out, max_steps=6, resume=True)
     assert_same_run(out, whole)
+
+
+def test_a_second_signal_ends_the_run_at_once(monkeypatch):
+    monkeypatch.setattr(train, "SECOND_SIGNAL_S", 0.05)
+    with train.signals() as stopped:
+        for _ in range(2):  # torchrun passes on what it gets
+            signal.raise_signal(signal.SIGTERM)
+        assert stopped() == signal.SIGTERM
+        time.sleep(0.1)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            signal.raise_signal(signal.SIGINT)
+    assert raised.value.args == (signal.SIGINT,)
 
 
 def test_an_ignored_signal_stays_ignored():
@@ -484,6 +513,19 @@ def finish(started):
     assert [process.end()[0] for process in started] == [0] * len(started), started[0].end()
 
 
+@pytest.mark.parametrize(("first", "then"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+def test_another_number_of_processes_continues_the_sums(run, images, tmp_path, first, then):
+    run(tmp_path / "whole", max_steps=4, precision="fp32", device="cpu", dropout=0.0)
+    finish(launch(first, tmp_path / "parts", images, "--max-steps", "1", "--dropout", "0"))
+    finish(launch(then, tmp_path / "parts", images, "--max-steps", "4", "--resume", "--dropout", "0"))
+    parts = load_run(tmp_path / "parts")
+    logged = {row["step"]: row for row in parts.rows}
+    for row in load_run(tmp_path / "whole").rows:
+        for name in {"train_loss", "train_acc", "val_loss"} & row.keys():
+            assert logged[row["step"]][name] == pytest.approx(row[name], rel=1e-5)
+    assert [part["processes"] for part in parts.config["parts"]] == [first, then]
+
+
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_compute_what_one_does(run, images, tmp_path, processes):
     """Over two epochs; an epoch's batches have 8, 8 and 4 images, so three processes have uneven shares."""
@@ -589,6 +631,24 @@ def test_the_source_schedule_lowers_its_rates_where_the_released_code_did(epochs
     assert rate(73, layer="conv1", bias=True) == 0
 
 
+def test_the_plateau_schedule_lowers_the_rate_three_times():
+    state, drops = train.TrainState(), []
+    for accuracy in (50, 60, 60, 59, 61, 61, 61, 61, 61, 61, 61):
+        state.note_epoch(accuracy, patience=2)
+        drops.append(state.drops)
+    assert drops == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+
+
+def test_the_dropout_ramp_grows_with_the_steps(run, tmp_path):
+    class Probabilities(Rows):
+        def row(self, row):
+            self.rows.append(self.run.model.classifier.drop6.p)
+
+    found = Probabilities()
+    run(tmp_path / "run", epochs=2, val_every=1, dropout_ramp=True, dropout=0.4, callbacks=(found,))
+    assert found.rows == pytest.approx([0.4 * step / 6 for step in range(6)])
+
+
 @pytest.mark.parametrize("name", [*recipes.RECIPES, "muon"])
 def test_parameter_groups_hold_each_parameter_once(name):
     recipe = recipes.modern(decay_biases=False) if name == "muon" else recipes.RECIPES[name]()
@@ -596,11 +656,14 @@ def test_parameter_groups_hold_each_parameter_once(name):
     groups = train.make_optimizer(net, recipe, torch.device("cpu")).param_groups
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in net.parameters())
-    biases = {id(p) for key, p in net.named_parameters() if key.endswith("bias")}
+    names = {id(p): name for name, p in net.named_parameters()}
     for group in groups:
-        undecayed = not recipe.decay_biases and all(id(p) in biases for p in group["params"])
-        expected = 0.0 if undecayed else train.MUON_DECAY if group.get("muon") else recipe.weight_decay
-        assert group["weight_decay"] == expected
+        for name in (names[id(p)] for p in group["params"]):
+            layer, kind = name.split(".")[1:]
+            muon = bool(recipe.muon_lr) and kind == "weight" and layer in ("conv2", "conv3", "conv4", "conv5")
+            assert group.get("muon", False) == muon
+            kept = recipe.weight_decay if kind == "weight" or recipe.decay_biases else 0.0
+            assert group["weight_decay"] == (train.MUON_DECAY if muon else kept)
 
 
 def test_the_norm_of_the_gradient_is_exact():

@@ -52,7 +52,6 @@ cases = st.one_of(
 
 
 @given(case=cases, width=st.integers(1, 40), height=st.integers(1, 40))
-@settings(deadline=None)
 def test_every_png_mode_looks_as_it_should(case, width, height):
     mode, value, expected = case
     image = open_image(encoded(Image.new(mode, (width, height), value)))
@@ -132,7 +131,7 @@ def test_exif_orientation_is_turned(kind, orientation):
 
 
 @given(junk=st.binary(max_size=80))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_unreadable_metadata_does_not_cost_the_image(junk):
     # Pillow reads an orientation out of junk by chance almost never; where it does, the size may be turned.
     image = open_image(encoded(picture(), "JPEG", exif=b"Exif\0\0" + junk))
@@ -144,13 +143,13 @@ FILES = [encoded(NOISE, kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", 
 
 
 @given(data=st.sampled_from(FILES), part=st.floats(0, 0.9))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_truncated_file_is_refused(data, part):
     refusal(data[: int(len(data) * part)], "half.img")
 
 
 @given(data=st.sampled_from(FILES), changes=st.lists(st.tuples(st.integers(0, 10_000), byte), min_size=1, max_size=20))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_damage_gives_an_image_or_one_line(data, changes):
     broken = bytearray(data)
     for at, value in changes:

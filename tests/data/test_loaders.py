@@ -184,4 +184,6 @@ def test_large_images_of_several_sizes(tmp_path):
     assert opened.kind == "workers"
     ((images, labels),) = itertools.islice(opened.train(0), 1)
     assert images.std((2, 3)).max() < 1e-3
-    assert sorted(labels.tolist()) == [0, 0, 1, 1]
+    reds = images[:, 0, 0, 0] + 255 * opened.norm.mean[0]
+    assert sorted(reds.round().tolist()) == [0, 10, 20, 30]
+    assert labels.tolist() == [round(red / 10) % 2 for red in reds.tolist()]

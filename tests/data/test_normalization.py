@@ -56,7 +56,7 @@ def test_warping_is_opencvs(size):
     assert np.array_equal(central_pixels(picture(*size), 227, "warp"), ours[14:241, 14:241])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(source=st.integers(1, 80), target=st.integers(1, 80))
 def test_resampling_is_pils(source, target):
     matrix = resampling_matrix(source, target)

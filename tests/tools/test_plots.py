@@ -3,11 +3,8 @@
 import matplotlib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from alexnet.curves import Line, canvas, draw_lines, points
-from alexnet.tools.filters import filter_sheet
 from alexnet.tools.plots import confusion
 
 
@@ -46,30 +43,3 @@ def test_another_shape_is_refused(tmp_path, matrix):
     with pytest.raises(ValueError, match="matrix must have 2 rows"):
         confusion(matrix, ["a", "b"], tmp_path / "c.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_lines_have_gaps_and_a_chance_level():
-    rows = [{"step": 1, "val_acc": 20.0}, {"step": 2, "val_acc": None}, {"step": 3}, {"step": 4, "val_acc": 80.0}]
-    found = points(rows, "step", "val_acc")
-    assert [x for x, _ in found] == [1, 2, 4]
-    with canvas(3, 2) as figure:
-        ax = figure.subplots()
-        draw_lines(ax, [Line(found, "#000000", "validation")], "step", "val_acc", classes=4)
-        assert np.isnan(ax.lines[0].get_ydata()[1])
-        assert ax.lines[1].get_ydata()[0] == 25
-        assert ax.get_ylim()[0] == 0
-        assert ax.get_legend() is not None
-
-
-def test_filters_are_scaled_one_by_one():
-    weight = torch.zeros(5, 3, 2, 2)
-    weight[0, 0] = torch.tensor([[1e-6, 2e-6], [3e-6, 4e-6]])
-    weight[1, 2, 0, 0], weight[1, 1, 1, 1] = 100.0, -100.0
-    weight[2] = float("nan")
-    sheet = np.asarray(filter_sheet(weight, columns=2))
-    assert sheet.shape == (8, 5, 4)
-    assert sheet[:2, :2, 0].tolist() == [[64, 128], [191, 255]]
-    assert sheet[0, 3].tolist() == [128, 128, 255, 255]
-    assert sheet[1, 4].tolist() == [128, 0, 128, 255]
-    assert (sheet[2, :, 3] == 0).all()
-    assert (sheet[:, 2, 3] == 0).all()

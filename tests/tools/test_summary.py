@@ -10,7 +10,6 @@ import pytest
 from alexnet.tools.summary import NETWORKS, format_summary, format_variants, summarize, variants_table
 
 DOCS = Path(__file__).parents[2] / "docs"
-PARAMETERS = {"classic": 62_378_344, "paper": 60_965_224, "torchvision": 61_100_840}
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +17,8 @@ def rows():
     return variants_table()
 
 
-@pytest.mark.parametrize(("network", "parameters"), PARAMETERS.items())
-def test_parameters(network, parameters):
-    assert summarize(network, 1000)["parameters"] == parameters
-
-
 def test_layers_of_classic():
+    assert summarize("torchvision", 1000)["parameters"] == 61_100_840
     summary = summarize()
     assert (summary["variant"], summary["num_classes"]) == ("classic", 10)
     layers = {layer["name"]: layer for layer in summary["layers"]}
