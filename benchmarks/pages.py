@@ -52,8 +52,7 @@ MEASURES = {
 }
 OUTCOMES = {
     "runs": "runs", "states": "different states", "refused": "refused", "harmless": "read back unchanged",
-    "outlived": "continued", "survived": "continued", "seconds_to_start": "s to start",
-    "milliseconds_a_row": "ms a row",
+    "survived": "continued",
 }  # fmt: skip
 
 
@@ -205,7 +204,7 @@ def most_confused(record: Record, count: int = 4) -> str:
 
 
 def rate_of(record: Record) -> float:
-    return float((record | record["hardware"])["matrix_tflops_bf16"])
+    return float(record["matrix_tflops_bf16"])
 
 
 def speed_table(record: Record) -> str:
@@ -217,8 +216,7 @@ def speed_table(record: Record) -> str:
             for side in ("ours", "baseline")
         ]
         unit = row["unit"] + (f"; {row['share_of_copy_pct']}% of a copy's rate" if "share_of_copy_pct" in row else "")
-        ratios = "; ".join([f"**{row['ratio']:.2f}**", *(f"{ratio:.2f}" for ratio in row.get("other_runs", ()))])
-        rows.append([MEASURES[row["name"]], *sides, unit, ratios])
+        rows.append([MEASURES[row["name"]], *sides, unit, f"**{row['ratio']:.2f}**"])
     return table(["measure", "ours", "baseline", "unit", "ratio"], rows)
 
 
@@ -343,7 +341,7 @@ def results_page(found: dict[str, list[Record]]) -> str:
     """The whole of RESULTS.md."""
     files = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=files, undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.filters |= {"link": link, "combine": lambda one, other: one | other}
+    environment.filters["link"] = link
     environment.globals |= {name: each for name, each in globals().items() if callable(each)} | {
         "lossy": LOSSY,
         "usual": USUAL,

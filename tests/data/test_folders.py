@@ -186,7 +186,9 @@ def test_the_readme_says_what_a_copy_is_called(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="copies of CIFAR-10 are not beside this checkout")
-@pytest.mark.parametrize(("folder", "name"), [("cifar10", "cifar10"), ("cifar10-jpeg", "CIFAR-10 (JPEG q75 copy)")])
+@pytest.mark.parametrize(
+    ("folder", "name"), [("cifar10", "CIFAR-10 (20 test images as JPEG)"), ("cifar10-jpeg", "CIFAR-10 (JPEG q75 copy)")]
+)
 def test_real_copies(folder, name):
     dataset = load(str(SHARED / folder))
     assert (dataset.name, dataset.classes) == (name, tuple(tiny_cifar10.CLASSES))
