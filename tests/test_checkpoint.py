@@ -1,5 +1,7 @@
 """Files of a run: whole or absent, safe, and clear about what is wrong with them."""
 
+import dataclasses
+import json
 import os
 import pickle
 from pathlib import Path
@@ -240,6 +242,18 @@ def test_a_folder_with_a_lock_alone_is_free(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="already exists"):
         checkpoint.check_run_dir(tmp_path, quickstart(), resume=False)
+
+
+def test_the_best_validation_may_be_at_an_epochs_end(tmp_path):
+    rows = [
+        {"step": 20, "epoch": 1.0, "train_loss": 1.0, "val_acc": 66.0},
+        {"step": 24, "epoch": 1.2, "epoch_val_acc": 83.0},
+        {"step": 40, "epoch": 2.0, "train_loss": 1.0, "val_acc": 83.0},
+    ]
+    checkpoint.write_config(tmp_path, {"recipe": dataclasses.asdict(quickstart()), "data": {"train": 20}})
+    assert load_run(tmp_path).best == {}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_run(tmp_path).best == {"val_acc": 83.0, "step": 24}
 
 
 def test_a_config_is_read_back_whatever_its_names(tmp_path):

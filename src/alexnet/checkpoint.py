@@ -293,9 +293,10 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The full row with the highest ``val_acc``, which was picked on those images. Empty if there is none."""
-        rows = [row for row in self.full_rows if row["val_acc"] is not None]
-        return max(rows, key=lambda row: row["val_acc"], default={})
+        """``step`` and ``val_acc`` of the best validation, which was picked on those images. Empty if there is none."""
+        found = [(row.get("val_acc", row.get("epoch_val_acc")), row["step"]) for row in self.rows]
+        measured = [(value, -step) for value, step in found if value is not None]
+        return {"val_acc": max(measured)[0], "step": -max(measured)[1]} if measured else {}
 
     def model(self) -> AlexNet_2012:
         """The network of ``load_model``."""

@@ -171,7 +171,7 @@ def _flag(name: str) -> str:
 
 RUN = argument("run", str, "Run folder, checkpoint, .safetensors file, or cifar10-small, which is bundled.")
 RUN_IF_ANY = argument("run", str, "Run as for evaluate; default, also before an image: cifar10-small.", nargs="?")
-IMAGES = argument("images", str, "Image files; explain takes 12, or by default ten validation images.", nargs="*")
+IMAGES = argument("images", str, "Image files; explain: at most 12, by default ten validation images.", nargs="*")
 RUNS = argument("runs", str, "Run folders.", nargs="+")
 RECIPE = argument("recipe", str, f"{', '.join(RECIPES)}; default: classic.", nargs="?")
 EXPERIMENT = argument("experiment", str, "An experiment, or a .py file; default: list the experiments.", nargs="?")
@@ -185,7 +185,9 @@ EXPORTED = argument("--out", str, "File to write.", required=True)
 FORMAT = argument("--format", Literal["onnx", "safetensors"], "Format of the file.", required=True)
 RESUME = argument("--resume", bool, "Resume what is in the folder; a run keeps its recipe.")
 DATA = argument("--data", str, "Images: cifar10, digits, a folder, or hf:NAME; default: the run's own.")
-DATA_IF_ANY = argument("--data", str, "Images as for evaluate, or none; default: the run's own, if on disk.")
+DATA_IF_ANY = argument(
+    "--data", str, "Images as for evaluate, or none; default: the run's own, with images named only if on disk."
+)
 DATA_DIR = argument("--data-dir", str, "Where downloaded data sets are kept; default: the run's own.")
 SPLIT = argument("--split", Literal["val", "test"], "val: the run's validation images; test: its test set.", "val")
 AUGMENTATION = argument(

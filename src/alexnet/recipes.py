@@ -77,7 +77,8 @@ class Recipe:
         "raw", "raw: 0..255 minus the channel means; mean-image: minus the mean image; imagenet: standardised."
     )
     augment: tuple[str, ...] = _data(
-        ("random_resized_crop", "flip"), "Augmentations, applied in this order (functions of alexnet.data.augment)."
+        ("random_resized_crop", "flip"),
+        "Augmentations, functions of alexnet.data.augment; within a stage, in this order.",
     )
     pca_color_until: float = _data(1.0, "Share of the epochs, from the first, that use pca_color.")
 
@@ -156,7 +157,7 @@ class Runtime:
     parallel: Literal["data", "towers"] = _run(
         "data", "With several processes: split each batch (data), or split the paper's two towers (towers)."
     )
-    compile: bool | None = _run(None, "Use torch.compile; none: on CUDA only.")
+    compile: bool | None = _run(None, "Use torch.compile; default: on CUDA only.")
     quiet: bool = _run(False, "Show no progress.")
     profile: int = _run(0, "Profile this many steps and write trace.json; 0: none.")
 

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-import tiny_cifar10
 
+import tiny_cifar10
 from alexnet.data import datasets
 from alexnet.data.datasets import load
 
@@ -110,7 +110,8 @@ def site(monkeypatch):
 
 
 def check(dataset):
-    assert (dataset.name, list(dataset.classes), dataset.val_split) == ("CIFAR-10", tiny_cifar10.CLASSES, "test")
+    assert dataset.name in ("CIFAR-10", "cifar10")  # torchvision's, and a Parquet copy with other images than the hub's
+    assert (list(dataset.classes), dataset.val_split) == (tiny_cifar10.CLASSES, "test")
     assert np.array_equal(dataset.train.array(), np.concatenate([tiny_cifar10.pixels(n) for n in range(1, 6)]))
     assert np.array_equal(dataset.val.array(), tiny_cifar10.pixels(6))
 
@@ -165,12 +166,18 @@ def test_from_the_university_where_the_hub_fails(site, tmp_path, wrong, capfd, m
     assert len(site.asked) == asked
 
 
-def test_an_archive_that_came_wrong_starts_again(site, tmp_path):
+def test_an_archive_that_came_wrong_starts_again(site, tmp_path, monkeypatch):
     del site.files[TRAIN], site.files[TEST]
     site.break_after[ARCHIVE] = [5000]
     text = refusal(tmp_path)
     assert "404" in text
     assert site.url + ARCHIVE in text
+    assert (tmp_path / "cifar-10-python.tar.gz").is_file()  # a part of it
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = len(site.asked)
+    assert "HF_HUB_OFFLINE" in refusal(tmp_path)
+    assert len(site.asked) == asked
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     check(load("cifar10", tmp_path))
 
 

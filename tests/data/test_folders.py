@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny_cifar10
-from pictures import CLASSES, LFS_POINTER, STRUCT, image_folder, parquet_folder, write_parquet
 from PIL import Image
 
+import tiny_cifar10
 from alexnet.data import datasets
 from alexnet.data.datasets import load
 from alexnet.data.images import ImageError
+from pictures import CLASSES, LFS_POINTER, STRUCT, image_folder, parquet_folder, write_parquet
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
 
@@ -121,6 +121,7 @@ TWO_IMAGES = pa.array([{"bytes": b"", "path": ""}] * 3, STRUCT)
 @pytest.mark.parametrize(("options", "reason"), [
     ({"train": (0, 0), "features": NAMES}, "no training image of 'dog'"),
     ({"train": (0, 0), "val": (0,)}, "only one class, '0'"),
+    ({"features": {"label": {**CLASSES, "names": ["cat", "cat"]}}}, "two classes are called 'cat'"),
     ({"train": (), "features": NAMES}, "train is empty"),
     ({"val": (), "features": NAMES}, "test is empty"),
     ({"kind": pa.float64()}, "double"),

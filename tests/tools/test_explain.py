@@ -455,7 +455,7 @@ def test_the_fullest_page_stays_under_ten_megabytes(tmp_path):
 @pytest.mark.parametrize(
     ("field", "options"),
     [
-        ("data", {"files": ()}),
+        ("neighbours", {"neighbours": -1}),
         ("images", {"files": ["a.png"] * 13}),
         ("data", {"dataset": noisy(("a", "b"))}),
         ("out", {"out": Path("no/x.html")}),
@@ -471,4 +471,6 @@ def test_refusals(tmp_path, field, options, monkeypatch):
     with pytest.raises(FieldError) as error:
         explain.explain(network(), **{"files": ["a.png"], "out": Path("x.html"), "title": "x"} | options)
     assert error.value.field == field
+    with pytest.raises(ValueError, match="name image files"):
+        explain.explain(network(), out=Path("x.html"), title="x")
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -229,6 +230,17 @@ def test_recipes_arms_of_other_arms_and_short_forms(tmp_path):
     assert (few["settings"]["max_steps"], views["settings"]["views"]) == (4, "ten-crop")
     assert raw["also"][OVERFITTING.name] != views["also"][OVERFITTING.name]
     assert not (tmp_path / "short" / "ten-views" / "seed-0" / "config.json").exists()
+
+
+def test_the_test_images_are_those_of_the_test_split(tmp_path):
+    images = make_images(tmp_path / "images")
+    shutil.copytree(images / "val", images / "test")
+    (images / "test" / "dark" / "0.png").unlink()
+    recipe = classic(images=10, batch_size=5, epochs=1, width_mult=1 / 16)
+    tested = experiment(Arm("a", recipe), Arm("b", replace(recipe, lr=0.02)), measures=(TEST_ERROR,))
+    record = run(tested, tmp_path / "out", str(images), seeds=3)
+    assert record["data"]["test"] == 5
+    assert all(value * 5 % 100 == 0 for value in record["arms"][0]["values"])
 
 
 def test_runs_that_diverge_or_do_not_reach_an_error_have_no_values(tmp_path):

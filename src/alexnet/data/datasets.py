@@ -395,6 +395,9 @@ def _checked(dataset: Dataset) -> Dataset:
     count = len(dataset.classes)
     if count < 2:
         raise _refused(dataset.spec, f"only one class, '{dataset.classes[0]}'; at least two are needed")
+    if len(set(dataset.classes)) < count:
+        name = next(name for name in dataset.classes if dataset.classes.count(name) > 1)
+        raise _refused(dataset.spec, f"two classes are called '{name}'")
     for images in splits.values():
         for index in np.flatnonzero((images.labels < 0) | (images.labels >= count))[:1]:
             reason = f"{images.name(index)}: label {images.labels[index]} is not in 0..{count - 1}"
@@ -464,7 +467,7 @@ def _cifar10_on_disk(data_dir: Path) -> Dataset | None:
         return Dataset("cifar10", "CIFAR-10", tuple(train.classes), images, held, "test")
     copy = data_dir / "cifar10"
     if all((copy / name).is_file() for name in HUB_FILES):
-        return replace(_parquet_folder("cifar10", copy, copy / "plain_text"), name="CIFAR-10")
+        return _parquet_folder("cifar10", copy, copy / "plain_text")
     return None
 
 
@@ -476,6 +479,7 @@ def _download_cifar10(data_dir: Path) -> None:
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
 
     def from_the_hub() -> None:
         get_hf_file_metadata(hf_hub_url(HUB_REPO, HUB_FILES[0], repo_type="dataset"))  # no network: fails at once
@@ -488,7 +492,7 @@ def _download_cifar10(data_dir: Path) -> None:
 
     sources = {constants.ENDPOINT: from_the_hub, CIFAR10.url: from_the_university}
     tried, before = [], socket.getdefaulttimeout()
-    if (data_dir / CIFAR10.filename).is_file():  # somebody has carried the archive here
+    if check_integrity(data_dir / CIFAR10.filename, CIFAR10.tgz_md5):  # somebody has carried the archive here
         del sources[constants.ENDPOINT]
     elif constants.HF_HUB_OFFLINE:  # then no other server is asked either
         sources, tried = {}, ["HF_HUB_OFFLINE is set"]

@@ -60,7 +60,7 @@ def open_image(source: str | Path | bytes, name: str | None = None, *, max_pixel
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input, KeyError among it
-        raise ImageError(" ".join(f"{name}: {_reason(source, error)}".splitlines())) from error
+        raise ImageError(" ".join(f"{name}: {_reason(source, error, max_pixels)}".splitlines())) from error
 
 
 def is_lfs_pointer(content: bytes) -> bool:
@@ -113,12 +113,12 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _reason(source: str | Path | bytes, error: Exception) -> str:
+def _reason(source: str | Path | bytes, error: Exception, max_pixels: int) -> str:
     """Why an image could not be opened."""
     if isinstance(error, OSError) and error.strerror:  # from the system; Pillow's own have none
         return error.strerror[:1].lower() + error.strerror[1:]
     if isinstance(error, Image.DecompressionBombError):
-        return f"too large; the limit is {MAX_PIXELS:,} pixels"
+        return f"too large; the limit is {max_pixels:,} pixels"
     if not isinstance(error, UnidentifiedImageError):
         kind = type(error).__name__
         return str(error) if isinstance(error, ImageError) else f"damaged or truncated ({error or kind})"

@@ -63,6 +63,8 @@ class Demo:
         precision: str = "auto",
     ) -> None:
         self.info = info_of(model)
+        if neighbours < 0:
+            raise FieldError("neighbours", "0 or more", neighbours)
         if dataset:
             check_classes(dataset, self.info.classes)
         self.device, self.precision = pick_device(device), precision

@@ -72,9 +72,11 @@ def explain(
     """
     info, place = info_of(model), pick_device(device)
     if not files and dataset is None:
-        raise FieldError("data", "named if no image is", None)
+        raise ValueError("name image files, or the data that the network was trained on")
     if len(files) > MAX_IMAGES:
         raise FieldError("images", f"at most {MAX_IMAGES} files", len(files))
+    if neighbours < 0:
+        raise FieldError("neighbours", "0 or more", neighbours)
     if dataset:
         check_classes(dataset, info.classes)
     check_page(out)

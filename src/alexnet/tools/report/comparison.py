@@ -87,7 +87,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """All that is recorded of a run and may change its result, except the seed and the commit."""
+    """The settings of a run that may change its result, except the seed and the commit."""
     names = [field.name for field in dataclasses.fields(Recipe) if field.compare and field.name not in ("name", "seed")]
     recipe = {name: getattr(run.recipe, name) for name in names}
     torch = (run.config.get("versions") or {}).get("torch")
@@ -212,6 +212,7 @@ def page(runs: Sequence[Run]) -> tuple[str, list[str]]:
         findings=said,
         differences=different,
         charts=_charts(settings),
+        has_chance=len({len(run.classes) for run in runs}) == 1,
         rows=[_row(run, setting) for setting in settings for run in setting.runs],
         commands=[one.command_of(run) for run in runs],
         data=data,

@@ -234,7 +234,7 @@ def document(run: Run) -> dict[str, Any]:
         "finished": run.final.get("step") == run.last_step,
         "final": run.final,
         "figures": [dataclasses.asdict(accuracy) for accuracy in accuracies(run)],
-        "best_picked": {name: run.best[name] for name in ("val_acc", "step") if run.best},
+        "best_picked": run.best,
         "seconds": seconds(run),
         "config": run.config,
         "rows": run.rows,

@@ -82,6 +82,8 @@ def run_experiment(
         reason = "holds no experiment to resume" if resume else "already exists, and can only be resumed"
         raise ValueError(f"{folder}: {reason}; choose a different folder")
     dataset = datasets.load(data, data_dir)
+    if dataset.test is not None:  # the measures are of the test images
+        dataset = replace(dataset, val=dataset.test, val_split="test", test=None)
     arms = {arm.name: arm.settings(full=full) for arm in experiment.arms}
     for name, settings in arms.items():
         if isinstance(settings, Small):
