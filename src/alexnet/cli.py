@@ -186,7 +186,7 @@ FORMAT = argument("--format", Literal["onnx", "safetensors"], "Format of the fil
 RESUME = argument("--resume", bool, "Resume what is in the folder; a run keeps its recipe.")
 DATA = argument("--data", str, "Images: cifar10, digits, a folder, or hf:NAME; default: the run's own.")
 DATA_IF_ANY = argument(
-    "--data", str, "Images as for evaluate, or none; default: the run's own, with images named only if on disk."
+    "--data", str, "Images as for evaluate, or none; default: the run's own; beside image files, only if on disk."
 )
 DATA_DIR = argument("--data-dir", str, "Where downloaded data sets are kept; default: the run's own.")
 SPLIT = argument("--split", Literal["val", "test"], "val: the run's validation images; test: its test set.", "val")
