@@ -2,7 +2,7 @@
 
     python benchmarks/bundle.py RUN NAME --json results/accuracy-NAME.json
 
-Writes src/alexnet/pretrained/NAME.safetensors. The validation images tell what half precision costs; the test set is
+Writes src/alexnet/pretrained/NAME.safetensors. The validation images show what half precision costs; the test set is
 evaluated once, in the recipe's test-time augmentation, with the weights as they are bundled.
 """
 

@@ -149,12 +149,12 @@ def setting(record: Record) -> str:
 
 def commits(runs: Sequence[Record]) -> str:
     """The commits of some runs, and from which step on if a run was resumed by another one."""
-    told = []
+    found = []
     for run in runs:
         parts = [part for part in run.get("parts", ()) if part.get("commit")]
         changed = [f"{b['commit']} from step {b['step']}" for a, b in pairwise(parts) if a["commit"] != b["commit"]]
-        told.append(", ".join([f"commit {run['commit']}", *changed]))
-    return "; ".join(dict.fromkeys(told))
+        found.append(", ".join([f"commit {run['commit']}", *changed]))
+    return "; ".join(dict.fromkeys(found))
 
 
 def test_accuracy(record: Record) -> float:

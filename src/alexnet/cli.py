@@ -199,7 +199,9 @@ CHANNEL = argument("--channel", int, "Channel of --layer, from 0; default: one c
 NEIGHBOURS = argument("--neighbours", int, "Training images to search for nearest neighbours; 0: none.", 10_000)
 HOST = argument("--host", str, "Address to listen on; 0.0.0.0: reachable from other machines.", "127.0.0.1")
 PORT = argument("--port", int, "Port to listen on; default: the first free one from 7860.")
-VARIANT = argument("--variant", str, "Network of the weights, one of alexnet variants; default: told by their shapes.")
+VARIANT = argument(
+    "--variant", str, "Network of the weights, one of alexnet variants; default: inferred from their shapes."
+)
 CLASSES = argument("--num-classes", int, "Number of classes.", 10)
 CHECKED = argument("--recipe", str, "Recipe to check, which flags may change.")
 FULL = argument("--full", bool, "Run it at the paper's size, not shortened for a laptop.")

@@ -65,7 +65,7 @@ class Recipe:
     name: str = "classic"
     """The recipe these values came from."""
 
-    # `data` is where the images lie; which images they are is told by the fingerprint in the run folder.
+    # `data` is where the images are; the fingerprint in the run folder says which images they are.
     data: str = _data("cifar10", "Images: cifar10, digits, a folder, or hf:NAME.", compare=False)
     images: int | None = _data(None, "Train on about this many images, a share of each class; none: all.")
     holdout: int = _data(

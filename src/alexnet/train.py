@@ -229,11 +229,11 @@ def run(
         """``own`` of each shard, on the CPU: ``[shards, *]``."""
         return own.cpu()[None] if shard.world == 1 else torch.stack(gather_object([own.cpu()]))
 
-    def any_process(*wishes: bool) -> list[bool]:
-        """Each wish that any process has; all processes call this together."""
+    def any_process(*flags: bool) -> list[bool]:
+        """For each flag, whether any process has it set; all processes call this together."""
         if world == 1:
-            return list(wishes)
-        total: Tensor = accelerator.reduce(torch.tensor(wishes, dtype=torch.float32, device=device))
+            return list(flags)
+        total: Tensor = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=device))
         return (total > 0).tolist()  # type: ignore[no-any-return]
 
     if any_process(precision == "fp32")[0]:  # each process measured for itself
@@ -355,9 +355,9 @@ def run(
         state.logged = step
         if is_main:
             metrics_file.add(row)
-        wishes = [callback.row(row) for callback in following]  # of the main process; every one gets the row
+        ends = [callback.row(row) for callback in following]  # of the main process; every one gets the row
         train_net.train()  # a callback may have evaluated the network
-        stopping |= any_process(any(wishes))[0]
+        stopping |= any_process(any(ends))[0]
         bar.row(row)
         return True
 

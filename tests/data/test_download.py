@@ -217,7 +217,7 @@ def test_an_archive_that_somebody_brought_is_used(site, tmp_path, monkeypatch, o
 
 
 def test_of_several_at_once_one_downloads(site, tmp_path):
-    """Threads here, which the lock keeps apart as it does processes: each opens its file anew."""
+    """Threads here, which the lock keeps apart as it does processes: each opens its own file."""
     site.silence = 0.05
     with ThreadPoolExecutor(3) as pool:
         for dataset in pool.map(lambda _: load("cifar10", tmp_path), range(3)):
