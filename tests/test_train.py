@@ -741,6 +741,7 @@ def test_compiled_on_cpu(run, tmp_path):
     plain = run(tmp_path / "plain", **options)
     compiled = run(tmp_path / "compiled", **options, compile=True)
     assert load_run(tmp_path / "compiled").config["compiled"]
+    assert load_model(tmp_path / "compiled" / "best.safetensors").num_classes == 2
     assert compiled.final["train_loss"] == pytest.approx(plain.final["train_loss"], abs=1e-4)
 
 

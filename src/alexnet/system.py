@@ -75,8 +75,8 @@ def pick_precision(name: str, device: torch.device) -> str:
 def _bf16_is_faster_on_cpu() -> bool:
     """Whether a matrix product is faster in bfloat16, measured once a process in about 20 ms.
 
-    The processor's features do not predict it: an Intel Xeon with ``avx512_bf16`` but without AMX takes twice as long in
-    bfloat16 as in float32.
+    The processor's features do not predict it: an Intel Xeon with ``avx512_bf16`` but without AMX takes twice as long
+    in bfloat16 as in float32.
     """
 
     def seconds(dtype: torch.dtype) -> float:

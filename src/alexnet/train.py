@@ -349,7 +349,7 @@ def run(
             state.row = row
         if is_scheduled(step) and val["top1"] > state.best_acc:
             state.best_acc, state.best_step = val["top1"], step
-            weights = parallel.full_state(eval_net.state_dict())
+            weights = parallel.full_state((net if average is None else average).state_dict())
             if is_main:
                 best_weights = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
         state.logged = step
