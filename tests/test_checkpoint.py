@@ -118,6 +118,14 @@ def test_out_of_memory_is_not_a_damaged_file(folder, monkeypatch, error):
     assert raised.value is error
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>", b"{}"])
+def test_a_file_that_is_no_archive_is_not_called_mapped(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.pth") as error:
+        load_model(tmp_path / "x.pth")
+    assert "mmap" not in str(error.value)
+
+
 def test_files_of_other_programs_are_named(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "foreign.pth")
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")

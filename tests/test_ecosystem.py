@@ -223,6 +223,12 @@ def test_jit_script(net: Net) -> None:
     assert_near(gradients(scripted, net.images()), gradients(net.plain, net.images()), 1e-3)
 
 
+@row("Tracing", "`torch.jit.script` of what `torch.fx.symbolic_trace` gives")
+def test_jit_script_of_a_symbolic_trace(net: Net) -> None:
+    scripted = torch.jit.script(torch.fx.symbolic_trace(net.model))
+    assert_near(scripted(net.images(5)), net.plain(net.images(5)))
+
+
 @row("Tracing", "`SummaryWriter.add_graph`", "tensorboard")
 def test_tensorboard_graph(net: Net, tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter

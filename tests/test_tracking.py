@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +92,18 @@ def test_a_bar_on_a_terminal(monkeypatch):
     bar.close()
     assert "40/100" in terminal.getvalue()
     assert "a row\n" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("stream", [SimpleNamespace(write=lambda text: None), None, "closed"])
+def test_odd_streams_stop_nothing(stream, monkeypatch):
+    if stream == "closed":
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr("sys.stderr", stream)
+    bar = ProgressBar()
+    bar.start(10, 0)
+    bar.line("a row")
+    bar.close()
 
 
 # --- metrics.jsonl

@@ -193,6 +193,19 @@ def test_a_given_network_is_trained_and_described(run, tmp_path):
         run(tmp_path / "frozen", model=trained)
 
 
+def test_a_changed_network_is_no_longer_its_variant(run, tmp_path):
+    """load_model would build the variant again, with the same weights and other answers."""
+    model = AlexNet_2012(2, width_mult=1 / 16)
+    model.features.relu3 = nn.GELU()
+    with pytest.raises(ValueError, match="relu3 differs"):
+        run(tmp_path / "run", model=model)
+    wrapped = nn.Sequential(model)
+    wrapped.input_size = 224
+    run(tmp_path / "run", model=wrapped, max_steps=1)
+    with pytest.raises(ValueError, match="do not fit"):
+        load_model(tmp_path / "run")
+
+
 def test_another_network_is_trained_in_one_group(run, tmp_path):
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
     with pytest.raises(ValueError, match="input_size"):

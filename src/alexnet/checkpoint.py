@@ -131,7 +131,8 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
                     raise ValueError(f"checksum mismatch in {damaged}")
         with torch.serialization.safe_globals(list(safe_globals)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Validating sparse tensor")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and CAN_MAP)
+            can_map = mmap and CAN_MAP and zipfile.is_zipfile(path)  # a file of an old torch is no zip archive
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, because loading it would run code, or it holds no weights") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError):

@@ -548,13 +548,10 @@ def _program() -> str:
 
 def _recipe_table() -> str:
     """Each recipe, with the flags by which it differs from ``classic``."""
-    lines, indent, width = (
-        ["recipes, and their differences from classic:"],
-        " " * 14,
-        shutil.get_terminal_size().columns,
-    )
+    lines, indent = ["recipes, and their differences from classic:"], " " * 14
+    width = max(40, shutil.get_terminal_size().columns)
     for name, make in RECIPES.items():
-        lines.append(f"  {name:12}{(make.__doc__ or '').splitlines()[0].replace('`', '')}")
+        lines.append(f"  {name:12}{(make.__doc__ or name).splitlines()[0].replace('`', '')}")
         flags = recipes.command(dataclasses.replace(make(), name="classic"), recipes.runtime_for(name)).split()[3:]
         lines += textwrap.wrap(
             " ".join(flags), width - 2, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
@@ -625,7 +622,10 @@ class _Parser(argparse.ArgumentParser):
                 checked[-1] += f"={word}"
             else:
                 checked.append(word)
-        return self.parse_intermixed_args(checked)
+        args = self.parse_intermixed_args(checked)
+        if getattr(args, "out", None):
+            args.out = os.path.expanduser(args.out)  # noqa: PTH111  # a shell leaves --out=~/x as it is
+        return args
 
 
 def parse(words: Sequence[str]) -> Namespace:

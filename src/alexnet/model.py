@@ -12,8 +12,6 @@ dropout is applied to the inputs of the two hidden fully connected layers, not t
 training, not at test; conv1 is padded by 2; α is divided by the window's size.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import warnings
@@ -383,6 +381,15 @@ class AlexNet_2012(
 
     # --- trained weights
 
+    def changed_layer(self) -> str | None:
+        """The first layer that differs from what the arguments build, or None. ``from_weights`` builds them again."""
+        with torch.device("meta"):
+            built = type(self)(**self._arguments())
+        for (name, own), (_, other) in zip(_described(self), _described(built), strict=False):
+            if own != other:
+                return name
+        return None
+
     @classmethod
     def from_weights(cls, weights: Mapping[str, Any], info: ModelInfo) -> Self:
         """A network with ``weights``, a state dict, in evaluation mode. The tensors are not copied.
@@ -403,7 +410,7 @@ class AlexNet_2012(
             model.load_state_dict(weights, strict=strict, assign=True)
         except (RuntimeError, TypeError, AttributeError) as error:
             network = f"variant {model.variant.name} with {model.num_classes} classes, width_mult {model.width_mult}"
-            raise ValueError(f"the weights do not fit {network}") from error
+            raise ValueError(f"the weights do not fit {network}; `alexnet convert` reads weights of others") from error
         return model.eval()
 
     @classmethod
@@ -504,6 +511,12 @@ class DropoutOf2012(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, self.p, self.training) * (1 - self.p)
+
+
+def _described(model: AlexNet_2012) -> list[tuple[str, str]]:
+    """The names and the texts of the layers. Dropout's probability, which only training uses, is left out."""
+    layers = (*model.features.named_children(), *model.classifier.named_children())
+    return [(name, "Dropout" if type(layer) is nn.Dropout else str(layer)) for name, layer in layers]
 
 
 def _features(v: Variant) -> nn.Sequential:

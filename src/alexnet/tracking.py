@@ -306,8 +306,9 @@ class ProgressBar:
         """Begin at step ``done`` of ``total``."""
         self.total, self.first_step = total, done
         self.started = self.shown = time.monotonic()
-        is_terminal = getattr(sys.stderr, "isatty", bool)()  # a log object in its place may have no isatty
-        if not self.quiet and is_terminal:
+        if (
+            not self.quiet and not getattr(sys.stderr, "closed", False) and getattr(sys.stderr, "isatty", bool)()
+        ):  # a log object in its place may have no isatty
             self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def is_due(self) -> bool:
@@ -339,13 +340,13 @@ class ProgressBar:
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
-        if self.quiet or sys.stderr is None:
+        if self.quiet or sys.stderr is None or getattr(sys.stderr, "closed", False):
             return
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)
         else:
             sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            getattr(sys.stderr, "flush", bool)()
 
     def close(self) -> None:
         if self.bar is not None:

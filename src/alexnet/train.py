@@ -252,6 +252,11 @@ def run(
         size = net.variant.image_sizes[0]
         if net.num_classes != classes:
             raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
+        if changed := net.changed_layer():
+            raise ValueError(
+                f"model must have the layers of variant {recipe.variant}, from which load_model builds it again, but "
+                f"{changed} differs; wrap it in nn.Sequential, with the attribute input_size, to train it all the same"
+            )
     if size is None:
         raise ValueError("model must have the attribute input_size, the side of its input")
     if not any(weight.requires_grad for weight in net.parameters()):

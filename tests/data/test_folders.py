@@ -89,6 +89,9 @@ def test_several_files_are_one_split(shards):
     assert train.name(4).endswith("train-00001-of-00003.parquet row 1 (1.png)")
     Path(shards, "train-00001-of-00003.parquet").unlink()
     assert "3 files, 2 of them" in refusal(shards)
+    for path in Path(shards).glob("train-*"):  # as the hub named them once
+        path.rename(path.with_stem(f"{path.stem}-a09b74b3ef9c3b56"))
+    assert "3 files, 2 of them" in refusal(shards)
 
 
 def test_large_parquet_stays_on_disk_and_is_the_same_data_set(shards, tmp_path, monkeypatch):
@@ -302,4 +305,19 @@ def test_useless_folders_are_refused(tmp_path):
     assert "'cat'" in refusal(image_folder(tmp_path / "b", classes=("cat",)))
     for split in ("train", "val"):
         (tmp_path / "c" / split).mkdir(parents=True)
-    assert "train is empty" in refusal(tmp_path / "c")
+    assert "train/ has no folders" in refusal(tmp_path / "c")
+
+
+def test_a_named_pipe_is_not_read(tmp_path):
+    spec = image_folder(tmp_path)
+    os.mkfifo(tmp_path / "train" / "cat" / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        load(spec).fingerprints()
+
+
+def test_images_outside_class_folders_are_named(tmp_path):
+    spec = image_folder(tmp_path)
+    shutil.rmtree(tmp_path / "train" / "cat")
+    shutil.rmtree(tmp_path / "train" / "dog")
+    Image.new("RGB", (4, 4)).save(tmp_path / "train" / "0.png")
+    assert "a folder of its own" in refusal(spec)

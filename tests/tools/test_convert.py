@@ -245,6 +245,13 @@ def test_safetensors_in_any_order_of_two_towers_in_half_precision(tmp_path):
     assert {value.dtype for value in load_model(tmp_path / "out.safetensors").parameters()} == {torch.float32}
 
 
+def test_a_state_dict_under_any_key(tmp_path):
+    source = save(tmp_path, {"params_ema": STATE, "epoch": 3, "step": torch.tensor(7)})
+    convert(source, tmp_path / "out.safetensors")
+    source = save(tmp_path, {"ema": STATE, "teacher": STATE})
+    assert "ema, teacher" in refusal(source)
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_what_lies_beside_the_weights_is_ignored(full, tmp_path):
     state = {f"model.{name}": value for name, value in (STATE if full else numbered(STATE)).items()}

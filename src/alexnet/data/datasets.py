@@ -14,6 +14,7 @@ import json
 import os
 import re
 import socket
+import stat
 import sys
 import unicodedata
 from bisect import bisect_right
@@ -76,7 +77,11 @@ class Files:
     def listing(self, rows: np.ndarray) -> tuple[np.ndarray, bytes]:
         paths = [self.paths[row] for row in rows]
         names = (os.fsencode(path.removeprefix(self.folder).replace(os.sep, "/")) for path in paths)
-        return np.array([Path(path).stat().st_size for path in paths], np.int64), b"\n".join(names)
+        found = [Path(path).stat() for path in paths]
+        for path, each in zip(paths, found, strict=True):
+            if not stat.S_ISREG(each.st_mode):  # such as a named pipe, which nobody may ever write to
+                raise ImageError(f"{path}: not a regular file")
+        return np.array([each.st_size for each in found], np.int64), b"\n".join(names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -552,6 +557,9 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
         raise _refused(spec, "train/ is there, but neither val/ nor test/")
     left_out: list[str] = []
     found = {split: _class_folders(folder / split, left_out) for split in splits}
+    for split, own in found.items():
+        if not own:
+            raise _refused(spec, f"{split}/ has no folders; the images of each class must be in a folder of its own")
     if len(splits) == 3 and not found["test"].keys() & found["train"].keys():
         del found["test"]  # without folders of these classes it has no labels
     images = {split: _class_files(folder / split, own, left_out) for split, own in found.items()}
@@ -559,7 +567,7 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
     dataset = _dataset(spec, _display_name(folder), classes, images)
     if not left_out:
         return dataset
-    note = f"left out {len(left_out):,} files and folders that are no images, such as {left_out[0]}"
+    note = f"left out {len(left_out):,} files and folders that are no images of a class, such as {left_out[0]}"
     return replace(dataset, notes=(note,))
 
 
@@ -639,7 +647,7 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    stated = re.search(r"-of-(\d+)$", paths[0].stem)
+    stated = re.search(r"-of-(\d+)(-[0-9a-f]+)?$", paths[0].stem)  # older names end with a hash
     if stated and int(stated[1]) != len(paths):
         raise ValueError(f"{paths[0]}: the split has {int(stated[1])} files, {len(paths)} of them are here")
     large = sum(path.stat().st_size for path in paths) > MAPPED_FROM

@@ -272,10 +272,23 @@ def _read_state_dict(source: Path) -> dict[str, Tensor]:
     for _ in range(4):  # one within another; a dict may also hold itself
         inner = [state[key] for key in WRAPPERS if key in state] if isinstance(state, dict) else []
         state = next((value for value in inner if isinstance(value, dict)), state)
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    tensors = _tensors(state)
+    if not _has_matrix(tensors) and isinstance(state, dict):  # they are under another key
+        found = {str(key): each for key, value in state.items() if _has_matrix(each := _tensors(value))}
+        if len(found) > 1:
+            raise ValueError(f"{source}: holds several state dicts ({', '.join(found)}); save one of them alone")
+        tensors = next(iter(found.values()), tensors)
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise ValueError(f"{source}: holds no state dict, which has tensors under names")
     return tensors
+
+
+def _tensors(state: Any) -> dict[Any, Tensor]:
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+
+
+def _has_matrix(tensors: Mapping[Any, Tensor]) -> bool:
+    return any(each.ndim > 1 for each in tensors.values())
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
