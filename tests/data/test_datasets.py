@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_cifar10
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import encoded, image_folder, parquet_folder, png, write_parquet
 from PIL import Image
 
+import tiny_cifar10
 from alexnet import recipes
 from alexnet.data import datasets
 from alexnet.data.datasets import Dataset, Files, Images, Pixels, describe, hold_out, load
+from pictures import encoded, image_folder, parquet_folder, png, write_parquet
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7, 3), dtype=np.uint8)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import LFS_POINTER, encoded
 from PIL import Image, ImageOps
 
 from alexnet.data.images import ImageError, open_image, prefetch
+from pictures import LFS_POINTER, encoded
 
 
 def picture(width=24, height=16):

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from pictures import image_folder
 from PIL import Image
 
 from alexnet import recipes
@@ -15,6 +14,7 @@ from alexnet.data.datasets import Dataset, Images, Pixels
 from alexnet.data.images import ImageError
 from alexnet.data.loaders import Shard, eval_batches
 from alexnet.data.normalization import make_normalization, normalized
+from pictures import image_folder
 
 CPU = torch.device("cpu")
 ALL = ("random_resized_crop", "flip", "pca_color_std", "cutout")
