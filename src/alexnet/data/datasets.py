@@ -536,10 +536,12 @@ def _has_md5(images: Images, expected: Sequence[str]) -> bool:
     array = images.array()
     if array is None or array.shape[1:] != (32, 32, 3):
         return False
-    planes = array.transpose(0, 3, 1, 2).reshape(len(array), -1)
-    content = np.concatenate([images.labels[:, None].astype(np.uint8), planes], axis=1)
-    parts = np.array_split(content, len(expected))
-    return [hashlib.md5(part.tobytes(), usedforsecurity=False).hexdigest() for part in parts] == list(expected)
+    for rows, md5 in zip(np.array_split(np.arange(len(array)), len(expected)), expected, strict=True):
+        planes = array[rows].transpose(0, 3, 1, 2).reshape(len(rows), -1)
+        content = np.concatenate([images.labels[rows, None].astype(np.uint8), planes], axis=1)
+        if hashlib.md5(content.tobytes(), usedforsecurity=False).hexdigest() != md5:
+            return False
+    return True
 
 
 # A folder of image files, one folder a class
