@@ -342,10 +342,8 @@ def results_page(found: dict[str, list[Record]]) -> str:
     files = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=files, undefined=jinja2.StrictUndefined, autoescape=False)
     environment.filters["link"] = link
-    environment.globals |= {name: each for name, each in globals().items() if callable(each)} | {
-        "lossy": LOSSY,
-        "usual": USUAL,
-    }
+    functions = {name: each for name, each in globals().items() if callable(each)}
+    environment.globals |= functions | {"lossy": LOSSY, "usual": USUAL}
     return environment.get_template("RESULTS.md.jinja").render(found=found).rstrip() + "\n"
 
 

@@ -431,6 +431,11 @@ def test_explain_report_export_and_convert(trained, images, capsys, tmp_path):
     assert converted.is_file()
 
 
+def test_a_home_folder_that_the_shell_left_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert parse(["report", "x", "--out=~/page.html"]).out == "/home/ada/page.html"
+
+
 def test_demo(monkeypatch, trained, capsys):
     asked = []
     served = SimpleNamespace(local_url="http://127.0.0.1:9/", block_thread=lambda: None)

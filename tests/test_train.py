@@ -197,8 +197,11 @@ def test_a_changed_network_is_no_longer_its_variant(run, tmp_path):
     """load_model would build the variant again, with the same weights and other answers."""
     model = AlexNet_2012(2, width_mult=1 / 16)
     model.features.relu3 = nn.GELU()
-    with pytest.raises(ValueError, match="relu3 differs"):
-        run(tmp_path / "run", model=model)
+    added = AlexNet_2012(2, width_mult=1 / 16)
+    added.classifier.append(nn.Softmax(1))
+    for changed, layer in ((model, "relu3"), (added, "7")):
+        with pytest.raises(ValueError, match=f" {layer} differs"):
+            run(tmp_path / "run", model=changed)
     wrapped = nn.Sequential(model)
     wrapped.input_size = 224
     run(tmp_path / "run", model=wrapped, max_steps=1)
@@ -229,11 +232,11 @@ def test_each_run_of_a_process_has_its_own_device(run, tmp_path, monkeypatch):
 
 def test_accelerate_decides_nothing_about_the_precision(run, tmp_path, whole, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    for own in (lambda: None, lambda: Accelerator(cpu=True, mixed_precision="bf16")):  # the caller's
+    for callers in (False, True):
         AcceleratorState._reset_state(reset_partial_state=True)
-        own()
-        out = tmp_path / str(own)
-        assert_same_run(run(out, max_steps=6, precision="fp32").folder, whole)
+        if callers:
+            Accelerator(cpu=True, mixed_precision="bf16")
+        assert_same_run(run(tmp_path / str(callers), max_steps=6, precision="fp32").folder, whole)
 
 
 def test_a_finished_run_is_left_as_it_is(run, tmp_path):

@@ -296,8 +296,8 @@ class Run:
     def best(self) -> dict[str, Any]:
         """``step`` and ``val_acc`` of the best validation, which was picked on those images. Empty if there is none."""
         found = [(row.get("val_acc", row.get("epoch_val_acc")), row["step"]) for row in self.rows]
-        measured = [(value, -step) for value, step in found if value is not None]
-        return {"val_acc": max(measured)[0], "step": -max(measured)[1]} if measured else {}
+        value, step = max(((value, -step) for value, step in found if value is not None), default=(None, 0))
+        return {} if value is None else {"val_acc": value, "step": -step}
 
     def model(self) -> AlexNet_2012:
         """The network of ``load_model``."""

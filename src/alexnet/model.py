@@ -18,6 +18,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -384,11 +385,9 @@ class AlexNet_2012(
     def changed_layer(self) -> str | None:
         """The first layer that differs from what the arguments build, or None. ``from_weights`` builds them again."""
         with torch.device("meta"):
-            built = type(self)(**self._arguments())
-        for (name, own), (_, other) in zip(_described(self), _described(built), strict=False):
-            if own != other:
-                return name
-        return None
+            built = AlexNet_2012(**self._arguments())
+        pairs = zip_longest(_described(self), _described(built))  # a layer may be missing or added
+        return next(((own or other)[0] for own, other in pairs if own != other), None)
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Any], info: ModelInfo) -> Self:

@@ -217,6 +217,10 @@ def test_a_test_folder_beside_val_is_kept_for_the_end(tmp_path):
     spec = image_folder(tmp_path)
     (tmp_path / "test" / "photos").mkdir(parents=True)
     assert load(spec).test is None  # no folder of it is a class
+    (tmp_path / "test" / "photos").rmdir()
+    (tmp_path / "test" / "0.png").touch()
+    assert load(spec).test is None  # images without labels
+    (tmp_path / "test" / "photos").mkdir()
     (tmp_path / "test" / "dog").mkdir()
     assert "'photos'" in refusal(spec)
     shutil.rmtree(tmp_path / "test")

@@ -559,11 +559,11 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
         raise _refused(spec, "train/ is there, but neither val/ nor test/")
     left_out: list[str] = []
     found = {split: _class_folders(folder / split, left_out) for split in splits}
+    if len(splits) == 3 and not found["test"].keys() & found["train"].keys():
+        del found["test"]  # without folders of these classes it has no labels
     for split, own in found.items():
         if not own:
             raise _refused(spec, f"{split}/ has no folders; the images of each class must be in a folder of its own")
-    if len(splits) == 3 and not found["test"].keys() & found["train"].keys():
-        del found["test"]  # without folders of these classes it has no labels
     images = {split: _class_files(folder / split, own, left_out) for split, own in found.items()}
     classes = {split: tuple(sorted(own)) for split, own in found.items()}
     dataset = _dataset(spec, _display_name(folder), classes, images)
