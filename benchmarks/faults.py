@@ -150,7 +150,7 @@ def kills_at_random(chunk: int, count: int) -> Found:
         while kills < count:
             for _ in range(draw.randint(1, 4)):
                 process = small.start()
-                time.sleep(draw.uniform(0, small.seconds))
+                process.join(draw.uniform(0, small.seconds))
                 process.kill()
                 kills += small.end(process)[0] == -signal.SIGKILL  # else it had ended before
             runs += 1
@@ -547,6 +547,8 @@ def main() -> int:
     if unknown := set(args.parts) - PARTS.keys():
         parser.error(f"PART must be one of {'; '.join(PARTS)}, got {', '.join(unknown)}")
     os.environ["OMP_NUM_THREADS"] = "1"  # before the server that forks the runs starts
+    (first := FORK.Process(target=int)).start()  # the server imports everything before it answers
+    first.join()
     record = GrowingRecord(args.json, {"kind": "faults", "command": "python benchmarks/faults.py"}, ("part", "chunk"))
     for part in args.parts or PARTS:
         work, size, total = PARTS[part]
