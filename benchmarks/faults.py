@@ -24,7 +24,6 @@ import contextlib
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -50,6 +49,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from alexnet.checkpoint import LAST, load_checkpoint
 from alexnet.cli import main as alexnet
+from forked import SERVER, Command, Run
 from record import GrowingRecord, origin
 from runs import COMMAND, MANY, assert_same_run, make_images
 
@@ -57,10 +57,6 @@ KINDS: dict[str, dict[str, Any]] = {"classic's fields": {}, "every part of a rec
 SHORT = ["--max-steps", "6", "--save-every", "0", "--quiet"]
 ERRORS = ("ENOSPC", "EIO", "EROFS")
 CALLS = "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,ftruncate"
-FORK = multiprocessing.get_context("forkserver")  # of a process that has imported everything: a run starts at once
-FORK.set_forkserver_preload(
-    ["alexnet.train", "torchvision", "torch._dynamo", "torch.distributed", "matplotlib.backends.backend_agg"]
-)
 Found = dict[str, Any]
 
 
@@ -82,18 +78,17 @@ def flags(fields: dict[str, Any]) -> list[str]:
     return words
 
 
-def run_command(words: Sequence[str], output: Path, paused: bool, trace: Path | None) -> None:
-    """``alexnet WORDS`` in this process, which ends. It waits for SIGCONT first if ``paused``."""
-    with output.open("wb", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    if paused:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    moments = watch(Path(words[-1])) if trace else []
-    code = alexnet(words)
-    if trace:
-        trace.write_bytes(pickle.dumps(moments))
-    sys.exit(code)
+def paused(words: Sequence[str]) -> int:
+    """``alexnet WORDS``, after a wait for SIGCONT."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return alexnet(words)
+
+
+def traced(words: Sequence[str]) -> int:
+    """``alexnet WORDS``, with its moments in the file ``trace`` beside the run's folder."""
+    moments, code = watch(folder := Path(words[-1])), alexnet(words)
+    folder.with_name("trace").write_bytes(pickle.dumps(moments))
+    return code
 
 
 class SmallRun:
@@ -105,29 +100,17 @@ class SmallRun:
         make_images(self.images)
         self.words = [*COMMAND, *SHORT, "--data", str(self.images), *flags(KINDS[kind])]
         began = time.monotonic()
-        code, said = self.end(self.start(out=self.whole))
+        code, said = self.start(out=self.whole).end()
         self.seconds = time.monotonic() - began
         assert code == 0, said
 
-    def start(self, *, out: Path | None = None, paused: bool = False, trace: Path | None = None) -> Any:
+    def start(self, run: Run = alexnet, out: Path | None = None) -> Command:
         """Start the command, or resume it."""
-        words = [*self.words, "--resume", "--out", str(out or self.out)]
-        process = FORK.Process(target=run_command, args=(words, self.output, paused, trace))
-        process.start()
-        return process
-
-    def end(self, process: Any) -> tuple[int, str]:
-        """Its exit code, negative for a signal, and what it printed."""
-        process.join(600)
-        said = self.output.read_text() if self.output.exists() else ""
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(said)
-        return process.exitcode, said
+        return Command([*self.words, "--resume", "--out", str(out or self.out)], self.output, run)
 
     def finish(self) -> str:
         """Resume to the end and remove the folder. Empty if the run equals the other one, else what is wrong."""
-        code, said = self.end(self.start())
+        code, said = self.start().end()
         try:
             assert code == 0, said
             assert_same_run(self.out, self.whole)
@@ -150,9 +133,9 @@ def kills_at_random(chunk: int, count: int) -> Found:
         while kills < count:
             for _ in range(draw.randint(1, 4)):
                 process = small.start()
-                process.join(draw.uniform(0, small.seconds))
-                process.kill()
-                kills += small.end(process)[0] == -signal.SIGKILL  # else it had ended before
+                process.process.join(draw.uniform(0, small.seconds))
+                process.send(signal.SIGKILL)
+                kills += process.end(600)[0] == -signal.SIGKILL  # else it had ended before
             runs += 1
             if said := small.finish():
                 wrong.append(said)
@@ -191,16 +174,17 @@ def at_each_call(chunk: int, count: int) -> Found:
 def under_strace(small: SmallRun, *options: str) -> tuple[int, str, list[str]]:
     """The run's exit code, what it printed, and its calls on files, a line each. ``options`` of ``strace -e``."""
     log = small.out.with_name("calls")
-    process = small.start(paused=True)
-    while Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+    process = small.start(paused)
+    pid = str(process.process.pid)
+    while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
         time.sleep(0.001)
-    command = ["strace", "-y", "-p", str(process.pid), "-o", str(log)]
+    command = ["strace", "-y", "-p", pid, "-o", str(log)]
     for option in (f"trace={CALLS}", *options):
         command += ["-e", option]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as strace:
         strace.stderr.readline()  # type: ignore[union-attr]  # it is attached
-        os.kill(process.pid, signal.SIGCONT)
-        code, said = small.end(process)
+        process.send(signal.SIGCONT)
+        code, said = process.end(600)
     return code, said, [line for line in log.read_text(errors="replace").splitlines() if re.match(r"\w+\(", line)]
 
 
@@ -275,10 +259,10 @@ def power_cuts(chunk: int, count: int) -> Found:
     kind = list(KINDS)[chunk % len(KINDS)]
     draw, wrong, seen = random.Random(chunk), [], set()
     with scratch() as folder:
-        small, trace = SmallRun(folder, kind), folder / "trace"
-        code, said = small.end(small.start(trace=trace))
+        small = SmallRun(folder, kind)
+        code, said = small.start(traced).end()
         assert code == 0, said
-        moments: list[Moment] = pickle.loads(trace.read_bytes())
+        moments: list[Moment] = pickle.loads((folder / "trace").read_bytes())
         shutil.rmtree(small.out)
         saves = list(dict.fromkeys(moment.names[LAST] for moment in moments if LAST in moment.names))
         for _ in range(count):
@@ -518,7 +502,7 @@ def bad_inputs(chunk: int, count: int) -> Found:
     """In a process of its own, so that a crash of it is seen."""
     with scratch() as folder:
         result, now = folder / "result.json", folder / "now"
-        process = FORK.Process(target=answers, args=(chunk, count, folder, result))
+        process = SERVER.Process(target=answers, args=(chunk, count, folder, result))
         process.start()
         process.join()
         if not result.exists():
@@ -547,7 +531,7 @@ def main() -> int:
     if unknown := set(args.parts) - PARTS.keys():
         parser.error(f"PART must be one of {'; '.join(PARTS)}, got {', '.join(unknown)}")
     os.environ["OMP_NUM_THREADS"] = "1"  # before the server that forks the runs starts
-    (first := FORK.Process(target=int)).start()  # the server imports everything before it answers
+    (first := SERVER.Process(target=int)).start()  # the server imports everything before it answers
     first.join()
     record = GrowingRecord(args.json, {"kind": "faults", "command": "python benchmarks/faults.py"}, ("part", "chunk"))
     for part in args.parts or PARTS:

@@ -11,35 +11,36 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from alexnet.cli import main
 
+Run = Callable[[Sequence[str]], int]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["alexnet.train", "torch._dynamo", "torch.distributed", "matplotlib.backends.backend_agg", "matplotlib.figure"]
 )
 
 
-def _command(arguments: Sequence[str], output: Path, environment: Mapping[str, str]) -> None:
+def _command(run: Run, arguments: Sequence[str], output: Path, environment: Mapping[str, str]) -> None:
     os.setsid()
     os.environ.update(environment)
-    with output.open("ab", buffering=0) as file:
+    with output.open("wb", buffering=0) as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
     if limit := int(environment.get("FILE_SIZE_LIMIT", 0)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.exit(main(arguments))
+    sys.exit(run(arguments))
 
 
 class Command:
-    """``alexnet ARGUMENTS``, started; what it prints goes to the file ``output``."""
+    """``alexnet ARGUMENTS``, started; what it prints goes to the file ``output``. ``run`` runs it in the process."""
 
-    def __init__(self, arguments: Sequence[str], output: Path, **environment: str) -> None:
+    def __init__(self, arguments: Sequence[str], output: Path, run: Run = main, **environment: str) -> None:
         self.output = output
         output.touch()
-        self.process = SERVER.Process(target=_command, args=(list(arguments), output, environment))
+        self.process = SERVER.Process(target=_command, args=(run, list(arguments), output, environment))
         self.process.start()
 
     def send(self, signal: int) -> None:
@@ -61,13 +62,11 @@ class Command:
         return self.process.exitcode, self.output.read_text()
 
 
-def several(
-    processes: int, arguments: Sequence[str], output: Path, *, last: Sequence[str] = (), **environment: str
-) -> list[Command]:
+def several(processes: int, arguments: Sequence[str], output: Path, *, last: Sequence[str] = ()) -> list[Command]:
     """The command in several processes, as torchrun starts it. ``last``: arguments of the last process alone."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)} | environment
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     return [
         Command(
             [*arguments, *(last if rank == processes - 1 else ())],

@@ -49,6 +49,7 @@ def test_the_same_bytes_whatever_the_users_style_and_the_folders_name(tmp_path):
     import matplotlib
 
     first = draw(tmp_path / "run").read_bytes()
-    with matplotlib.rc_context({"font.size": 30, "axes.grid": False}):
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
         assert draw(tmp_path / "run").read_bytes() == first
+        assert matplotlib.rcParams["font.size"] == 30
     draw(tmp_path / "caf\udce9 $x^2")  # a name that is not valid text, and no formula

@@ -52,12 +52,6 @@ def test_a_field_has_an_effect(losses, base, field):
     assert losses(**{field: CHANGES[field]}) != base
 
 
-@pytest.mark.parametrize("augment", ["flip", "random_crop", "pca_color", "pca_color_std", "cutout", "alternating_flip"])
-def test_an_augmentation_has_an_effect(losses, augment):
-    rest = () if augment == "random_crop" else ("random_crop",)
-    assert losses(augment=(*rest, augment), epochs=2) != losses(augment=rest or ("random_resized_crop",), epochs=2)
-
-
 def test_the_rate_of_a_row_is_the_one_that_its_step_took(losses, tmp_path):
     losses(tmp_path / "run", schedule="cosine", warmup=0.0)
     run, state = load_run(tmp_path / "run"), load_checkpoint(tmp_path / "run" / "last.ckpt")

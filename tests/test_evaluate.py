@@ -1,6 +1,7 @@
 """A trained network on a data set and on image files: compared with computations by hand and with torchvision."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,17 @@ def test_evaluate_by_ten_crops_and_by_mirror_images(model, dataset):
         mean = torch.stack([model(crop).softmax(1) for crop in crops]).mean(0)
         found = evaluate(model, dataset, tta, device="cpu", precision="fp32")
         assert found["loss"] == pytest.approx(F.nll_loss(mean.log(), labels).item(), rel=1e-4)
+
+
+def test_data_whose_mirror_images_have_no_class_are_not_mirrored(model, dataset):
+    plain = replace(dataset, flip=False)
+    losses = [evaluate(model, plain, tta, device="cpu", precision="fp32")["loss"] for tta in ("center", "flip")]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_class_without_images_has_no_accuracy(model, dataset):
+    found = evaluate(model, replace(dataset, val=dataset.val.subset([0])), device="cpu")
+    assert [share is None for share in found["per_class"].values()] == [False, True, True]
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

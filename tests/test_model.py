@@ -445,9 +445,25 @@ def test_hub_folders_of_the_first_version(tmp_path, described):
     assert again.info == (info if described else None)
 
 
+def test_the_revision_of_a_repository_is_asked_for(tmp_path, monkeypatch):
+    AlexNet_2012(3, width_mult=1 / 16).save_pretrained(tmp_path)
+    asked = []
+
+    def download(repo_id, filename, revision, **_):
+        asked.append(revision)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("alexnet.model.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
+    AlexNet_2012.from_pretrained("user/net", revision="v1")
+    assert asked == ["v1", "v1"]
+
+
 def test_torch_hub():
     root = Path(__file__).parents[1]
     arguments = {"num_classes": 4, "variant": "paper", "init": "he", "width_mult": 0.25}
     model = torch.hub.load(str(root), "alexnet_2012", source="local", **arguments)
     assert isinstance(model, AlexNet_2012)
     assert (model.num_classes, model.variant.name, model.width_mult) == (4, "paper", 0.25)
+    trained = torch.hub.load(str(root), "alexnet_2012", source="local", weights="cifar10-small")
+    assert trained.info == load_model("cifar10-small").info

@@ -26,19 +26,13 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@every_page
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "docs").glob("*.ipynb")], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
         linked = page.parent / target if target else page
         assert linked.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors(linked), f"{page.name} links to {target}#{anchor}"
-
-
-def test_links_of_the_notebook_lead_somewhere():
-    notebook = ROOT / "docs" / "alexnet-in-ten-minutes.ipynb"
-    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)\)", notebook.read_text(encoding="utf-8")):
-        assert (notebook.parent / target).exists(), target
 
 
 @every_page

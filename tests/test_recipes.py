@@ -16,6 +16,9 @@ from alexnet.recipes import FieldError, Recipe, Runtime
         ("classic", {"epochs": 13, "batch_size": 128, "lr": 0.01, "schedule": "cosine", "clip_norm": 1.0}),
         ("classic", {"momentum": 0.9, "weight_decay": 5e-4, "val_every": 100, "input_scale": "raw", "init": "paper"}),
         ("modern", {"epochs": 13, "variant": "classic"}),
+        ("sprint", {"epochs": 1, "images": 12_000}),
+        ("imagenet", {"epochs": 90}),
+        ("paper", {"epochs": 60, "tta": "ten-crop"}),
         ("paper", {"batch_size": 128, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "plateau"}),
         ("paper", {"variant": "paper", "input_scale": "mean-image", "augment": ("random_crop", "flip", "pca_color")}),
         # layers-145.cfg, layer-params-145.cfg, convdata.py, convnet.py; the rates are tested in test_train.py
@@ -41,6 +44,10 @@ def test_only_the_published_protocol_validates_on_the_test_set():
         "classic": 0, "reference": 0, "quickstart": 0, "paper": 5000, "source": 5000, "modern": 5000,
         "sprint": 5000, "imagenet": 50_000,
     }  # fmt: skip
+
+
+def test_quickstart_has_no_tracker():
+    assert recipes.runtime_for("quickstart").tracker == "none"
 
 
 def test_every_recipe_and_field_is_documented():

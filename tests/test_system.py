@@ -60,6 +60,12 @@ def test_a_cpu_computes_in_bf16_only_where_that_is_faster(monkeypatch, features,
     system._bf16_is_faster_on_cpu.cache_clear()
 
 
+@pytest.mark.parametrize(("capability", "picked"), [((7, 5), "fp32"), ((8, 0), "bf16")])
+def test_a_gpu_computes_in_bf16_from_ampere_on(monkeypatch, capability, picked):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    assert system.pick_precision("auto", torch.device("cuda")) == picked
+
+
 def test_a_gpu_compiles_with_pythons_headers_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(system, "find_spec", lambda name: name)

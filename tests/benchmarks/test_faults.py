@@ -9,12 +9,6 @@ import faults
 from faults import FOLDER, Moment
 
 
-def test_mutations_can_be_repeated():
-    data = bytes(range(256)) * 8
-    first, again = (faults.mutated(random.Random(3), data) for _ in range(2))
-    assert first == again != data
-
-
 def test_an_unexpected_answer_is_wrong(monkeypatch):
     assert faults.answer(["train", "--lr", "x"]) == (2, "")
     monkeypatch.setattr(faults, "alexnet", lambda words: 1)

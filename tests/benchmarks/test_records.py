@@ -1,7 +1,9 @@
 """Records, and the pages made from them."""
 
 import dataclasses
+import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +16,11 @@ import trials
 from alexnet import load_model, recipes
 from alexnet.data import datasets
 from alexnet.data.augment import AUGMENTATIONS
+from alexnet.evaluate import predict
 from alexnet.recipes import Runtime
 from record import GrowingRecord, origin
 
+ROOT = Path(__file__).parents[2]
 RUNTIME = Runtime(tracker="none", quiet=True)
 
 
@@ -122,6 +126,13 @@ def test_a_shift_by_reflection_moves_each_image():
     assert torch.equal(shifted[0], images[0])
     assert torch.equal(shifted[1, :, 28:, 28:], images[1, :, :-28, :-28])
     assert torch.equal(shifted[1, :, 28:, :28], images[1, :, :-28, 1:29].flip(-1))
+
+
+def test_the_bundled_network_is_the_measured_one():
+    bundled = json.loads((ROOT / "results" / "accuracy-cifar10-small.json").read_text())["bundled"]
+    assert hashlib.sha256((ROOT / bundled["file"]).read_bytes()).hexdigest() == bundled["sha256"]
+    (answer,) = predict(load_model("cifar10-small"), [ROOT / "docs" / "cat.jpg"], device="cpu")
+    assert answer.top[0][0] == "cat"
 
 
 def test_a_folder_for_the_hub_loads_and_has_the_measured_number(full_record, tmp_path):

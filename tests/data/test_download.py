@@ -199,12 +199,6 @@ def test_a_server_that_says_nothing_is_given_up(site, tmp_path, monkeypatch):
     assert "timed out" in refusal(tmp_path)
 
 
-def test_hf_hub_offline_asks_nobody(site, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refusal(tmp_path)
-    assert site.asked == []
-
-
 @pytest.mark.parametrize("offline", [False, True])
 def test_an_archive_that_somebody_brought_is_used(site, tmp_path, monkeypatch, offline, capfd):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)

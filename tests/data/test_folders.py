@@ -247,6 +247,12 @@ def test_what_programs_leave_in_folders_is_neither_class_nor_image(tmp_path, pla
     assert f"{len(JUNK_FOLDERS) + 5} files and folders" in note
 
 
+def test_an_image_that_cannot_be_read_is_not_left_out(tmp_path):
+    spec = image_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "IMG.HEIC").touch()
+    assert len(load(spec).train) == 7
+
+
 def test_folders_in_a_class_are_of_it_in_one_order(tmp_path, monkeypatch):
     spec = image_folder(tmp_path)
     for name in ("b", "a"):

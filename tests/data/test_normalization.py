@@ -42,10 +42,6 @@ def test_resizing_is_torchvisions(size):
     assert torch.allclose(normalized([ours], PLAIN, CPU)[0], expected, atol=1e-5)
 
 
-def test_of_a_strip_the_middle_is_resized():
-    assert central_pixels(picture(3, 100_000)).shape == (256, 256, 3)
-
-
 @pytest.mark.parametrize("size", [(400, 300), (300, 1000), (700, 40), (256, 256)])
 def test_warping_is_opencvs(size):
     """``cv::resize`` as Caffe's tools/convert_imageset calls it, to one level: it rounds in fixed point."""

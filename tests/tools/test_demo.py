@@ -1,10 +1,12 @@
 """The demo: its HTML whatever a class is called, what it refuses, and the page in a browser without a network."""
 
 import dataclasses
+import os
 import re
 import shutil
 import socket
 import sys
+from unittest import mock
 
 import html5lib
 import numpy as np
@@ -146,6 +148,17 @@ def test_addresses_that_cannot_be_used(model):
             launch(model, port=port)
     with pytest.raises(OSError, match=r"no\.such\.host\.invalid"):
         launch(model, host="no.such.host.invalid")
+
+
+def test_uploads_are_deleted_and_nothing_leaves_the_machine(model, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(demo.atexit, "register", lambda *call, **_: at_exit.append(call))
+    with mock.patch("gradio.Blocks.launch") as launch:
+        blocks = demo.launch(model, device="cpu")
+    assert at_exit[0] == (shutil.rmtree, os.environ["GRADIO_TEMP_DIR"])
+    assert blocks.delete_cache == (60, 900)  # each minute, what is older than a quarter of an hour
+    assert launch.call_args.kwargs["share"] is False
+    assert not blocks.analytics_enabled
 
 
 def test_without_gradio_it_says_what_to_install(model, monkeypatch):

@@ -1,14 +1,11 @@
 """Pages: escaped, self-contained, with pictures inside."""
 
-import base64
-import io
 import re
 
 import html5lib
 import pytest
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
-from PIL import Image
 
 from alexnet.tools import html
 
@@ -43,14 +40,3 @@ def test_a_figure_becomes_an_svg_element():
     used = {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', first + second)}
     assert used
     assert used <= set(ids)
-
-
-def test_png_uri_holds_the_picture():
-    head, _, data = html.png_uri(Image.new("RGB", (3, 2), (10, 20, 30))).partition(",")
-    assert head == "data:image/png;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (3, 2)
-
-
-def test_a_page_can_be_written_whatever_a_name_holds():
-    page = html.render("demo/neighbours.html", progress="a\udc80 é العربية")
-    assert "a? é العربية" in page.encode().decode()

@@ -1,6 +1,5 @@
 """Confusion matrices, lines and filters as pictures."""
 
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,13 +15,6 @@ def test_a_class_with_few_images_is_as_dark_as_one_with_many(tmp_path):
 
     assert darkness([[2000, 0], [0, 2]]) == darkness([[2000, 0], [0, 2000]]) < 60
     assert darkness([[2000, 0], [2, 0]]) > 240
-
-
-def test_equal_numbers_give_equal_bytes_whatever_the_users_style(tmp_path):
-    first = confusion([[3, 1], [2, 4]], ["a", "b"], tmp_path / "1.png").read_bytes()
-    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
-        assert confusion([[3, 1], [2, 4]], ["a", "b"], tmp_path / "2.png").read_bytes() == first
-        assert matplotlib.rcParams["font.size"] == 30
 
 
 @pytest.mark.parametrize("count", [1, 21, 1000])

@@ -251,6 +251,11 @@ def test_settings_and_their_labels(tmp_path):
         assert list(differences([[run] for run in runs])) == [name]
 
 
+def test_max_steps_makes_a_setting(tmp_path):
+    runs = [load_run(make_run(tmp_path / str(steps), max_steps=steps)) for steps in (90, 180)]
+    assert list(differences([[run] for run in runs])) == ["max_steps"]
+
+
 def test_commits_make_settings_if_a_seed_ran_from_both(tmp_path):
     later = [{"step": 0, **PART, "commit": "fedcba987654+"}]
     both = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [72, 73, 71.1], parts=later)

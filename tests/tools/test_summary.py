@@ -33,16 +33,6 @@ def test_layers_of_classic():
     assert summary["multiply_adds"] == pytest.approx(1131e6, abs=0.5e6)
 
 
-def test_groups_halve_the_multiply_adds_and_width_mult_scales_the_maps():
-    whole, halves, narrow = (
-        {layer["name"]: layer for layer in summarize(name, 10, width)["layers"]}
-        for name, width in (("classic", 1.0), ("paper", 1.0), ("classic", 0.25))
-    )
-    for name in ("conv2", "conv4", "conv5"):
-        assert whole[name]["multiply_adds"] == 2 * halves[name]["multiply_adds"]
-    assert narrow["conv5"]["output"] == [64, 13, 13]
-
-
 @pytest.mark.parametrize("arguments", [("alexnet", 10), ("classic", 0), ("classic", 10, -1.0)])
 def test_wrong_arguments(arguments):
     with pytest.raises(ValueError, match=str(arguments[-1] if arguments[0] == "classic" else "alexnet")):
