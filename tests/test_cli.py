@@ -351,7 +351,7 @@ def test_evaluate_uses_the_holdout_and_warns_on_test(images, tmp_path, capsys, m
     for words, split, count, warned in (
         ([], "holdout", 4, False),
         (["--split", "test"], "test", 6, True),
-        (["--data", str(images)], "holdout", 4, False),
+        (["--data", f"{images}/."], "holdout", 4, False),
         (["--data", str(shutil.copytree(images, tmp_path / "copy"))], "val", 6, True),
     ):
         capsys.readouterr()

@@ -22,6 +22,7 @@ from torch import nn
 from alexnet import load_model, load_run, native, recipes, train
 from alexnet.checkpoint import load_checkpoint, load_weights, lock_run_dir
 from alexnet.data import datasets
+from alexnet.data.images import ImageError
 from alexnet.evaluate import evaluate
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
@@ -258,10 +259,27 @@ def test_a_resumed_run_has_the_same_images_wherever_they_are(run, images, tmp_pa
     config = load_run(out).config
     assert [part["step"] for part in config["parts"]] == [0, 2]
     assert config["started"] == config["parts"][0]["started"]
+    assert load_run(out).dataset(f"{moved}/.").notes == ()
     first = next(moved.glob("train/dark/*.png"))
     Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
     with pytest.raises(FieldError, match=r"^data must "):
         run(out, max_steps=4, resume=True, data=moved)
+    assert "have changed" in load_run(out).dataset().notes[0]
+
+
+def test_a_damaged_test_image_costs_no_step_and_may_be_repaired(run, images, tmp_path, capsys):
+    data, out = shutil.copytree(images, tmp_path / "data"), tmp_path / "run"
+    damaged = shutil.copytree(data / "val", data / "test") / "light" / "0.png"
+    whole = run(tmp_path / "whole", data=data, epochs=1).folder
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:60])
+    with pytest.raises(ImageError, match=str(damaged)):
+        run(out, data=data, epochs=1)
+    assert load_checkpoint(out / "last.ckpt")["progress"]["step"] == 3
+    damaged.write_bytes(good)
+    run(out, data=data, epochs=1, resume=True, quiet=False)
+    assert "the test images have changed" in capsys.readouterr().err
+    assert_same_run(out, whole)
 
 
 def test_a_resumed_run_keeps_its_precision_and_says_what_changed(run, tmp_path, capsys, monkeypatch):

@@ -15,7 +15,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -306,13 +306,28 @@ class Run:
     def dataset(self, data: str | None = None, data_dir: str | None = None) -> Dataset:
         """The run's images, split as the run split them; or another data set, as it is.
 
+        If the run's images have changed since it was started, a note of the data set says so.
+
         Args:
             data, data_dir: as in ``Recipe`` and ``Runtime``; by default the run's own, also if they are named here.
         """
         from alexnet.data import datasets
 
         loaded = datasets.load(data or self.recipe.data, data_dir or self.runtime.get("data_dir", "data"))
-        return loaded if data not in (None, self.recipe.data) else loaded.prepare(self.recipe)
+        if not self.owns(data):
+            return loaded
+        dataset, before = loaded.prepare(self.recipe), self.config["data"].get("fingerprint")
+        if before in (None, now := dataset.fingerprint()):
+            return dataset
+        note = (
+            f"warning: the images of {self.recipe.data} have changed since the run was started (fingerprint {before}, "
+            f"now {now}); those to validate on may be among those that it was trained on"
+        )
+        return replace(dataset, notes=(*dataset.notes, note))
+
+    def owns(self, data: str | None) -> bool:
+        """Whether ``data`` names the run's own images; None does."""
+        return data is None or os.path.realpath(data) == os.path.realpath(self.recipe.data)
 
 
 def load_run(folder: str | Path) -> Run:

@@ -253,7 +253,7 @@ def evaluate(args: Namespace) -> Answer:
     answer = Answer(found, format_evaluation(found, args.tta))
     if args.split == "test":
         answer.note = "alexnet: evaluated on the held-out test set; do not tune on it"
-    elif run and run.recipe.holdout and args.data not in (None, run.recipe.data):
+    elif run and run.recipe.holdout and not run.owns(args.data):
         answer.note = "alexnet: evaluated on the validation images of --data, not on those that the run held out"
     if picture := Path(args.out) if args.out else run and run.folder / "confusion.png":
         try:
@@ -494,7 +494,10 @@ def _dataset(args: Namespace, run: Run | None, *, download: bool = True) -> tupl
     if not download and not args.data and not (found := datasets.describe(spec, data_dir))["found"]:
         can_fetch = spec == "cifar10" or spec.startswith("hf:")
         return None, found["how"] + f"; add --data {spec} to use it" * can_fetch
-    return run.dataset(args.data, data_dir) if run else datasets.load(spec, data_dir), ""
+    dataset = run.dataset(args.data, data_dir) if run else datasets.load(spec, data_dir)
+    for note in dataset.notes:
+        _warn(note)
+    return dataset, ""
 
 
 # --- texts

@@ -36,7 +36,7 @@ from alexnet import checkpoint, system
 from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS
 from alexnet.curves import Curves, draw_curves
 from alexnet.data import datasets, loaders
-from alexnet.data.datasets import Dataset, Images
+from alexnet.data.datasets import Dataset, ImageError, Images
 from alexnet.data.loaders import Shard, eval_batch_size
 from alexnet.data.normalization import make_normalization
 from alexnet.evaluate import Metrics, TestTimeAugmentation, measure
@@ -204,8 +204,7 @@ def run(
         "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
         "test": len(dataset.test or ()),
     }  # fmt: skip
-    if before:
-        _check_same_images(before, described)
+    test_changed = _check_same_images(before, described) if before else False
     norm = make_normalization(recipe.input_scale, dataset.train)
 
     # --- processes and device
@@ -441,7 +440,8 @@ def run(
                 half_written.unlink()
         bar = ProgressBar(quiet=runtime.quiet or not is_main)
         stack.callback(bar.close)
-        for note in dataset.notes:
+        notes = ["warning: the test images have changed since the run was started"] if test_changed else []
+        for note in (*dataset.notes, *notes):
             bar.line(note)
 
         # --- resume
@@ -573,6 +573,10 @@ def run(
             done = result(None if state.logged == last_step else number or None)
             outcome = "stopped" if done.stopped_by else "finished"
             summary = done.final | {f"best_{name}": value for name, value in done.best.items()}
+        except ImageError:  # the weights are sound
+            if world == 1:
+                save()
+            raise
         finally:
             for layer, p in dropouts:
                 layer.p = p  # of a network that was given, for its next run
@@ -759,13 +763,15 @@ def plateau_hint(recipe: Recipe) -> str:
     return f"{pair}: weights this small are made for raw pixels. Try input_scale raw, or init he"
 
 
-def _check_same_images(before: Mapping[str, Any], described: Mapping[str, Any]) -> None:
-    """FieldError if these are not the images that the run was started with."""
+def _check_same_images(before: Mapping[str, Any], described: Mapping[str, Any]) -> bool:
+    """FieldError if these are not the images that the run was started with. Whether its test images differ."""
     old = before.get("data", {})
-    for name in ("fingerprint", "train", "val"):
+    by_split = "train_fingerprint" in old  # not in 0.1.0
+    for name in ("train", "val", *(("train_fingerprint", "val_fingerprint") if by_split else ("fingerprint",))):
         if name in old and old[name] != described[name]:
             requirement = f"the images that the run was started with ({name} {old[name]}, not {described[name]})"
             raise FieldError("data", requirement, described["spec"])
+    return by_split and bool(old.get("test_fingerprint") != described.get("test_fingerprint"))
 
 
 def continue_config(before: Mapping[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], str]:

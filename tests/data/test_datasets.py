@@ -257,10 +257,10 @@ def test_hold_out_takes_a_share_of_every_class(labels, part):
 def test_a_data_set_as_a_recipe_uses_it():
     train, test = noise(np.repeat([0, 1, 2], [50, 30, 20])), noise([0, 1, 2])
     dataset = Dataset("spec", "name", ("a", "b", "c"), train, test, "test")
-    found = dataset.prepare(recipes.classic(holdout=10, images=30, augment=("random_crop",)))
+    found = dataset.prepare(recipes.classic(holdout=10, images=30))
     assert np.bincount(found.val.labels).tolist() == [5, 3, 2]
     assert np.bincount(found.train.labels).tolist() == [15, 9, 6]
-    assert (found.test, found.val_split, found.flip) == (test, "holdout", False)
+    assert (found.test, found.val_split) == (test, "holdout")
     assert dataset.prepare(recipes.classic()).flip
     names = [{images.name(i) for i in range(len(images))} for images in (found.train, found.val)]
     assert not names[0] & names[1]

@@ -94,6 +94,11 @@ def test_several_files_are_one_split(shards):
     assert "3 files, 2 of them" in refusal(shards)
 
 
+def test_the_files_of_a_split_must_have_the_same_classes(shards):
+    write_parquet(Path(shards, "train-00001-of-00003.parquet"), (1, 1), {"label": {**CLASSES, "names": ["dog", "cat"]}})
+    assert "train-00001-of-00003.parquet: the class names, or their order, differ" in refusal(shards)
+
+
 def test_large_parquet_stays_on_disk_and_is_the_same_data_set(shards, tmp_path, monkeypatch):
     read = load(shards)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "copies"))
@@ -217,6 +222,7 @@ def test_a_test_folder_beside_val_is_kept_for_the_end(tmp_path):
     spec = image_folder(tmp_path)
     (tmp_path / "test" / "photos").mkdir(parents=True)
     assert load(spec).test is None  # no folder of it is a class
+    assert "test is not used" in load(spec).notes[0]
     (tmp_path / "test" / "photos").rmdir()
     (tmp_path / "test" / "0.png").touch()
     assert load(spec).test is None  # images without labels
@@ -228,6 +234,11 @@ def test_a_test_folder_beside_val_is_kept_for_the_end(tmp_path):
     dataset = load(spec)
     assert (dataset.val_split, len(dataset.val), len(dataset.test)) == ("val", 6, 6)
     assert dataset.test.name(3) == str(tmp_path / "test" / "dog" / "0.png")
+
+
+def test_one_split_to_validate_on(tmp_path):
+    spec = image_folder(tmp_path, ("train", "val", "validation"))
+    assert "validation and val are both there" in refusal(spec)
 
 
 JUNK_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", ".ipynb_checkpoints", "__pycache__")

@@ -253,10 +253,9 @@ class Dataset:
         return self.val_split, self.val
 
     def prepare(self, recipe: Recipe) -> Dataset:
-        """This data set as a recipe uses it: images held out, fewer of the others, mirrored or not."""
+        """This data set as a recipe uses it: images held out, and fewer of the others."""
         dataset = self.with_holdout(recipe.holdout) if recipe.holdout else self
-        dataset = dataset.with_fewer(recipe.images) if recipe.images else dataset
-        return replace(dataset, flip=dataset.flip and any("flip" in name for name in recipe.augment))
+        return dataset.with_fewer(recipe.images) if recipe.images else dataset
 
     def with_fewer(self, count: int) -> Dataset:
         """This data set with about ``count`` of its training images, of each class its share, always the same."""
@@ -288,8 +287,8 @@ class Dataset:
         return self.fingerprints()["fingerprint"]
 
     def fingerprints(self) -> dict[str, str]:
-        """16 hexadecimal digits that identify images, wherever they are stored: ``fingerprint`` the whole data set,
-        ``val_fingerprint`` and, if there is one, ``test_fingerprint`` a split.
+        """16 hexadecimal digits that identify images, wherever they are stored: ``fingerprint`` the whole data set;
+        ``train_fingerprint``, ``val_fingerprint`` and, if there is one, ``test_fingerprint`` a split.
 
         They depend on the classes, and in each split on the labels, the order of the images, the sizes and names of
         image files (relative to the split) and their content: of all images, or of 1,000 at equal distances if a split
@@ -304,8 +303,8 @@ class Dataset:
         for name, images in (("train", self.train), ("val", self.val), ("test", self.test)):
             part = images.fingerprint() if images else b""
             digest.update(part)
-            if images and name != "train":
-                found[f"{name}_fingerprint"] = part.hex()[:16]
+            if images:
+                found[f"{name}_fingerprint"] = (digest.digest() if name == "train" else part).hex()[:16]
         return {"fingerprint": digest.hexdigest()[:16], **found}
 
 
@@ -367,10 +366,12 @@ def _refused(spec: str, reason: str) -> FieldError:
     return FieldError("data", ALLOWED, spec, f" ({reason})")
 
 
-def _used_splits(found: Collection[str]) -> list[str]:
+def _used_splits(spec: str, found: Collection[str]) -> list[str]:
     """Of the splits that are there: train, one to validate on, and test."""
-    used = ("train", *[split for split in VAL_SPLITS if split in found][:1], "test")
-    return [split for split in dict.fromkeys(used) if split in found]
+    val = [split for split in VAL_SPLITS if split in found and split != "test"]
+    if len(val) > 1:
+        raise _refused(spec, f"{' and '.join(val)} are both there; keep the one to validate on")
+    return [split for split in ("train", *val, "test") if split in found]
 
 
 def _dataset(spec: str, name: str, classes: Mapping[str, tuple[str, ...]], images: Mapping[str, Images]) -> Dataset:
@@ -554,23 +555,24 @@ SYSTEM_FOLDERS = {
 
 
 def _image_folder(spec: str, folder: Path) -> Dataset:
-    splits = _used_splits([name for name in ("train", *VAL_SPLITS) if (folder / name).is_dir()])
+    splits = _used_splits(spec, [name for name in ("train", *VAL_SPLITS) if (folder / name).is_dir()])
     if splits == ["train"]:
         raise _refused(spec, "train/ is there, but neither val/ nor test/")
     left_out: list[str] = []
     found = {split: _class_folders(folder / split, left_out) for split in splits}
+    notes: list[str] = []
     if len(splits) == 3 and not found["test"].keys() & found["train"].keys():
         del found["test"]  # without folders of these classes it has no labels
+        notes.append(f"{folder / 'test'} is not used, because none of its folders is a class of train/")
     for split, own in found.items():
         if not own:
             raise _refused(spec, f"{split}/ has no folders; the images of each class must be in a folder of its own")
     images = {split: _class_files(folder / split, own, left_out) for split, own in found.items()}
     classes = {split: tuple(sorted(own)) for split, own in found.items()}
-    dataset = _dataset(spec, _display_name(folder), classes, images)
-    if not left_out:
-        return dataset
-    note = f"left out {len(left_out):,} files and folders that are no images of a class, such as {left_out[0]}"
-    return replace(dataset, notes=(note,))
+    if left_out:
+        count = f"{len(left_out):,} files and folders"
+        notes.append(f"left out {count} that are no images of a class, such as {left_out[0]}")
+    return replace(_dataset(spec, _display_name(folder), classes, images), notes=tuple(notes))
 
 
 def _display_name(folder: Path) -> str:
@@ -633,7 +635,7 @@ SplitTable = tuple["pa.Table", Sequence[tuple[int, str]]]  # and the first row a
 
 def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
     paths = {split: sorted(files.glob(f"{split}-*.parquet")) for split in ("train", *VAL_SPLITS)}
-    splits = _used_splits([split for split, own in paths.items() if own])
+    splits = _used_splits(spec, [split for split, own in paths.items() if own])
     if splits == ["train"]:
         raise _refused(spec, "train-*.parquet is there, neither validation-*.parquet nor test-*.parquet")
     tables = {split: _read_parquet(paths[split]) for split in splits}
@@ -654,9 +656,11 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
         raise ValueError(f"{paths[0]}: the split has {int(stated[1])} files, {len(paths)} of them are here")
     large = sum(path.stat().st_size for path in paths) > MAPPED_FROM
     tables, parts, rows = [], [], 0
+    named: dict[tuple[str, ...], Path] = {}  # a file of each list of class names
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
+                named.setdefault(_class_names(file.schema_arrow), path)
                 tables += [] if large else [file.read()]
                 parts.append((rows, str(path)))
                 rows += file.metadata.num_rows
@@ -665,6 +669,10 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
                 pointer = is_lfs_pointer(start.read(100))
             why = "a Git LFS pointer; `git lfs pull` fetches the file" if pointer else one_line(error)
             raise ValueError(f"{path}: not a whole Parquet file ({why})") from error
+    named.pop((), None)
+    if len(named) > 1:
+        first, other, *_ = named.values()
+        raise ValueError(f"{other}: the class names, or their order, differ from those of {first}")
     try:
         if large:
             import datasets
@@ -674,6 +682,14 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
         return pa.concat_tables(tables, promote_options="default"), parts  # columns may be missing
     except Exception as error:  # the datasets library has exceptions of its own, around those of pyarrow
         raise ValueError(f"{paths[0]}: cannot be read ({one_line(error.__cause__ or error)})") from error
+
+
+def _class_names(schema: pa.Schema) -> tuple[str, ...]:
+    """The names of the classes; none if the file does not name them or has no labels."""
+    try:
+        return _columns("", schema)[2]
+    except ValueError:
+        return ()
 
 
 def _arrow(split: Any) -> pa.Table:
@@ -697,7 +713,7 @@ def _hugging_face(spec: str) -> Dataset:
     if "train" not in splits:
         raise _refused(spec, f"no train split; there are {_some(list(splits))}")
     caches = (constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE))
-    tables = {split: (_arrow(splits[split]), [(0, f"{name} {split}")]) for split in _used_splits(splits)}
+    tables = {split: (_arrow(splits[split]), [(0, f"{name} {split}")]) for split in _used_splits(spec, splits)}
     return _from_tables(spec, name, tables, (name, *caches))
 
 
