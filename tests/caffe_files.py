@@ -31,6 +31,10 @@ def integer(field, value):
     return varint(field << 3) + varint(value)
 
 
+def real(field, value):
+    return varint(field << 3 | 5) + np.float32(value).tobytes()
+
+
 def chunk(field, payload):
     return varint(field << 3 | 2) + varint(len(payload)) + payload
 
@@ -51,15 +55,15 @@ def blob(array, style="shape"):
 
 
 def caffemodel(layers, v1=False, style="shape"):
-    """NetParameter of (name, type, blobs) in either format."""
+    """NetParameter of (name, type, blobs, more fields of the layer) in either format."""
     net = [chunk(1, b"AlexNet")]
-    for name, kind, blobs in layers:
+    for name, kind, blobs, *more in layers:
         if v1:
             head = chunk(2, b"bottom") + chunk(3, b"top") + chunk(4, name.encode()) + integer(5, V1_TYPES[kind])
-            net.append(chunk(2, head + b"".join(chunk(6, blob(b, style)) for b in blobs)))
+            net.append(chunk(2, head + b"".join([*(chunk(6, blob(b, style)) for b in blobs), *more])))
         else:
             head = chunk(1, name.encode()) + chunk(2, kind.encode()) + chunk(3, b"bottom") + integer(10, 1)
-            net.append(chunk(100, head + b"".join(chunk(7, blob(b, style)) for b in blobs)))
+            net.append(chunk(100, head + b"".join([*(chunk(7, blob(b, style)) for b in blobs), *more])))
     return b"".join(net)
 
 
@@ -68,7 +72,7 @@ def caffe_layers(model):
     weights = dict(model.weight_layers())
     layers = []
     for name, _ in (*model.features.named_children(), *model.classifier.named_children()):
-        if name in ("pad1", "within2"):
+        if name in ("pad1", "within2", "scale6", "scale7"):
             continue
         blobs = []
         if name in weights:

@@ -31,7 +31,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from alexnet import AlexNet_2012
 from alexnet.lrn import ResponseNorm, WithinMapNorm
-from alexnet.model import VARIANTS, DropoutOf2012
+from alexnet.model import VARIANTS
 from alexnet.system import can_compile
 
 ROOT = Path(__file__).parents[1]
@@ -92,15 +92,6 @@ class TorchWithin(nn.Module):
         return x / (1 + 1e-3 * F.avg_pool2d(x.square(), 5, 1, 2)) ** 0.75
 
 
-class Half(nn.Module):
-    def __init__(self, keep: float) -> None:
-        super().__init__()
-        self.keep = keep
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.keep
-
-
 class Plain(nn.Module):
     """The same network in evaluation mode, of PyTorch's layers alone."""
 
@@ -117,8 +108,6 @@ class Plain(nn.Module):
                     setattr(part, name, TorchNorm(layer))
                 case WithinMapNorm():
                     setattr(part, name, TorchWithin())
-                case DropoutOf2012():
-                    setattr(part, name, Half(1 - layer.p))
         return part
 
     def forward(self, images: Tensor) -> Tensor:
@@ -179,7 +168,7 @@ def gradients(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 @row("Tracing", "`torch.fx.symbolic_trace`, value and gradient")
 def test_fx(net: Net) -> None:
-    traced = torch.fx.symbolic_trace(net.model)
+    traced = torch.fx.symbolic_trace(net.model.train()).eval()
     assert_near(traced(net.images(3)), net.plain(net.images(3)))
     assert_near(gradients(traced, net.images()), gradients(net.plain, net.images()), 1e-3)
 

@@ -162,7 +162,7 @@ def test_refusals(model, dataset):
         with pytest.raises(FieldError, match=r"^top_k must "):
             predict(model, [], top_k)  # at once, not when the first result is asked for
     model.info = None
-    with pytest.raises(ValueError, match="load_model"):
+    with pytest.raises(ValueError, match="ModelInfo"):
         predict(model, [])
 
 

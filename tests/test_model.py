@@ -1,5 +1,6 @@
 """The network: its numbers against the published ones, its arithmetic against the same written out by hand."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -17,6 +18,7 @@ from alexnet.checkpoint import save_weights
 from alexnet.data.normalization import Normalization, encode_mean_image
 from alexnet.evaluate import info_of
 from alexnet.model import INITS, VARIANTS, AlexNet_2012, ModelInfo
+from alexnet.recipes import FieldError
 from alexnet.system import can_compile
 
 PUBLISHED = ("classic", "paper", "source", "caffe", "caffenet")
@@ -68,7 +70,8 @@ UPPER = f"{MIDDLE} fc6 relu6 drop6 fc7 relu7 drop7 fc8"
 LAYERS = {
     "classic": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE} drop6 fc6 relu6 drop7 fc7 relu7 fc8",
     "paper": f"pad1 conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {UPPER}",
-    "source": f"pad1 conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 {UPPER}",
+    "source": f"pad1 conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 {MIDDLE} fc6 relu6 drop6 scale6 fc7 relu7 "
+    "drop7 scale7 fc8",
     "caffe": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {UPPER}",
     "caffenet": f"conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 {UPPER}",
 }
@@ -265,10 +268,10 @@ def test_forward_is_the_description_written_out(network):
 def test_dropout(variant, dropout):
     """Scaled in training, or as in 2012 at test. Only training drops."""
     p = 0.5 if dropout is None else dropout
-    drops = [layer for layer in on_meta(10, variant, dropout=dropout).modules() if isinstance(layer, nn.Dropout)]
-    assert len(drops) == 2
+    layers = dict(on_meta(10, variant, dropout=dropout).classifier.named_children())
     ones = torch.ones(10_000)
-    for drop in drops:
+    for names in (("drop6", "scale6"), ("drop7", "scale7")):
+        drop = nn.Sequential(*(layers[name] for name in names if name in layers))
         trained = drop.train()(ones)
         assert (trained == 0).float().mean().item() == pytest.approx(p, abs=6 * 0.5 / 100)
         kept, tested = (1.0, 1 - p) if variant == "source" else (1 / (1 - p), 1.0)
@@ -382,8 +385,10 @@ def test_save_pretrained_and_from_pretrained(tmp_path, capsys):
         torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert all(parameter.requires_grad for parameter in AlexNet_2012.from_pretrained(tmp_path).parameters())
     assert capsys.readouterr().out == ""  # `--json` owns standard output
-    with pytest.raises(ValueError, match=r"model\.safetensors: .* with 4 classes"):
-        AlexNet_2012.from_pretrained(tmp_path, num_classes=4)
+    for wrong in ({"num_classes": 4}, {"variant": "caffenet"}, {"dropout": 0.5}, {"width_mult": 1.0}):
+        with pytest.raises(FieldError, match=rf"^{next(iter(wrong))} must be .*model\.safetensors describes its own"):
+            AlexNet_2012.from_pretrained(tmp_path, **wrong)
+    assert AlexNet_2012.from_pretrained(tmp_path, map_location=torch.device("cpu")).info == INFO
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"model\.safetensors"):
@@ -418,17 +423,22 @@ def test_save_pretrained_without_info(tmp_path):
     assert "99% on letters" in (tmp_path / "README.md").read_text()
 
 
-def test_a_new_last_layer_is_saved_without_the_old_classes(tmp_path):
+@pytest.mark.parametrize("classes", [3, 10])
+def test_a_new_last_layer_has_no_classes(tmp_path, classes):
     model = AlexNet_2012.from_pretrained("cifar10-small")
-    model.classifier[-1] = nn.Linear(1024, 3)
-    with pytest.raises(ValueError, match="10 classes"):
+    assert copy.deepcopy(model).info == model.info
+    model.classifier[-1] = nn.Linear(1024, classes)
+    with pytest.raises(ValueError, match="info"):
         info_of(model)
-    assert AlexNet_2012(5, width_mult=1 / 16).num_classes == 5
-    with pytest.warns(UserWarning, match="10 classes"):
-        model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert "airplane" not in (tmp_path / "README.md").read_text()
     again = AlexNet_2012.from_pretrained(tmp_path)
-    assert (again.num_classes, again.info, model.info.num_classes) == (3, None, 10)
+    assert (again.num_classes, again.info) == (classes, None)
     assert torch.equal(again.classifier.fc8.weight, model.classifier.fc8.weight)
+    with pytest.raises(ValueError, match="got 4"):
+        again.info = dataclasses.replace(INFO, classes=tuple("abcd"))
+    again.classifier.fc8 = nn.Linear(1024, 2, bias=False)
+    again.initialize("he")
 
 
 @pytest.mark.parametrize("described", [True, False])

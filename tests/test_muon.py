@@ -1,5 +1,7 @@
 """Muon against torch's own, which takes matrices alone, and beside SGD in one optimizer."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -43,6 +45,16 @@ def test_a_closure_gives_the_gradient_and_the_loss():
 
     assert optimizer.step(closure) == 16
     assert torch.equal(weight, 1 - LR * orthogonalize(torch.full((4, 4), 2.0)))
+
+
+def test_a_scaler_of_gradients_is_refused_where_the_optimizer_would_have_to_scale():
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    scaler = torch.amp.GradScaler("cpu")
+    for fused in (False, True):
+        optimizer = SGDMuon([{"params": [weight], "muon": True}], lr=LR, fused=fused)
+        scaler.scale(weight.sum()).backward()
+        with pytest.raises(RuntimeError, match="fused=False") if fused else contextlib.nullcontext():
+            scaler.step(optimizer)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

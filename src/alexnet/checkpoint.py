@@ -143,7 +143,7 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
         raise ValueError(f"{path}: truncated, damaged or not a file of weights ({one_line(error)})") from error
 
 
-def read_safetensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a ``.safetensors`` file by name, and its metadata.
 
     Raises:
@@ -155,7 +155,7 @@ def read_safetensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor]
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if CAN_MAP:
-            return safetensors.torch.load_file(path, device), metadata
+            return safetensors.torch.load_file(path, str(device)), metadata
         tensors = safetensors.torch.load(path.read_bytes())
         return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
     except safetensors.SafetensorError as error:
@@ -206,11 +206,12 @@ def load_model(path: str | Path) -> AlexNet_2012:
             of a network that comes with this package: ``cifar10-small``. A run folder gives its last weights, or their
             moving average if the recipe has one; name ``best.safetensors`` in it for the best validation accuracy.
 
-    The network's ``info`` holds its class names and the normalisation of its input.
+    The network's ``info`` holds its class names and the normalisation of its input. It is None if the network was saved
+    by ``save_pretrained`` without one.
 
     Raises:
         FileNotFoundError: nothing there to load.
-        ValueError: damaged, written by another program, unsafe, or without a description of its input.
+        ValueError: damaged, written by another program, or unsafe.
     """
     bundled = PRETRAINED / f"{path}.safetensors"
     path = Path(path)

@@ -14,7 +14,6 @@ training, not at test; conv1 is padded by 2; α is divided by the window's size.
 
 import json
 import math
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +29,7 @@ from alexnet.data.normalization import Normalization
 from alexnet.lrn import ResponseNorm, WithinMapNorm
 from alexnet.recipes import FieldError, check_choice
 
-__all__ = ["INITS", "VARIANTS", "AlexNet_2012", "DropoutOf2012", "Init", "ModelInfo", "Variant"]
+__all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "ModelInfo", "Scale", "Variant"]
 
 
 WEIGHTS = "model.safetensors"
@@ -298,8 +297,9 @@ class AlexNet_2012(
     constants suit raw pixels, that is values in 0..255 minus their mean. Output: logits ``[N, num_classes]``.
 
     ``features`` ends at ``[N, 256, 6, 6]``; ``classifier`` takes it flattened, ``[N, 9216]``. ``variant`` is the
-    ``Variant`` with the actual widths and dropout. ``info`` is the ``ModelInfo`` of trained weights, or None.
-    ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's.
+    ``Variant`` with the actual widths and dropout. ``info`` is the ``ModelInfo`` of trained weights, or None; a network
+    whose last layer is replaced has none. ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are
+    huggingface_hub's.
 
     Raises:
         ValueError: an argument that is not allowed; an input of another shape or of integers.
@@ -328,18 +328,31 @@ class AlexNet_2012(
             dropout=full.dropout if dropout is None else dropout,
         )
         self.width_mult = width_mult
-        self.info: ModelInfo | None = None
         self.features = _features(self.variant)
         self.classifier = _classifier(self.variant, num_classes)
         self.initialize(init or self.variant.init)
 
-    __jit_unused_properties__ = ("num_classes",)
+    __jit_unused_properties__ = ("num_classes", "info")
+
+    def _head(self) -> Any:
+        """``fc8``, or the last layer of what replaced it."""
+        return [layer for layer in self.modules() if hasattr(layer, "out_features")][-1]
 
     @property
     def num_classes(self) -> int:
         """The number of outputs, also after ``fc8`` was replaced."""
-        sizes: list[Any] = [layer.out_features for layer in self.modules() if hasattr(layer, "out_features")]
-        return int(sizes[-1])
+        return int(self._head().out_features)
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What trained weights need beside them; an attribute of ``fc8``, because another one has other classes."""
+        return getattr(self._head(), "info", None)
+
+    @info.setter
+    def info(self, info: ModelInfo | None) -> None:
+        if info and info.num_classes != self.num_classes:
+            raise ValueError(f"info must have {self.num_classes} classes, as the network has, got {info.num_classes}")
+        self._head().info = info
 
     @torch.no_grad()
     def initialize(self, init: str) -> None:
@@ -352,8 +365,8 @@ class AlexNet_2012(
             if layer.weight.is_meta:  # has no values; drawing them would import torch's compiler, which takes seconds
                 continue
             nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()) if std is None else std * gain)
-            assert layer.bias is not None  # every layer has one
-            nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
 
     def weight_layers(self) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
         """The layers with weights, conv1 to fc8, with their names."""
@@ -434,7 +447,7 @@ class AlexNet_2012(
         model = load_model(name).requires_grad_().to(options.get("map_location", "cpu"))
         for argument, value in model._arguments().items():
             if options.get(argument, value) != value:
-                raise ValueError(f"{argument} must be {value}, because {name} describes its own network")
+                raise FieldError(argument, f"{value}, because {name} describes its own network", options[argument])
         return model  # type: ignore[return-value]
 
     @classmethod
@@ -443,7 +456,7 @@ class AlexNet_2012(
         *,
         model_id: str,
         config: dict[str, Any] | None = None,
-        map_location: str = "cpu",
+        map_location: str | torch.device = "cpu",
         strict: bool = True,
         **options: Any,
     ) -> Self:
@@ -457,6 +470,10 @@ class AlexNet_2012(
         text = metadata.get("card") or json.dumps((config or {}).get("card"))  # 0.1.0 had it in config.json
         info = None if text == "null" else ModelInfo.from_json(text, file)
         own = {name: getattr(info, name) for name in NETWORK} if info else {}
+        for name, value in own.items():
+            value = VARIANTS[own["variant"]].dropout if value is None else value
+            if options.get(name, value) != value:
+                raise FieldError(name, f"{value}, because {file} describes its own network", options[name])
         try:
             model = cls._with_weights(weights, strict, **own | options)
         except ValueError as error:
@@ -467,21 +484,8 @@ class AlexNet_2012(
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **options: Any
     ) -> str | None:
-        """Write a folder for ``from_pretrained``; arguments as in huggingface_hub's mixin.
-
-        ``info`` is left out, with a warning, if it has other classes than the network, whose ``fc8`` was replaced then.
-        """
-        info = self.info
-        if info and info.num_classes != self.num_classes:
-            warnings.warn(
-                f"saved without info, which has {info.num_classes} classes; the network has {self.num_classes}",
-                stacklevel=2,
-            )
-            self.info = None
-        try:
-            return super().save_pretrained(save_directory, config=config or self._arguments(), **options)
-        finally:
-            self.info = info
+        """Write a folder for ``from_pretrained``; arguments as in huggingface_hub's mixin."""
+        return super().save_pretrained(save_directory, config=config or self._arguments(), **options)
 
     def _arguments(self) -> dict[str, Any]:
         """Those of the arguments that weights need."""
@@ -505,11 +509,22 @@ class AlexNet_2012(
         return super().generate_model_card(*args, model=self, numbers=numbers, **kwargs)
 
 
-class DropoutOf2012(nn.Dropout):
-    """Dropout without scaling in training; evaluation multiplies by 1 − p (the released code's src/layer.cu, 1133)."""
+class Scale(nn.Module):
+    """x · factor.
+
+    Behind dropout, which divides by 1 − p in training, a factor of 1 − p gives the dropout of 2012: no scaling in
+    training, and 1 − p in evaluation (the released code's src/layer.cu, 1133).
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.dropout(x, self.p, self.training) * (1 - self.p)
+        return x * self.factor
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:g}"
 
 
 def _described(model: AlexNet_2012) -> list[tuple[str, str]]:
@@ -556,11 +571,12 @@ def _features(v: Variant) -> nn.Sequential:
 def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
     layers: list[tuple[str, nn.Module]] = []
     *_, maps5, hidden6, hidden7 = v.widths  # 256, 4096, 4096
-    kind = DropoutOf2012 if v.dropout_scaled_at == "test" else nn.Dropout
     for number, width, outputs in ((6, maps5 * 6 * 6, hidden6), (7, hidden6, hidden7)):
-        dropout = [(f"drop{number}", kind(v.dropout))] if v.dropout else []
-        fc, relu = (f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU())
-        layers += [*dropout, fc, relu] if v.dropout_on == "inputs" else [fc, relu, *dropout]
+        dropout: list[tuple[str, nn.Module]] = [(f"drop{number}", nn.Dropout(v.dropout))] if v.dropout else []
+        if dropout and v.dropout_scaled_at == "test":
+            dropout.append((f"scale{number}", Scale(1 - v.dropout)))
+        layer = [(f"fc{number}", nn.Linear(width, outputs)), (f"relu{number}", nn.ReLU())]
+        layers += [*dropout, *layer] if v.dropout_on == "inputs" else [*layer, *dropout]
     layers.append(("fc8", nn.Linear(hidden7, num_classes)))
     return _sequential(layers)
 

@@ -21,6 +21,9 @@ class SGDMuon(torch.optim.SGD):
 
     Args:
         dtype: of the matrix products of ``orthogonalize``. bfloat16 is for hardware that multiplies in it.
+
+    Raises:
+        RuntimeError: ``fused=True`` with a gradient scaler, which then leaves scaling the gradients to the optimizer.
     """
 
     def __init__(self, params: Any, *, dtype: torch.dtype = torch.float32, **options: Any) -> None:
@@ -29,6 +32,8 @@ class SGDMuon(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        if getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError("SGDMuon does not scale gradients; use fused=False with a gradient scaler")
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:

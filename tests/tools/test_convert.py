@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import pathlib
 import re
 from pathlib import Path
@@ -19,10 +20,10 @@ from alexnet import load_model
 from alexnet.checkpoint import save_checkpoint, save_weights
 from alexnet.data.normalization import IMAGENET, Normalization
 from alexnet.evaluate import predict
-from alexnet.model import DropoutOf2012, ModelInfo
+from alexnet.model import ModelInfo
 from alexnet.tools.caffe import read_binaryproto, read_caffemodel
 from alexnet.tools.convert import convert
-from caffe_files import blob, caffe_layers, caffemodel, chunk, make_network
+from caffe_files import blob, caffe_layers, caffemodel, chunk, integer, make_network, real
 
 MEAN_BGR = (104.0, 117.0, 123.0)
 LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 233289216\n"
@@ -73,6 +74,42 @@ def test_caffemodel(variant, v1, style, classes, tmp_path):
     else:
         assert mean_rgb == pytest.approx([122.679, 116.669, 104.007], abs=1e-3)
         assert info.classes == tuple("0123456789")
+
+
+# what models/bvlc_alexnet/deploy.prototxt states, in Caffe's binary form
+STATED = {
+    "conv1": integer(6, 4), "conv2": integer(3, 2), "conv3": integer(3, 1), "conv4": integer(3, 1),
+    "conv5": integer(3, 1), "pool": integer(1, 0) + integer(2, 3) + integer(3, 2),
+    "norm": integer(1, 5) + real(2, 1e-4) + real(3, 0.75),
+}  # fmt: skip
+PARAMETERS = {"conv": (106, 10), "fc": (117, 17), "norm": (118, 18), "pool": (121, 19)}  # fields of a layer
+
+
+@pytest.mark.parametrize("v1", [False, True])
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("", b"", ""),
+        ("norm2", real(5, 2), "k is 2; variant caffe has 1"),
+        ("norm1", real(2, 5e-4), "alpha is 0.0005"),
+        ("norm1", integer(4, 1), "norm_region"),
+        ("conv1", integer(3, 2), "pad is 2"),
+        ("conv2", integer(18, 2), "dilation is 2"),
+        ("pool5", integer(1, 1), "pool is 1"),
+        ("fc7", integer(6, 1), "transpose"),
+    ],
+)
+def test_constants_that_the_file_states(v1, name, change, named, tmp_path):
+    layers = []
+    for layer, kind, blobs in caffe_layers(make_network("caffe")):
+        family = layer.rstrip("12345678")
+        stated = STATED.get(layer, STATED.get(family, b"")) + change * (layer == name)
+        more = [chunk(PARAMETERS[family][v1], stated)] if family in PARAMETERS else []
+        layers.append((layer, kind, blobs, *more))
+    source = tmp_path / "net.caffemodel"
+    source.write_bytes(caffemodel(layers, v1))
+    with pytest.raises(ValueError, match=f"{name}: {named}") if name else contextlib.nullcontext():
+        convert(source, tmp_path / "net.safetensors")
 
 
 def test_a_converted_network_sees_what_caffe_sees(tmp_path):
@@ -422,8 +459,8 @@ def prototxt(model, side):
             layer(name, "ReLU")
         elif name.startswith("drop"):
             layer(name, "Dropout")
-            if isinstance(module, DropoutOf2012):
-                layer(f"{name}/keep", "Power", f"power_param {{ scale: {1 - module.p} }}")
+        elif name.startswith("scale"):
+            layer(name, "Power", f"power_param {{ scale: {module.factor} }}")
     return "\n".join(text)
 
 

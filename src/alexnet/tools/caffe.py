@@ -1,7 +1,7 @@
 """Read Caffe's binary files: the layers of a ``.caffemodel`` and the mean image of a ``.binaryproto``.
 
 Both are protocol buffers. The protobuf library reads them with a part of BVLC's src/caffe/proto/caffe.proto: the fields
-that hold weights. Caffe is not needed, and no code in a file runs.
+that hold weights, and some constants of layers. Caffe is not needed, and no code in a file runs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,23 @@ SCHEMA = {  # of each message: the fields' names, numbers and types; * for repea
         "num": (1, "int32"), "channels": (2, "int32"), "height": (3, "int32"), "width": (4, "int32"),
         "data": (5, "float*"), "double_data": (8, "double*"), "shape": (7, "BlobShape"),
     },
-    "V1LayerParameter": {"layer": (1, "bytes"), "name": (4, "bytes"), "type": (5, "int32"), "blobs": (6, "BlobProto*")},
-    "LayerParameter": {"name": (1, "bytes"), "type": (2, "bytes"), "blobs": (7, "BlobProto*")},
+    "ConvolutionParameter": {"pad": (3, "uint32*"), "stride": (6, "uint32*"), "dilation": (18, "uint32*")},
+    "LRNParameter": {
+        "local_size": (1, "uint32"), "alpha": (2, "float"), "beta": (3, "float"), "norm_region": (4, "int32"),
+        "k": (5, "float"),
+    },
+    "PoolingParameter": {"pool": (1, "int32"), "kernel_size": (2, "uint32"), "stride": (3, "uint32")},
+    "InnerProductParameter": {"transpose": (6, "bool")},
+    "V1LayerParameter": {
+        "layer": (1, "bytes"), "name": (4, "bytes"), "type": (5, "int32"), "blobs": (6, "BlobProto*"),
+        "convolution_param": (10, "ConvolutionParameter"), "inner_product_param": (17, "InnerProductParameter"),
+        "lrn_param": (18, "LRNParameter"), "pooling_param": (19, "PoolingParameter"),
+    },
+    "LayerParameter": {
+        "name": (1, "bytes"), "type": (2, "bytes"), "blobs": (7, "BlobProto*"),
+        "convolution_param": (106, "ConvolutionParameter"), "inner_product_param": (117, "InnerProductParameter"),
+        "lrn_param": (118, "LRNParameter"), "pooling_param": (121, "PoolingParameter"),
+    },
     "NetParameter": {"layers": (2, "V1LayerParameter*"), "layer": (100, "LayerParameter*")},
 }  # fmt: skip
 # V1LayerParameter.LayerType; the newer format stores these names
@@ -35,13 +50,14 @@ V1_TYPES = {4: "Convolution", 6: "Dropout", 14: "InnerProduct", 15: "LRN", 17: "
 
 @dataclass(frozen=True)
 class CaffeLayer:
-    """A layer of the network. Its blobs are the weight, ``[out, in / groups, height, width]`` or ``[out, in]``, and the
-    bias.
-    """
+    """A layer of the network."""
 
     name: str
     type: str
     blobs: tuple[np.ndarray, ...]
+    """The weight, ``[out, in / groups, height, width]`` or ``[out, in]``, and the bias."""
+    constants: dict[str, Any]
+    """Those of its constants that the file states, by Caffe's names."""
 
 
 def read_caffemodel(path: Path) -> list[CaffeLayer]:
@@ -58,7 +74,9 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
     for layer in (*net.layers, *net.layer):
         kind = V1_TYPES.get(layer.type, "") if isinstance(layer.type, int) else layer.type.decode(errors="replace")
         blobs = tuple(_array(blob, path) for blob in layer.blobs)
-        layers.append(CaffeLayer(layer.name.decode(errors="replace"), kind, blobs))
+        stated = [value for field, value in layer.ListFields() if field.name.endswith("_param")]
+        constants = {field.name: value for parameter in stated for field, value in parameter.ListFields()}
+        layers.append(CaffeLayer(layer.name.decode(errors="replace"), kind, blobs, constants))
     if not any(layer.blobs for layer in layers):
         raise ValueError(f"{path}: not a Caffe model, because no layer in it has weights")
     return layers

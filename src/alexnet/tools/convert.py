@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexnet.checkpoint import FORMAT, read_pickled, read_safetensors, save_weights
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
+from alexnet.lrn import ResponseNorm
 from alexnet.model import VARIANTS, AlexNet_2012, ModelInfo
 from alexnet.recipes import check_choice
 from alexnet.tools.caffe import CaffeLayer, read_binaryproto, read_caffemodel
@@ -168,6 +170,7 @@ def _describe(
 def _from_caffe(source: Path, variant: str | None) -> tuple[dict[str, Tensor], ModelInfo, dict[str, Any]]:
     caffe_layers = read_caffemodel(source)
     variant = _caffe_variant(source, caffe_layers, variant)
+    _check_constants(source, caffe_layers, variant)
     layers: list[Layer] = []
     for layer in caffe_layers:
         if layer.type not in ("Convolution", "InnerProduct"):
@@ -203,6 +206,32 @@ def _caffe_variant(source: Path, layers: Sequence[CaffeLayer], variant: str | No
     if variant in CAFFE_VARIANTS and variant != implied:
         raise ValueError(f"variant must be {implied}, because of the order of layers in {source}, got {variant}")
     return variant or implied
+
+
+def _check_constants(source: Path, layers: Sequence[CaffeLayer], variant: str) -> None:
+    """ValueError if the file states another constant of a layer, such as k or a stride, than the variant has."""
+    with torch.device("meta"):
+        modules = list(AlexNet_2012(1, variant).modules())
+    expected: dict[str, list[dict[str, Any]]] = {"Convolution": [], "LRN": [], "Pooling": [], "InnerProduct": []}
+    for module in modules:
+        match module:
+            case nn.Conv2d(padding=pad, stride=stride):
+                expected["Convolution"].append({"pad": int(pad[0]), "stride": stride[0], "dilation": 1})
+            case ResponseNorm(size=size, alpha=alpha, beta=beta, k=k):
+                constants = {"local_size": size, "alpha": alpha, "beta": beta, "k": k, "norm_region": 0}
+                expected["LRN"].append(constants)
+            case nn.MaxPool2d(kernel_size=side, stride=stride):
+                expected["Pooling"].append({"pool": 0, "kernel_size": side, "stride": stride})
+            case nn.Linear():
+                expected["InnerProduct"].append({"transpose": False})
+    for kind, ours in expected.items():
+        for layer, constants in zip((layer for layer in layers if layer.type == kind), ours, strict=False):
+            for name, value in constants.items():
+                stated = np.ravel(layer.constants.get(name, value))
+                if not np.allclose(stated, value, rtol=1e-6, atol=0):
+                    raise ValueError(
+                        f"{source}: {layer.name}: {name} is {stated[0]:g}; variant {variant} has {value:g}"
+                    )
 
 
 def _mean_beside(source: Path) -> tuple[Normalization, str] | None:
