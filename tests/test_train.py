@@ -506,6 +506,7 @@ def test_diverged_weights_are_not_saved(run, tmp_path):
         run(tmp_path / "run", lr=1e9, clip_norm=0.0, max_steps=5, val_every=100, save_every=0.0)
     saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert all(value.isfinite().all() for value in saved["model"].values())
+    assert "diverged: " in report([tmp_path / "run"])["findings"][0]
 
 
 def test_refusals_leave_no_folder(run, tmp_path, monkeypatch):

@@ -164,15 +164,17 @@ def draw_lines(ax: Axes, lines: Sequence[Line], against: str, metric: str, class
 def mark_chance(ax: Axes, classes: int, *, is_loss: bool) -> None:
     """Draw a dashed line at the loss or the accuracy of guessing among ``classes``."""
     level = math.log(classes) if is_loss else 100 / classes
+    bottom, top = ax.get_ylim()
+    is_below = is_loss and level > bottom + 0.1 * (top - bottom)  # on the side that the curve has left by the end
     ax.axhline(level, color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
     ax.annotate(
         f"ln {classes} = {level:.2f}" if is_loss else f"chance {level:.3g}%",
         xy=(1, level),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, -3 if is_loss else 3),  # on the side that the curve has left by the end
+        xytext=(-2, -3 if is_below else 3),
         textcoords="offset points",
         ha="right",
-        va="top" if is_loss else "bottom",
+        va="top" if is_below else "bottom",
         fontsize=8.5,
         color=COLOURS["soft"],
     )

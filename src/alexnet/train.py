@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -202,7 +203,10 @@ def run(
     described = {
         "spec": recipe.data, "name": dataset.name, **dataset.fingerprints(),
         "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
-        "test": len(dataset.test or ()),
+        "test": len(dataset.test or ()), "largest_class_pct": {
+            name: 100 * float(np.bincount(images.labels).max()) / len(images)
+            for name, images in (("val", dataset.val), ("test", dataset.test)) if images
+        },
     }  # fmt: skip
     test_changed = _check_same_images(before, described) if before else False
     norm = make_normalization(recipe.input_scale, dataset.train)
@@ -576,6 +580,10 @@ def run(
         except ImageError:  # the weights are sound
             if world == 1:
                 save()
+            raise
+        except TrainingError as error:
+            if is_main:  # until the run is resumed
+                checkpoint.write_config(folder, config | {"diverged": str(error)})
             raise
         finally:
             for layer, p in dropouts:

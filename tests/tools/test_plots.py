@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from alexnet.tools.filters import filter_sheet
 from alexnet.tools.plots import confusion
 
 
@@ -35,3 +37,8 @@ def test_another_shape_is_refused(tmp_path, matrix):
     with pytest.raises(ValueError, match="matrix must have 2 rows"):
         confusion(matrix, ["a", "b"], tmp_path / "c.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("filters", "size"), [(1, (11, 11)), (2, (23, 11)), (13, (143, 23))])
+def test_filters_are_drawn_pixel_by_pixel(filters, size):
+    assert filter_sheet(torch.randn(filters, 3, 11, 11)).size == size

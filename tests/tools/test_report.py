@@ -87,7 +87,12 @@ AFTER_AN_EPOCH = [*rows(90, 50.0), {"step": 100, "epoch": 100 / 45, "epoch_val_a
         ({"logged": OVERFITTING}, ["overfits", "step 90", "0.5 to 0.8"]),
         ({"logged": AFTER_AN_EPOCH}, ["50.0% accuracy"]),  # an epoch's end is not the result
         ({"accuracy": 11.0}, ["did not leave chance", "11.0%", "10%"]),
+        (
+            {"accuracy": 70.0, "data": DATA | {"largest_class_pct": {"val": 69.0}}},
+            ["did not leave chance", "always answering the largest class gives 69%"],
+        ),
         ({"steps": 90}, ["step 90 of 315", "not the final result"]),
+        ({"steps": 90, "diverged": "the loss became NaN"}, ["diverged: the loss became NaN"]),
         ({"steps": 90, "max_steps": 90}, ["step 90 of 315", "max_steps"]),
         ({"logged": []}, ["not logged"]),
         ({"logged": rows(315, 70.0, train_loss=None)}, ["diverged"]),
@@ -197,8 +202,8 @@ def test_a_change_that_helps(tmp_path):
     [
         ([68, 69, 66.9], "lr 0.02 is worse than lr 0.01: 2.03 points lower"),
         ([70.5, 70.5, 69.2], "lr 0.02 is not shown to differ from lr 0.01: 0.07 points higher"),
-        ([71, 72, 70], "lr 0.02 is better than lr 0.01: 1.00 points higher (95% interval +1.00 to +1.00"),
-        ([70, 71, 69], "lr 0.02 is not shown to differ from lr 0.01: 0.00 points higher"),
+        ([71.1, 72, 70], "lr 0.02 is better than lr 0.01: 1.03 points higher (95% interval +0.89 to +1.18"),
+        ([71, 72, 70], "No claim about lr 0.02 and lr 0.01: all their seeds differ by +1.00 points"),
         (
             [90, 91],
             "No claim about lr 0.02 and lr 0.01: a claim needs 3 seeds that each of them has finished; they share 2",
@@ -210,11 +215,17 @@ def test_comparisons(tmp_path, values, start):
     assert findings(*folders)[0].startswith(start)
 
 
+def test_runs_that_diverged_forbid_a_claim(tmp_path):
+    folders = group(tmp_path, "base", [70, 71, 69]) + group(tmp_path, "new", [75, 76, 74.5], lr=0.02)
+    lost = make_run(tmp_path / "lost", steps=90, recipe={"lr": 0.02, "seed": 3}, diverged="the loss became NaN")
+    assert "1 of their runs diverged" in findings(*folders, lost)[0]
+
+
 def test_other_training_images_do_not_hinder_a_comparison(tmp_path):
     data = [DATA | {"fingerprint": each * 16, "val_fingerprint": "0" * 16} for each in "ab"]
     folders = group(tmp_path, "base", [70, 71, 69], data=data[0])
-    assert "better" in findings(*folders, *group(tmp_path, "new", [80, 81, 79], lr=0.02, data=data[1]))[0]
-    older = group(tmp_path, "old", [80, 81, 79], lr=0.03, data=DATA | {"fingerprint": "a" * 16})
+    assert "better" in findings(*folders, *group(tmp_path, "new", [80, 81, 79.5], lr=0.02, data=data[1]))[0]
+    older = group(tmp_path, "old", [80, 81, 79.5], lr=0.03, data=DATA | {"fingerprint": "a" * 16})
     assert "better" in findings(*folders, *older)[0]
 
 

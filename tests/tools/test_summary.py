@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from alexnet.recipes import FieldError
 from alexnet.tools.summary import NETWORKS, format_summary, format_variants, summarize, variants_table
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,6 +20,8 @@ def rows():
 
 def test_layers_of_classic():
     assert summarize("torchvision", 1000)["parameters"] == 61_100_840
+    with pytest.raises(FieldError, match=r"^width_mult must "):
+        summarize("torchvision", 10, 0.25)
     summary = summarize()
     assert (summary["variant"], summary["num_classes"]) == ("classic", 10)
     layers = {layer["name"]: layer for layer in summary["layers"]}

@@ -52,11 +52,13 @@ def filter_sheet(weight: Tensor, columns: int = 12) -> Image:
     form, not their strength.
 
     Args:
-        weight: ``[filters, 3, side, side]``, float32 on the CPU, of any range; at least two filters.
+        weight: ``[filters, 3, side, side]``, float32 on the CPU, of any range.
     """
     low, high = weight.amin((1, 2, 3), keepdim=True), weight.amax((1, 2, 3), keepdim=True)
     scaled = ((weight - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)).nan_to_num()
     pixels = torch.cat([scaled, torch.ones_like(scaled[:, :1])], 1)  # opaque
-    sheet = make_grid(pixels.mul(255).round().byte(), columns, padding=1)[:, 1:-1, 1:-1]  # without the frame
+    pixels = pixels.mul(255).round().byte()
+    # make_grid frames what it draws, but one image
+    sheet = make_grid(pixels, columns, padding=1)[:, 1:-1, 1:-1] if len(pixels) > 1 else pixels[0]
     picture: Image = to_pil_image(sheet)
     return picture

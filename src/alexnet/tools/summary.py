@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from alexnet.model import INITS, VARIANTS, AlexNet_2012, Init
+from alexnet.recipes import FieldError
 
 __all__ = ["NETWORKS", "format_summary", "format_variants", "summarize", "variants_table"]
 
@@ -97,6 +98,8 @@ def _build(variant: str, num_classes: int, width_mult: float = 1.0) -> tuple[nn.
     """Return the network on the meta device, which allocates no memory, and the side of its input in pixels."""
     with torch.device("meta"):
         if variant == TORCHVISION:
+            if width_mult != 1:
+                raise FieldError("width_mult", "1 for torchvision", width_mult)
             return torchvision.models.alexnet(num_classes=num_classes).eval(), 224
         model = AlexNet_2012(num_classes, variant, width_mult=width_mult)
     return model.eval(), model.variant.image_sizes[0]

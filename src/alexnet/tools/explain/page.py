@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError
 from alexnet.system import pick_device
 from alexnet.tools.explain import analysis
-from alexnet.tools.explain.analysis import Outputs, convolutions, receptive_field
+from alexnet.tools.explain.analysis import BINS, Outputs, convolutions, receptive_field
 from alexnet.tools.explain.draw import draw_explanation, draw_neighbours, patch_image, thumbnail
 from alexnet.tools.filters import conv1_filters, filter_changes, filter_sheet, initial_model
 from alexnet.tools.html import check_page, inline_svg, png_uri, render
@@ -240,7 +241,8 @@ def _calibration_chart(found: analysis.Calibration) -> Markup:
         confidence, accuracy = ([100 * value for value in each] for each in (found.confidence, found.accuracy))
         above.plot(confidence, accuracy, color=COLOURS["train"], marker="o", markersize=5, linewidth=1.6)
         above.set(xlim=[0, 100], ylim=[0, 100], ylabel="correct (%)")
-        below.bar(confidence, found.counts, width=5, color=COLOURS["train"])
+        middles = [(math.ceil(value * BINS) - 0.5) / BINS for value in found.confidence]
+        below.bar([100 * value for value in middles], found.counts, width=90 / BINS, color=COLOURS["train"])
         below.set(xlabel="probability of the answer (%)", ylabel="images")
         label = (
             f"Accuracy against confidence in {len(found.counts)} bins; "

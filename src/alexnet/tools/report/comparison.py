@@ -49,10 +49,19 @@ class Setting:
         """The finished runs by seed; if a seed ran twice, the first one."""
         return {run.recipe.seed: run for run in reversed(self.runs) if is_finished(run)}
 
+    @property
+    def diverged(self) -> list[str]:
+        """The names of the runs that diverged, and that no finished run of their seed replaces."""
+        return [str(run.folder) for run in self.runs if one.diverged(run) and run.recipe.seed not in self.finished]
+
     @cached_property
     def results(self) -> dict[int, one.Accuracy]:
         """The accuracy of each finished run by seed: on the test set if it was evaluated, else on validation."""
         return {seed: one.accuracies(self.finished[seed])[0] for seed in sorted(self.finished)}
+
+    @property
+    def measured_on(self) -> str:
+        return "; ".join(dict.fromkeys(accuracy.images for accuracy in self.results.values())) or "–"
 
     @property
     def values(self) -> list[float]:
@@ -138,13 +147,21 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
     if None in prints:  # older runs recorded the fingerprint of the whole data set alone
         prints = [data.get("fingerprint") for data, _ in measured]
     images = {(data["name"], accuracy.images, each) for (data, accuracy), each in zip(measured, prints, strict=True)}
-    difference = None
-    if len(seeds) < FEWEST_SEEDS or len(images) > 1:
-        needs = f"a claim needs {FEWEST_SEEDS} seeds that each of them has finished; they share {len(seeds)}"
-        reason = "they were measured on different images" if len(images) > 1 else needs
+    before, after = ([setting.results[seed].value for seed in seeds] for setting in (first, second))
+    gaps = {round(b - a, 9) for a, b in zip(before, after, strict=True)}
+    lost = [name for setting in (first, second) for name in setting.diverged]
+    difference, reason = None, ""
+    if len(images) > 1:
+        reason = "they were measured on different images"
+    elif lost:
+        reason = f"{len(lost)} of their runs diverged"
+    elif len(seeds) < FEWEST_SEEDS:
+        reason = f"a claim needs {FEWEST_SEEDS} seeds that each of them has finished; they share {len(seeds)}"
+    elif len(gaps) == 1:
+        reason = f"all their seeds differ by {gaps.pop():+.2f} points, for which the test is not defined"
+    if reason:
         text = f"No claim about {second.label} and {first.label}: {reason}."
     else:
-        before, after = ([setting.results[seed].value for seed in seeds] for setting in (first, second))
         mean, low, high, p = _paired_difference(before, after)
         difference = {"count": len(seeds), "mean": mean, "low": low, "high": high, "p": p}
         said = "is better than" if low > 0 else "is worse than" if high < 0 else "is not shown to differ from"
@@ -160,12 +177,9 @@ def _paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple
     """The mean of ``after`` − ``before``, its 95% interval, and the two-sided p."""
     from scipy.stats import ttest_rel
 
-    gaps = [b - a for a, b in zip(before, after, strict=True)]
-    mean = statistics.mean(gaps)
-    if statistics.stdev(gaps) < 1e-9:  # all the same, for which the test is not defined
-        return mean, mean, mean, float(abs(mean) < 1e-9)
     test = ttest_rel(after, before)
     interval = test.confidence_interval(0.95)
+    mean = statistics.mean(after) - statistics.mean(before)
     return mean, float(interval.low), float(interval.high), float(test.pvalue)
 
 
@@ -183,7 +197,7 @@ def findings(settings: Sequence[Setting], comparisons: Sequence[dict[str, Any]])
     runs = [run for setting in settings for run in setting.runs]
     if changed := sorted({_commit(run) for run in runs if _commit(run).endswith("+")}):
         found.append(f"Uncommitted changes: the code was {', '.join(changed)}, so it may differ between runs.")
-    if unfinished := [run.folder.resolve().name for run in runs if not is_finished(run)]:
+    if unfinished := [str(run.folder) for run in runs if not is_finished(run)]:
         found.append(f"Unfinished or diverged, so not part of any mean: {', '.join(unfinished)}.")
     if sum(comparison["difference"] is not None for comparison in comparisons) > 1:
         found.append("Each comparison is at 95% by itself: of twenty without an effect, one seems to have one.")
@@ -250,7 +264,7 @@ def _row(run: Run, setting: Setting) -> dict[str, Any]:
     first = next(iter(one.accuracies(run)), None)
     return {
         "setting": setting.label,
-        "run": run.folder.resolve().name,
+        "run": str(run.folder),
         "seed": run.recipe.seed,
         "step": f"{run.step:,}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{run.last_step:,}",
         "accuracy": f"{first.value:.1f}%" if first else "–",

@@ -79,8 +79,8 @@ def accuracies(run: Run) -> list[Accuracy]:
 
 
 def diverged(run: Run) -> bool:
-    """Whether a loss of the last full row is NaN or infinite."""
-    return any(run.final.get(name, 0.0) is None for name in ("train_loss", "val_loss"))
+    """Whether the loss or its gradient became NaN or infinite."""
+    return "diverged" in run.config or any(run.final.get(name, 0.0) is None for name in ("train_loss", "val_loss"))
 
 
 def parts(run: Run) -> list[dict[str, Any]]:
@@ -150,6 +150,8 @@ def findings(run: Run) -> list[str]:
 
 def _verdict(run: Run) -> str:
     name, total, final = run.folder.resolve().name, run.total_steps, run.final
+    if reason := run.config.get("diverged"):
+        return f"{name} diverged: {reason}."
     if not final:
         return f"{name} has not logged a validation yet."
     at = f"step {final['step']:,} of {total:,}, epoch {final['epoch']:.3g}"
@@ -157,11 +159,15 @@ def _verdict(run: Run) -> str:
         return f"{name} diverged: its loss is not a finite number at {at}."
     verdict = f"{name} was not validated."
     if found := accuracies(run):
-        first, chance = found[0], 100 / len(run.classes)
+        first = found[0]
+        largest = run.config["data"].get("largest_class_pct", {}).get(first.name.removesuffix("_acc"), 0.0)
+        chance, guess = 100 / len(run.classes), "guessing"
+        if largest > 1.1 * chance:
+            chance, guess = largest, "always answering the largest class"
         verdict = (
             f"{name} {'learned' if first.interval[0] > chance else 'did not leave chance'}: {first.value:.1f}% "
             f"accuracy on the {first.images} of {run.config['data']['name']} (95% interval {first.range}), where "
-            f"guessing gives {chance:.3g}%."
+            f"{guess} gives {chance:.3g}%."
         )
     if final["step"] == total:
         return f"{verdict} Training is complete ({at})."
