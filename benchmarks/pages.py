@@ -368,15 +368,15 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
         if record["file"] == "compare-cpu.json":
             step, job = (
                 next(row["ratio"] for row in record["rows"] if row["name"] == name)
-                for name in ("train_step", "classic_job")
+                for name in ("train_step", "classic_job_one_pass")
             )
             results += [
                 f"On a CPU, a training step is **{step:.1f}** times and the whole `classic` job **{job:.1f}** times as "
                 f"fast as plain PyTorch code ({machine(record)}; [all measures](RESULTS.md))."
             ]
-    curves = ["![Six curves of a training run: losses and accuracies over steps](docs/curves.png)"]
+    curves = ["![Training and validation losses and accuracies of one run](docs/curves.png)"]
     if record := shown_run(found["accuracy"]):
-        curves += [f"The curves that every run leaves in its folder; here `classic` on the {data_of(record)}, seed 0."]
+        curves += [f"Every run writes `curves.png` into its folder; here `classic` on the {data_of(record)}, seed 0."]
     if len(full_runs(found["accuracy"])) > 1:
         curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
     words = {
@@ -393,7 +393,7 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     return {
         "results": "\n\n".join(results),
         "curves": "\n\n".join(curves),
-        "claims": table(["of the paper's eight claims about its parts", "experiments"], claims),
+        "claims": table(["verdict", "claims"], claims),
     }
 
 

@@ -170,8 +170,9 @@ def _flag(name: str) -> str:
 # --- the commands
 
 RUN = argument("run", str, "Run folder, checkpoint, .safetensors file, or cifar10-small, which is bundled.")
-RUN_IF_ANY = argument("run", str, "Run as for evaluate; default, also before an image: cifar10-small.", nargs="?")
-IMAGES = argument("images", str, "Image files; explain: at most 12, by default ten validation images.", nargs="*")
+RUN_IF_ANY = argument("run", str, "Run folder, checkpoint or .safetensors file; default: cifar10-small.", nargs="?")
+IMAGES = argument("images", str, "Image files.", nargs="*")
+FEW_IMAGES = argument("images", str, "Image files, at most 12; default: ten validation images of the run.", nargs="*")
 RUNS = argument("runs", str, "Run folders.", nargs="+")
 RECIPE = argument("recipe", str, f"{', '.join(RECIPES)}; default: classic.", nargs="?")
 EXPERIMENT = argument("experiment", str, "An experiment, or a .py file; default: list the experiments.", nargs="?")
@@ -180,13 +181,14 @@ CONVERTED = argument("out", str, "A .safetensors file to write.")
 RUN_FOLDER = argument("--out", str, "Run folder; default: runs/RECIPE.")
 EXPERIMENT_FOLDER = argument("--out", str, "Folder of the experiment; default: runs/reproduce-EXPERIMENT.")
 PICTURE = argument("--out", str, "Confusion matrix, a .png file; default: confusion.png in the run folder.")
-PAGE = argument("--out", str, "Page, a .html file; default: in the run folder, or beside several runs.")
+EXPLANATION = argument("--out", str, "Page, a .html file; default: explain.html in the run folder, or here.")
+PAGE = argument("--out", str, "Page, a .html file; default: report.html in the run folder, or beside several runs.")
 EXPORTED = argument("--out", str, "File to write.", required=True)
 FORMAT = argument("--format", Literal["onnx", "safetensors"], "Format of the file.", required=True)
 RESUME = argument("--resume", bool, "Resume what is in the folder; a run keeps its recipe.")
 DATA = argument("--data", str, "Images: cifar10, digits, a folder, or hf:NAME; default: the run's own.")
 DATA_IF_ANY = argument(
-    "--data", str, "Images as for evaluate, or none; default: the run's own; beside image files, only if on disk."
+    "--data", str, "Images as for evaluate, or none; default: the run's own (demo, and explain IMAGE: only if on disk)."
 )
 DATA_DIR = argument("--data-dir", str, "Where downloaded data sets are kept; default: the run's own.")
 SPLIT = argument("--split", Literal["val", "test"], "val: the run's validation images; test: its test set.", "val")
@@ -200,10 +202,10 @@ NEIGHBOURS = argument("--neighbours", int, "Training images to search for neares
 HOST = argument("--host", str, "Address to listen on; 0.0.0.0: reachable from other machines.", "127.0.0.1")
 PORT = argument("--port", int, "Port to listen on; default: the first free one from 7860.")
 VARIANT = argument(
-    "--variant", str, "Network of the weights, one of alexnet variants; default: inferred from their shapes."
+    "--variant", str, "Network of the weights, such as paper or caffe; default: inferred from their shapes."
 )
 CLASSES = argument("--num-classes", int, "Number of classes.", 10)
-CHECKED = argument("--recipe", str, "Recipe to check, which flags may change.")
+CHECKED = argument("--recipe", str, "Recipe to check, changed by other flags; without any: the machine and data.")
 FULL = argument("--full", bool, "Run it at the paper's size, not shortened for a laptop.")
 SEEDS = argument("--seeds", int, "Runs per arm; default: the experiment's own number.")
 DEVICE = tuple(fields("device", "precision"))
@@ -286,7 +288,7 @@ def predict(args: Namespace) -> Answer:
 
 
 @command(
-    *(RUN_IF_ANY, IMAGES, DATA_IF_ANY, DATA_DIR, PAGE, LAYER, CHANNEL, NEIGHBOURS, *DEVICE),
+    *(RUN_IF_ANY, FEW_IMAGES, DATA_IF_ANY, DATA_DIR, EXPLANATION, LAYER, CHANNEL, NEIGHBOURS, *DEVICE),
     example="runs/first cat.jpg --out inside.html",
 )
 def explain(args: Namespace) -> Answer:

@@ -84,7 +84,7 @@ class Recipe:
 
     variant: Literal[
         "classic", "paper", "source", "caffe", "caffenet", "pool-2x2", "no-dropout", "no-conv3", "no-conv4"
-    ] = _network("classic", "Network: one of `alexnet variants`; the last four are classic with one thing removed.")
+    ] = _network("classic", "Network; the last four are classic with one change.")
     width_mult: float = _network(1.0, "Multiplies the number of maps and hidden units; 0.25 suits a laptop.")
     init: Literal["paper", "zero-bias", "source", "caffe", "caffenet", "he"] = _network(
         "paper", "Initial weights: N(0, 0.01) with the paper's biases (paper) or zero-bias; he for standardised input."
@@ -205,7 +205,7 @@ def _check_types(config: Recipe | Runtime) -> None:
 
 
 def classic(**changes: Any) -> Recipe:
-    """The configuration asked for most often, on the input that the paper's initialisation was made for.
+    """The common one-tower network on raw pixels, with the paper's initialisation, in 13 epochs.
 
     ``alexnet train classic``. It validates on the test set, as the published run does. RESULTS.md has its accuracy.
     """

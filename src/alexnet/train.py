@@ -454,9 +454,9 @@ def run(
         if state.step > last_step:
             raise FieldError("max_steps", f"at least {state.step}, the step of the run in {folder}", runtime.max_steps)
         if state.logged == last_step:
-            early = f"where max_steps ended it, of {total_steps}; a larger max_steps continues it"
-            ended = "its end" if last_step == total_steps else early
-            bar.line(f"nothing to do: the run in {folder} is at step {state.step}, {ended}")
+            stopped_early = f"reached max_steps ({state.step} of {total_steps} steps); raise max_steps to continue it"
+            ended = f"is complete ({state.step} steps)" if last_step == total_steps else stopped_early
+            bar.line(f"nothing to do: the run in {folder} {ended}")
             if is_main:  # it may have been killed between its last checkpoint and the picture
                 draw_curves(folder, len(dataset.classes))
             return result(None)

@@ -280,7 +280,8 @@ class Dataset:
 
     def _check_count(self, name: str, count: int) -> None:
         if not 0 < count < len(self.train):
-            raise FieldError(name, f"less than {len(self.train):,}, the training images of {self.name}", count)
+            hint = "; with holdout 0 and tta center, no image is held out" if name == "holdout" else ""
+            raise FieldError(name, f"less than {len(self.train):,}, the training images of {self.name}", count, hint)
 
     def fingerprint(self) -> str:
         """The first of ``fingerprints``."""

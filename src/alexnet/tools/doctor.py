@@ -164,5 +164,6 @@ def format_report(found: dict[str, Any]) -> str:
         for layer in found["layers"]:
             numbers = (f"{layer[key]:>12.2g}" for key in ("signal_std", "signal_mean", "grad_std"))
             lines.append(f"{layer['name']:8}{''.join(numbers)}")
-    answer = {True: "will start to learn", False: "will not start to learn", None: "cannot tell"}[found["will_learn"]]
+    answers = {True: "will start to learn", False: "will not start to learn within 300 steps", None: "cannot tell"}
+    answer = answers[found["will_learn"]]
     return "\n".join([*lines, "", f"{answer}: {found['reason']}"])

@@ -200,7 +200,7 @@ def findings(settings: Sequence[Setting], comparisons: Sequence[dict[str, Any]])
     if unfinished := [str(run.folder) for run in runs if not is_finished(run)]:
         found.append(f"Unfinished or diverged, so not part of any mean: {', '.join(unfinished)}.")
     if sum(comparison["difference"] is not None for comparison in comparisons) > 1:
-        found.append("Each comparison is at 95% by itself: of twenty without an effect, one seems to have one.")
+        found.append("No correction for several comparisons: of twenty without an effect, about one seems to have one.")
     return found
 
 
