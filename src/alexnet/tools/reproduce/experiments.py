@@ -334,7 +334,7 @@ overlap = Experiment(
         )
     ),
     short=f"{NARROW.format(3)}; the four-layer one for 3 epochs of 140",
-    cost="about 30 minutes on two cores; in full 18 hours",
+    cost="30 to 70 minutes on two cores; in full 18 hours",
 )
 
 CONVERGED = epochs_until(65, of="val_acc")
@@ -351,7 +351,7 @@ dropout = Experiment(
         Comparison("without", "with dropout", CONVERGED.name, 1.41, "roughly twice the steps", ratio=True, limit="end"),
     ),
     short="a network with a quarter of the maps, on 5,000 training images for 15 epochs",
-    cost="about 25 minutes on two cores; in full 16 hours",
+    cost="25 to 70 minutes on two cores; in full 16 hours",
     chart="losses",
 )
 
@@ -373,7 +373,7 @@ ten_crop = Experiment(
         for net in ("classic", "four layers")
     ),
     short=f"{NARROW.format(3)}; the four-layer one for 6 epochs of 450",
-    cost="about 20 minutes on two cores; in full 13 hours",
+    cost="20 to 60 minutes on two cores; in full 13 hours",
 )
 
 COLOUR = {"std": "pca_color_std", "eigenvalue": "pca_color"}
@@ -389,7 +389,7 @@ colour = Experiment(
     measures=(TEST_ERROR, OVERFITTING),
     rule=tuple(Comparison(name, "none", TEST_ERROR.name, 0.5, "over 1 point on ImageNet") for name in COLOUR),
     short=NARROW.format(2),
-    cost="about 30 minutes on two cores; in full 24 hours",
+    cost="30 to 70 minutes on two cores; in full 24 hours",
 )
 
 START = training_loss("training loss of the first 200 steps, nats", first=2)
@@ -411,7 +411,7 @@ biases = Experiment(
         for net in ("classic", "four layers")
     ),
     short="a 224×224 network with a quarter of the maps",
-    cost="about 10 minutes on two cores; in full an hour",
+    cost="10 to 50 minutes on two cores; in full an hour",
     seeds=5,
 )
 
