@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -21,7 +22,7 @@ from torch import nn
 
 from alexnet import load_model, load_run, native, recipes, train
 from alexnet.checkpoint import load_checkpoint, load_weights, lock_run_dir
-from alexnet.data import datasets
+from alexnet.data import datasets, loaders
 from alexnet.data.images import ImageError
 from alexnet.evaluate import evaluate
 from alexnet.lrn import lrn_backend
@@ -212,8 +213,10 @@ def test_a_changed_network_is_no_longer_its_variant(run, tmp_path):
 
 def test_another_network_is_trained_in_one_group(run, tmp_path):
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
-    with pytest.raises(ValueError, match="input_size"):
-        run(tmp_path / "run", model=model)
+    for size, reason in ((None, "the attribute input_size"), (32, "input_size must be 224 to 256")):
+        model.input_size = size
+        with pytest.raises(ValueError, match=reason):
+            run(tmp_path / "run", model=model)
     model.input_size = 224
     model[3] = nn.Linear(12, 5)
     with pytest.raises(ValueError, match="2 outputs"):
@@ -222,6 +225,56 @@ def test_another_network_is_trained_in_one_group(run, tmp_path):
     assert run(tmp_path / "run", max_steps=2, model=model, ema=0.5, decay_biases=False).final["step"] == 2
     saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert torch.equal(saved["average"]["1.running_mean"], saved["model"]["1.running_mean"])
+
+
+def test_a_layer_may_be_unfrozen_during_a_run(run, tmp_path):
+    model = AlexNet_2012(2, width_mult=1 / 16)
+    model.requires_grad_(False).classifier.fc8.requires_grad_(True)
+    before = model.classifier.fc7.weight.clone()
+
+    class Unfreeze(train.Callback):
+        def row(self, row):
+            model.requires_grad_(True)
+
+    assert run(tmp_path / "run", max_steps=4, model=model, callbacks=(Unfreeze(),)).final["step"] == 4
+    assert not torch.equal(model.classifier.fc7.weight, before)
+
+
+def test_a_loader_of_ones_own_gives_the_mean_gradient(images, whole, tmp_path):
+    """Each batch twice in one: the mean loss, and so the run, is the same."""
+
+    def open_loader(*args):
+        loader = loaders.open_loader(*args)
+        batches = loader.train
+        loader.train = lambda *place: ((torch.cat([x, x]), torch.cat([y, y])) for x, y in batches(*place))
+        return loader
+
+    def weights(folder):
+        return load_checkpoint(folder / "last.ckpt")["model"]
+
+    recipe = replace(load_run(whole).recipe, dropout=0.0)
+    runtime = recipes.Runtime(tracker="none", quiet=True, max_steps=3, precision="fp32")
+    for name, opened in (("one", loaders.open_loader), ("two", open_loader)):
+        train.run(recipe, out=tmp_path / name, runtime=runtime, open_loader=opened)
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
+def test_resume_leaves_a_folder_alone_that_is_no_run(run, tmp_path):
+    (tmp_path / "thesis.tmp").touch()
+    with pytest.raises(ValueError, match="holds no run"):
+        run(tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tmp"]
+
+
+def test_the_best_row_is_the_one_whose_weights_are_kept(run, tmp_path):
+    result = run(tmp_path / "run", max_steps=1)
+    assert load_run(tmp_path / "run").best == result.best == {}
+
+
+def test_without_weight_decay_no_layer_has_any():
+    for recipe in (recipes.modern(weight_decay=0.0), recipes.classic(weight_decay=0.0)):
+        optimizer = train.make_optimizer(AlexNet_2012(2, width_mult=1 / 16), recipe, torch.device("cpu"))
+        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 
 
 def test_each_run_of_a_process_has_its_own_device(run, tmp_path, monkeypatch):

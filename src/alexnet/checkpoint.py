@@ -296,8 +296,13 @@ class Run:
     @property
     def best(self) -> dict[str, Any]:
         """``step`` and ``val_acc`` of the best validation, which was picked on those images. Empty if there is none."""
-        found = [(row.get("val_acc", row.get("epoch_val_acc")), row["step"]) for row in self.rows]
-        value, step = max(((value, -step) for value, step in found if value is not None), default=(None, 0))
+        every, epoch, total = self.recipe.val_every, self.steps_per_epoch, self.total_steps
+        found = [
+            (row.get("val_acc", row.get("epoch_val_acc")), -row["step"])
+            for row in self.rows
+            if not row["step"] % every or not row["step"] % epoch or row["step"] == total  # else: of max_steps
+        ]
+        value, step = max((pair for pair in found if pair[0] is not None), default=(None, 0))
         return {} if value is None else {"val_acc": value, "step": -step}
 
     def model(self) -> AlexNet_2012:
@@ -414,24 +419,26 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
 
 
 def check_unused(folder: Path) -> None:
-    """ValueError if ``folder`` exists and holds anything but the lock."""
-    if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
-        raise ValueError(f"{folder}: already exists; choose a different folder, or resume the run in it")
+    """ValueError if ``folder`` exists and holds anything but what a run leaves that was killed at its start."""
+    if folder.exists() and {entry.name for entry in folder.iterdir()} - {LOCK, f"{CONFIG}.tmp"}:
+        what = "resume the run in it" if (folder / CONFIG).exists() else "an empty one; this one holds no run"
+        raise ValueError(f"{folder}: already exists; choose a different folder, or {what}")
 
 
 def check_run_dir(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     """ValueError if a run of ``recipe`` cannot start in ``folder``, or cannot be resumed there.
 
-    A run that was killed before it wrote anything is resumed from its start, so a missing folder is not an error.
+    A run that was killed before it wrote anything is resumed from its start, so a missing or empty folder is not an
+    error.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: a file, not a folder")
     if (folder / LOCK).is_file():
         with lock_run_dir(folder):
             pass
-    if not resume:
+    if not (resume and (folder / CONFIG).is_file()):
         check_unused(folder)
-    elif (folder / CONFIG).is_file():
+    else:
         stored = load_run(folder).recipe
         if stored != recipe:
             names = [name for name in field_types(Recipe) if name != "data"]

@@ -703,7 +703,8 @@ def _run(words: Sequence[str]) -> int:
     if answer.note:
         print(answer.note, file=sys.stderr)
     if answer.then:
-        answer.then()
+        with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+            answer.then()
     return answer.code
 
 

@@ -48,6 +48,10 @@ class SGDMuon(torch.optim.SGD):
                 update *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(weight.shape), alpha=-group["lr"])
                 weight.grad = None  # SGD leaves it alone
+            for weight in group["params"] if group["momentum"] else ():
+                # fused SGD needs the buffers of all or of none, and a layer may be unfrozen later than others
+                if weight.grad is not None and self.state[weight].get("momentum_buffer") is None:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         super().step()
         return loss
 

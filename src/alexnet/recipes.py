@@ -94,7 +94,7 @@ class Recipe:
     epochs: int = _training(13, "Passes over the training images.")
     batch_size: int = _training(128, "Global batch size.")
     lr: float = _training(0.01, "Peak learning rate.")
-    muon_lr: float = _training(0.0, "Peak learning rate of Muon for conv2 to conv5; 0: SGD for all layers.")
+    muon_lr: float = _training(0.0, "Peak learning rate of Muon (momentum 0.9, decay 0.01) for conv2 to conv5; 0: SGD.")
     bias_lr: float = _training(1.0, "Learning rate of biases, as a multiple of that of weights.")
     schedule: Literal["cosine", "plateau", "source"] = _training(
         "cosine",
@@ -105,7 +105,7 @@ class Recipe:
     patience: int = _training(5, "Epochs without improvement before the plateau schedule lowers the rate.")
     momentum: float = _training(0.9, "Momentum.")
     nesterov: bool = _training(False, "Nesterov momentum.")
-    weight_decay: float = _training(5e-4, "Weight decay.")
+    weight_decay: float = _training(5e-4, "Weight decay; 0: none, of Muon's layers neither.")
     decay_biases: bool = _training(True, "Apply weight decay to biases.")
     clip_norm: float = _training(1.0, "Clip the gradient to this norm; 0: no clipping.")
     label_smoothing: float = _training(0.0, "Label smoothing; train_loss includes it.")

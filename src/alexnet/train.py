@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from alexnet import checkpoint, system
 from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS
-from alexnet.curves import Curves, draw_curves
+from alexnet.curves import CURVES, Curves, draw_curves
 from alexnet.data import datasets, loaders
 from alexnet.data.datasets import Dataset, ImageError, Images
 from alexnet.data.loaders import Shard, eval_batch_size
@@ -162,10 +162,12 @@ def run(
         model: trains this network, which maps ``[B, 3, S, S]`` to logits, in place of the recipe's: an
             ``AlexNet_2012``, for example a trained one with a new ``fc8``, or another. The former's variant, width and
             dropout replace those of the recipe, and it ends with the last weights and their ``info``. The latter must
-            have ``input_size``, which is S, and may have ``param_groups(recipe)``, the optimizer's groups; without it
-            all parameters form one group. A group may have ``lr_steps``, pairs of a first epoch and a learning rate, in
-            place of the recipe's schedule.
-        open_loader: has the arguments of ``data.loaders.open_loader``.
+            have ``input_size``, which is S, 224 to 256, and may have ``param_groups(recipe)``, the optimizer's groups;
+            without it all parameters form one group. A group may have ``lr_steps``, pairs of a first epoch and a
+            learning rate, in place of the recipe's schedule. All layers are put into training mode; to keep the
+            statistics of a normalisation, override its ``train``.
+        open_loader: has the arguments of ``data.loaders.open_loader``. With several processes, its batches must have
+            ``recipe.batch_size`` images in all, the last one of an epoch what is left.
         parallel: ``tools.two_towers.TwoTowers()`` for ``Runtime(parallel="towers")``; by default ``DataParallel``.
 
     Raises:
@@ -440,8 +442,8 @@ def run(
             stack.enter_context(checkpoint.lock_run_dir(folder))
             if not resume:  # another run may have come and gone since the first look
                 checkpoint.check_unused(folder)
-            for half_written in folder.glob("*.tmp"):  # by a run that was killed
-                half_written.unlink()
+            for name in (CONFIG, METRICS, LAST, BEST, CURVES):  # half written by a run that was killed
+                (folder / f"{name}.tmp").unlink(missing_ok=True)
         bar = ProgressBar(quiet=runtime.quiet or not is_main)
         stack.callback(bar.close)
         notes = ["warning: the test images have changed since the run was started"] if test_changed else []
@@ -544,10 +546,11 @@ def run(
                     if logits.shape[1] != classes:
                         raise ValueError(f"model must have {classes} outputs, one a class, got {logits.shape[1]}")
                     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-                    place = state.step % steps_per_epoch * recipe.batch_size
-                    global_batch = min(recipe.batch_size, len(dataset.train) - place)
-                    # DDP takes the mean over processes, which may have different numbers of images
-                    weight = len(labels) * shard.world / global_batch
+                    weight = 1.0
+                    if shard.world > 1:  # DDP takes the mean over processes, which may have different shares of a batch
+                        place = state.step % steps_per_epoch * recipe.batch_size
+                        global_batch = min(recipe.batch_size, len(dataset.train) - place)
+                        weight = len(labels) * shard.world / global_batch
                     (loss * weight).backward()  # type: ignore[no-untyped-call]
                     grad_norm = clip_gradient(net, recipe.clip_norm or math.inf, parallel.grad_norm)
                     optimizer.step()
@@ -666,7 +669,8 @@ def _param_groups(net: nn.Module, recipe: Recipe) -> Iterator[dict[str, Any]]:
         weights, biases = [layer.weight for layer in chosen], [layer.bias for layer in chosen]
         special: dict[str, Any] = {}
         if is_own and recipe.muon_lr:
-            special = {"muon": True, "momentum": MUON_MOMENTUM, "weight_decay": MUON_DECAY}
+            own_decay = MUON_DECAY if recipe.weight_decay else 0.0
+            special = {"muon": True, "momentum": MUON_MOMENTUM, "weight_decay": own_decay}
         elif is_own:
             special = {"layer": "conv1"}
         yield {"params": weights, "bias": False, **special}

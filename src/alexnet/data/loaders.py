@@ -71,12 +71,16 @@ def open_loader(
     """The resident path where ``runtime.loader`` allows it and the images fit it, else the path of workers.
 
     Args:
-        size: side of the network's input.
+        size: side of the network's input, 224 to 256.
 
     Raises:
         FieldError: a batch size or an augmentation that cannot be, or images that the loader asked for cannot take.
         ImageError: the first training image is damaged; for small images, any of them.
+        ValueError: a ``size`` that is not allowed: its crops would show little of an image.
     """
+    if not 224 <= size <= RESIZE:
+        reason = f"from whose pixels crops are cut, got {size}; a model of another size must resize its input"
+        raise ValueError(f"input_size must be 224 to {RESIZE}, {reason}")
     batch, count = recipe.batch_size, len(dataset.train)
     if batch > count:
         raise FieldError("batch_size", f"at most {count}, the training images of {dataset.name}", batch)
