@@ -187,19 +187,6 @@ def accuracy_table(accuracy: Iterable[Record], *, short: bool = False) -> str:
     return table(head[:6], [row[:6] for row in rows]) if short else table(head, rows)
 
 
-def most_accurate(accuracy: Iterable[Record]) -> Record | None:
-    """Seed 0 of the setting with the highest test accuracy."""
-    return max((each for each in full_runs(accuracy) if each["recipe"]["seed"] == 0), key=test_accuracy, default=None)
-
-
-def most_confused(record: Record, count: int = 4) -> str:
-    """The most frequent errors of a run in words."""
-    names, pairs = record["classes"], []
-    for i, row in enumerate(record["confusion"]):
-        pairs += [(n, f"{n} of {sum(row):,} images of {names[i]} as {names[j]}") for j, n in enumerate(row) if i != j]
-    return ", ".join(text for _, text in sorted(pairs, reverse=True)[:count])
-
-
 # --- speed
 
 
@@ -316,8 +303,6 @@ def faults_table(record: Record) -> str:
     for name, runs in kinds.items():
         totals = {key: sum(run.get(key, 0) for run in runs) for key in ("trials", *OUTCOMES)}
         outcome = [f"{total:,.0f} {OUTCOMES[key]}" for key, total in totals.items() if key in OUTCOMES and total]
-        if "calls" in runs[0]:
-            outcome += [f"{count} {call}" for call, count in runs[0]["calls"].items()]
         codes = sum((Counter(codes) for run in runs for codes in run.get("answers", {}).values()), Counter[str]())
         outcome += [f"{count:,} {code}" for code, count in sorted(codes.items())]
         wrong = sum(len(run["wrong"]) for run in runs)
