@@ -25,7 +25,7 @@ setup: .venv/dev  ## Create .venv with everything for development
 	@touch $@
 
 quickstart: .venv/run  ## Train on handwritten digits, nothing to download: minutes on a laptop
-	$(BIN)/alexnet train quickstart
+	$(BIN)/alexnet train quickstart --resume
 
 test: .venv/dev  ## The fast tests
 	$(BIN)/python -m pytest -n auto --dist worksteal

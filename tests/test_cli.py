@@ -291,6 +291,8 @@ def test_resume_takes_the_runs_own_recipe_and_runtime(trained, monkeypatch, caps
     assert found["final"]["val_loss"] == trained.document["final"]["val_loss"]
     assert "reference" in refused(["train", "reference", "--resume", "--out", str(trained.out)], capsys)
 
+    assert "to resume the run there: --resume --out" in refused(["train", "--resume", str(trained.out)], capsys)
+
     asked = fake(monkeypatch, trained.out)
     assert main(["train", "--resume", "--out", str(trained.out), "--max-steps", "9", "--device", "cpu"]) == 0
     ((recipe, options),) = asked

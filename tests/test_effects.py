@@ -23,7 +23,7 @@ CHANGES = {
     "pca_color_until": 1.0, "variant": "source", "width_mult": 1 / 8, "init": "zero-bias", "dropout": 0.2,
     "epochs": 2, "batch_size": 4, "lr": 0.02, "muon_lr": 0.01, "bias_lr": 2.0, "schedule": "cosine", "warmup": 0.0,
     "patience": 5, "momentum": 0.5, "nesterov": False, "weight_decay": 5e-4, "decay_biases": True, "clip_norm": 0.01,
-    "label_smoothing": 0.0, "dropout_ramp": True, "ema": 0.0, "val_every": 2, "tta": "center", "seed": 2,
+    "label_smoothing": 0.0, "dropout_ramp": True, "ema": 0.0, "val_every": 1, "tta": "center", "seed": 2,
     "max_steps": 3, "precision": "bf16",
 }  # fmt: skip
 

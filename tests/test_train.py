@@ -64,6 +64,11 @@ class Rows(train.Callback):
 # --- what a run leaves
 
 
+def test_each_epoch_has_a_full_row(run, tmp_path):
+    rows = run(tmp_path / "run", epochs=2, val_every=100).folder
+    assert [row["step"] for row in load_run(rows).full_rows] == [3, 6]
+
+
 def test_a_run_folder_has_its_files_rows_and_facts(whole):
     files = {"config.json", "metrics.jsonl", "last.ckpt", "best.safetensors", "curves.png", ".lock"}
     assert {path.name for path in whole.iterdir()} == files

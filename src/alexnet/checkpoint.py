@@ -269,6 +269,11 @@ class Run:
         return -(-int(self.config["data"]["train"]) // self.recipe.batch_size)  # 0.1.0 did not store it
 
     @property
+    def val_every(self) -> int:
+        """Steps between full rows: the recipe's, but at most an epoch."""
+        return min(self.recipe.val_every, self.steps_per_epoch)
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole schedule."""
         return int(self.config.get("total_steps") or self.recipe.epochs * self.steps_per_epoch)
@@ -296,7 +301,7 @@ class Run:
     @property
     def best(self) -> dict[str, Any]:
         """``step`` and ``val_acc`` of the best validation, which was picked on those images. Empty if there is none."""
-        every, epoch, total = self.recipe.val_every, self.steps_per_epoch, self.total_steps
+        every, epoch, total = self.val_every, self.steps_per_epoch, self.total_steps
         found = [
             (row.get("val_acc", row.get("epoch_val_acc")), -row["step"])
             for row in self.rows

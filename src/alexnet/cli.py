@@ -436,6 +436,8 @@ def _named_recipe(args: Namespace) -> tuple[Recipe, Runtime]:
     if name not in RECIPES:
         is_data = name in ("cifar10", "digits") or name.startswith("hf:") or Path(name).is_dir()
         hint = f"; images are named with --data {name}" if is_data else suggest(name, RECIPES)
+        if (Path(name) / "config.json").is_file():
+            hint = f"; to resume the run there: --resume --out {name}"
         raise FieldError("recipe", f"one of {', '.join(RECIPES)}", name, hint)
     runtime = recipes.runtime_for(name, **_given(args, *field_types(Runtime)))
     return RECIPES[name](**_given(args, *field_types(Recipe))), runtime

@@ -112,7 +112,7 @@ class Recipe:
     dropout_ramp: bool = _training(False, "Raise dropout linearly from 0 at the first step to its full value.")
     ema: float = _training(0.0, "Decay of the moving average of the weights, which is validated and saved; 0: none.")
 
-    val_every: int = _run(100, "Steps between validations, each of which logs a row.")
+    val_every: int = _run(100, "Steps between validations, each of which logs a row; at most an epoch.")
     tta: Literal["center", "flip", "ten-crop"] = _run("center", "Test-time augmentation for the final test set.")
     seed: int = _run(0, "Seed of weights, order, augmentation and dropout.")
 

@@ -272,6 +272,7 @@ def run(
     if isinstance(net, AlexNet_2012):
         net.info = info
     steps_per_epoch = loader.steps_per_epoch
+    val_every = min(recipe.val_every, steps_per_epoch)
     total_steps = recipe.epochs * steps_per_epoch
     last_step = min(total_steps, runtime.max_steps or total_steps)
 
@@ -333,7 +334,7 @@ def run(
         state.validating += time.perf_counter() - began
 
         row: dict[str, float] = {"step": step, "epoch": step / steps_per_epoch}
-        is_full = step % recipe.val_every == 0 or step == last_step
+        is_full = step % val_every == 0 or step == last_step
         if is_full:
             row |= sums.result(all_reduce)
             images = row.pop("images")
@@ -347,7 +348,7 @@ def run(
                 "val_seconds": state.validating,
                 "save_seconds": state.saving,
             }
-            if step % recipe.val_every == 0:  # a row at max_steps leaves the sums to the resumed run
+            if step % val_every == 0:  # a row at max_steps leaves the sums to the resumed run
                 sums.reset()
                 state.seconds = state.waited = state.validating = state.saving = 0.0
         if step % steps_per_epoch == 0:
@@ -429,7 +430,7 @@ def run(
 
     def is_scheduled(step: int) -> bool:
         """Whether an uninterrupted run validates at this step."""
-        return step % recipe.val_every == 0 or step % steps_per_epoch == 0 or step == total_steps
+        return step % val_every == 0 or step % steps_per_epoch == 0 or step == total_steps
 
     def result(stopped_by: int | None) -> Result:
         best = {"val_acc": state.best_acc, "step": state.best_step} if state.best_step else {}

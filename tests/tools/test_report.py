@@ -108,6 +108,11 @@ def test_findings_of_a_run(tmp_path, changes, words):
     assert [word for word in words if word not in said] == []
 
 
+def test_the_command_keeps_a_tracker_that_is_not_the_recipes(tmp_path):
+    found = make_run(tmp_path / "a", recipe={"name": "classic"})
+    assert "--tracker none" in run.command_of(load_run(found))
+
+
 def test_settings_are_shown_as_they_are():
     assert [run.shown(each) for each in (0.9999, 0.01004, 1e-3, 13)] == ["0.9999", "0.01004", "0.001", "13"]
 

@@ -364,7 +364,8 @@ def _open(spec: str, data_dir: str | Path, *, download: bool) -> Dataset:
 
 
 def _refused(spec: str, reason: str) -> FieldError:
-    return FieldError("data", ALLOWED, spec, f" ({reason})")
+    requirement = "a folder that can be trained on" if Path(spec).is_dir() else ALLOWED
+    return FieldError("data", requirement, spec, f" ({reason})")
 
 
 def _used_splits(spec: str, found: Collection[str]) -> list[str]:
@@ -382,8 +383,10 @@ def _dataset(spec: str, name: str, classes: Mapping[str, tuple[str, ...]], image
     """
     for split, own in classes.items():
         if own and own != classes["train"]:
-            difference = _some(sorted(set(own) ^ set(classes["train"]))) or "their order"
-            raise _refused(spec, f"train and {split} must have the same classes; they differ in {difference}")
+            extra = {"train": set(classes["train"]) - set(own), split: set(own) - set(classes["train"])}
+            found = [f"{name} alone has {_some(sorted(names))}" for name, names in extra.items() if names]
+            difference = "; ".join(found) or "their order differs"
+            raise _refused(spec, f"train and {split} must have the same classes; {difference}")
     train, names = images["train"], classes["train"]
     if len(images) == 1:
         return Dataset(spec, name, names, *hold_out(train, 10), f"val (a tenth of train, seed {HELD_OUT_SEED})")
@@ -409,10 +412,14 @@ def _checked(dataset: Dataset) -> Dataset:
         for index in np.flatnonzero((images.labels < 0) | (images.labels >= count))[:1]:
             reason = f"{images.name(index)}: label {images.labels[index]} is not in 0..{count - 1}"
             raise _refused(dataset.spec, reason)
-    empty = np.flatnonzero(np.bincount(dataset.train.labels, minlength=count) == 0)
-    if len(empty):
-        raise _refused(dataset.spec, f"no training image of {_some([dataset.classes[i] for i in empty])}")
-    return dataset
+    notes = list(dataset.notes)
+    for split, images in splits.items():
+        if len(empty := np.flatnonzero(np.bincount(images.labels, minlength=count) == 0)):
+            names = _some([dataset.classes[i] for i in empty])
+            if split == "train":
+                raise _refused(dataset.spec, f"no training image of {names}")
+            notes.append(f"no image of {names} in {split}")
+    return replace(dataset, notes=tuple(notes))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -557,8 +564,6 @@ SYSTEM_FOLDERS = {
 
 def _image_folder(spec: str, folder: Path) -> Dataset:
     splits = _used_splits(spec, [name for name in ("train", *VAL_SPLITS) if (folder / name).is_dir()])
-    if splits == ["train"]:
-        raise _refused(spec, "train/ is there, but neither val/ nor test/")
     left_out: list[str] = []
     found = {split: _class_folders(folder / split, left_out) for split in splits}
     notes: list[str] = []
@@ -637,8 +642,6 @@ SplitTable = tuple["pa.Table", Sequence[tuple[int, str]]]  # and the first row a
 def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
     paths = {split: sorted(files.glob(f"{split}-*.parquet")) for split in ("train", *VAL_SPLITS)}
     splits = _used_splits(spec, [split for split, own in paths.items() if own])
-    if splits == ["train"]:
-        raise _refused(spec, "train-*.parquet is there, neither validation-*.parquet nor test-*.parquet")
     tables = {split: _read_parquet(paths[split]) for split in splits}
     dataset = _from_tables(spec, _display_name(folder), tables, (str(files),))
     return replace(dataset, name=_cifar10_name(dataset) or dataset.name)

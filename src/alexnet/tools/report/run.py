@@ -105,7 +105,8 @@ def command_of(run: Run) -> str:
     name = run.recipe.name
     if name not in RECIPES or run.config.get("given_model"):
         return ""
-    return command(run.recipe, runtime_for(name, max_steps=run.runtime.get("max_steps")))
+    own = {name: run.runtime[name] for name in ("max_steps", "tracker") if name in run.runtime}
+    return command(run.recipe, runtime_for(name, **own))
 
 
 def changes(run: Run) -> dict[str, dict[str, Any]]:
@@ -122,7 +123,7 @@ def seconds(run: Run) -> dict[str, float]:
     """Seconds up to the last full row, by what they were spent on: the keys of ``SPENT``. 0.1.0 did not record them."""
     spent = dict.fromkeys(SPENT, 0.0)
     for row in run.full_rows:
-        if row.get("seconds") is None or (row["step"] % run.recipe.val_every and row is not run.final):
+        if row.get("seconds") is None or (row["step"] % run.val_every and row is not run.final):
             continue  # a row at max_steps; the next one includes its time
         waiting = row.get("wait_seconds") or 0.0
         spent["computing"] += row["seconds"] - waiting
@@ -153,7 +154,7 @@ def _verdict(run: Run) -> str:
     if reason := run.config.get("diverged"):
         return f"{name} diverged: {reason}."
     if not final:
-        return f"{name} has not logged a validation yet."
+        return f"{name} has not logged a full row yet; one comes every {run.val_every:,} steps."
     at = f"step {final['step']:,} of {total:,}, epoch {final['epoch']:.3g}"
     if diverged(run):
         return f"{name} diverged: its loss is not a finite number at {at}."
