@@ -373,7 +373,7 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     for verdict, word in words.items():
         names = [name for name in EXPERIMENTS if verdicts[name] == verdict]
         links = [f"[`{name}`](RESULTS.md#{name})" if verdict else f"`{name}`" for name in names]
-        if links or verdict != "too few runs":
+        if links or verdict in ("reproduced", "not reproduced"):
             claims.append([word, ", ".join(links) or "none"])
     return {
         "results": "\n\n".join(results),
