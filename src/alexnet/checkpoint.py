@@ -49,7 +49,7 @@ HUB_WEIGHTS = "model.safetensors"
 FORMAT = "alexnet-2012/1"
 LOCK = ".lock"
 PRETRAINED = Path(__file__).with_name("pretrained")
-CAN_MAP = sys.platform != "win32"  # there, a run could not replace a file that another process has mapped
+CAN_MAP = sys.platform != "win32"  # on Windows, a run cannot replace a file that another process has mapped
 
 
 # --- writing
@@ -113,7 +113,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], info: ModelInfo) -> 
 def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...] = ()) -> Any:
     """What ``torch.save`` wrote, on the CPU. Only tensors, plain Python values and ``safe_globals`` are accepted.
 
-    The checksums of the file's parts, which torch writes and does not read, are compared first: half a second for
+    The checksums of the file's parts, which torch writes but does not check, are compared first: half a second for
     480 MB.
 
     Raises:
@@ -125,7 +125,7 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                # torch's reader takes a part with this bit for a folder, and gives zeros
+                # torch's reader treats a part with this bit as a folder, and returns zeros
                 folders = [part.filename for part in file.infolist() if part.external_attr & 0x10]
                 if damaged := file.testzip() or next(iter(folders), None):
                     raise ValueError(f"checksum mismatch in {damaged}")
@@ -320,7 +320,7 @@ class Run:
         If the run's images have changed since it was started, a note of the data set says so.
 
         Args:
-            data, data_dir: as in ``Recipe`` and ``Runtime``; by default the run's own, also if they are named here.
+            data, data_dir: as in ``Recipe`` and ``Runtime``; by default, and if they name the run's own, the run's.
         """
         from alexnet.data import datasets
 

@@ -572,7 +572,7 @@ def _warn(text: str) -> None:
 
 
 def _is_first_process() -> bool:
-    """Whether this is the one process, or the one of several that speaks."""
+    """Whether this is the only process, or the first of several, which prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -687,7 +687,7 @@ def _run(words: Sequence[str]) -> int:
     parser, out = _Parser(words[0]), sys.stdout
     try:
         args = parser.parse(words[1:])
-    except SystemExit:  # --help; a reader that is gone is noticed here
+    except SystemExit:  # --help; a closed pipe is noticed here
         out.flush()
         return 0
     try:
@@ -722,7 +722,7 @@ def _reason(error: OSError) -> str:
 
 
 def _json(document: Any) -> str:
-    """``document`` as JSON, which has neither NaN and infinities nor paths."""
+    """``document`` as JSON: NaN and infinities become null, paths become strings."""
     return json.dumps(json.loads(json.dumps(document, default=str), parse_constant=lambda _: None), indent=2)
 
 

@@ -115,7 +115,7 @@ def measure(
 ) -> bool:
     """Add one pass over ``batches`` to ``metrics``, in evaluation mode; the model's mode is restored.
 
-    None in place of a batch is a turn in which this process has no images. Returns False if ``interrupted()``, which is
+    A batch may be None, if this process has no images left. Returns False if ``interrupted()``, which is
     called at each turn, was true.
     """
     was_training = model.training

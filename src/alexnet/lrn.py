@@ -18,7 +18,7 @@ the gradient. On a CPU with a C++ compiler, where channels lie innermost, the op
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
 
 
 def _is_eager(x: Tensor) -> bool:
-    """Whether no compiler, tracer or transform of functions sees this call: for those there is plain tensor code."""
+    """Whether this is eager mode. Compilers, tracers and transforms of functions get plain tensor code."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if recorded or type(x) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active():
         return False
@@ -207,26 +207,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (x,) = ctx.saved_tensors
-    if torch.is_grad_enabled():  # this gradient may itself be differentiated
-        (dx,) = torch.func.vjp(lambda x: _plain(x, *ctx.constants), x)[1](grad)
-    else:
-        dx = torch.ops.alexnet.local_response_norm_backward(x, grad, *ctx.constants)
-    return dx, None, None, None, None
-
-
-def _vmap(operator: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, int]]:
-    """The rule for ``torch.func.vmap``: the mapped dimension becomes more images."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        tensors = [
-            arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
-            for arg, dim in zip(args, in_dims, strict=True)
-            if isinstance(arg, Tensor)
-        ]
-        y = operator(*(tensor.flatten(0, 1) for tensor in tensors), *args[len(tensors) :])
-        return y.reshape(tensors[0].shape), 0
-
-    return rule
+    # tensor code if this gradient is itself differentiated or batched
+    is_plain = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    gradient = _plain_gradient if is_plain else torch.ops.alexnet.local_response_norm_backward
+    return gradient(x, grad, *ctx.constants), None, None, None, None
 
 
 def _register() -> None:
@@ -239,7 +223,6 @@ def _register() -> None:
         torch.library.define(full, f"({tensors}, {constants}) -> Tensor")
         torch.library.impl(full, "default", kernel)
         torch.library.register_fake(full, lambda x, *_: torch.empty_like(x))
-        torch.library.register_vmap(full, _vmap(getattr(torch.ops.alexnet, name)))
     torch.library.register_autograd("alexnet::local_response_norm", _differentiate, setup_context=_setup_context)
 
 

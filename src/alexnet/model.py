@@ -1,4 +1,4 @@
-"""AlexNet as of 2012, and the networks that go by its name, each written down as data.
+"""AlexNet as of 2012, and other networks called AlexNet, each described as data.
 
 References:
     paper    A. Krizhevsky, I. Sutskever, G. Hinton: ImageNet Classification with Deep Convolutional Neural Networks,
@@ -25,7 +25,7 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from alexnet.data.normalization import Normalization
+from alexnet.data.normalization import Normalization, is_number
 from alexnet.lrn import ResponseNorm, WithinMapNorm
 from alexnet.recipes import FieldError, check_choice
 
@@ -33,7 +33,7 @@ __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "ModelInfo", "Scale", "V
 
 
 WEIGHTS = "model.safetensors"
-NETWORK = ("num_classes", "variant", "width_mult", "dropout")  # of the arguments, those that weights need
+NETWORK = ("num_classes", "variant", "width_mult", "dropout")  # the arguments that must match the weights
 DOWNLOAD = {"revision", "cache_dir", "force_download", "local_files_only", "token"}  # options of huggingface_hub's
 OLD_WIDTHS = {"full": 1.0, "quarter": 0.25}  # width_mult by its name in 0.1.0
 
@@ -164,7 +164,7 @@ INITS: Mapping[str, Init] = {
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What weights need beside them to be used: the network, its classes and its input.
+    """What you need to use trained weights: the network, its classes and its input.
 
     Files of weights that a run writes hold it. ``width_mult`` and ``dropout`` are as in ``AlexNet_2012``.
 
@@ -227,9 +227,6 @@ def _with_tuples(value: Any) -> dict[str, Any]:
 
 
 def _check_network(variant: str, width_mult: float, dropout: float | None) -> None:
-    def is_number(value: object) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-
     check_choice("variant", variant, VARIANTS)
     if not (is_number(width_mult) and 0 < width_mult <= 16):
         raise FieldError("width_mult", "more than 0 and at most 16", width_mult)
@@ -360,7 +357,7 @@ class AlexNet_2012(
         rule = INITS[check_choice("init", init, INITS)]
         for name, layer in self.weight_layers():
             std = rule.std_of.get(name, rule.std)
-            # With fewer inputs, larger weights carry as strong a signal. The number of pixels' channels is fixed.
+            # A narrower network needs larger weights for the same signal; conv1 always has three input channels.
             gain = 1.0 if name == "conv1" else math.sqrt(1 / self.width_mult)
             if layer.weight.is_meta:  # has no values; drawing them would import torch's compiler, which takes seconds
                 continue
@@ -396,7 +393,7 @@ class AlexNet_2012(
     # --- trained weights
 
     def changed_layer(self) -> str | None:
-        """The first layer that differs from what the arguments build, or None. ``from_weights`` builds them again."""
+        """The first layer that differs from a new network with the same arguments, or None."""
         with torch.device("meta"):
             built = AlexNet_2012(**self._arguments())
         pairs = zip_longest(_described(self), _described(built))  # a layer may be missing or added
@@ -488,7 +485,7 @@ class AlexNet_2012(
         return super().save_pretrained(save_directory, config=config or self._arguments(), **options)
 
     def _arguments(self) -> dict[str, Any]:
-        """Those of the arguments that weights need."""
+        """The arguments that must match the weights."""
         own = (self.num_classes, self.variant.name, self.width_mult, self.variant.dropout)
         return dict(zip(NETWORK, own, strict=True))
 
@@ -583,7 +580,7 @@ def _classifier(v: Variant, num_classes: int) -> nn.Sequential:
 
 def _sequential(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
     part = nn.Sequential(OrderedDict(layers))
-    # torch.jit.script takes parts that differ only in the order of their layers for one, unless a constant differs.
+    # torch.jit.script treats two parts with the same layers in another order as one, unless a constant differs.
     part.__constants__ = ["order"]  # type: ignore[assignment]
     part.order = " ".join(name for name, _ in layers)  # type: ignore[assignment]
     return part

@@ -1,7 +1,7 @@
 """C++ for this machine's processor: compiled at its first use, which takes a second, and kept in the user's cache.
 
-Without a compiler, or if its output cannot be loaded, ``load`` returns None and the caller does without. The threads
-are those of the OpenMP library that torch has loaded: two such libraries would compete for the cores.
+Without a compiler, or if its output cannot be loaded, ``load`` returns None and the caller uses PyTorch instead. The
+threads are those of the OpenMP library that torch has loaded: two such libraries would compete for the cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load(source: Path) -> ctypes.CDLL | None:
     if compiler is None:
         return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        # A home may be shared by machines: the macros name the compiler's version and this processor's features.
+        # Machines may share a home directory: the macros name the compiler's version and this processor's features.
         macros = _run(compiler, *FLAGS, "-E", "-dM", "-x", "c++", os.devnull)
         digest = hashlib.sha256(source.read_bytes() + macros + repr(FLAGS).encode()).hexdigest()[:16]
         path = cache_folder() / f"{source.stem}-{digest}.so"

@@ -67,7 +67,7 @@ class Recipe:
 
     # `data` is where the images are; the fingerprint in the run folder says which images they are.
     data: str = _data("cifar10", "Images: cifar10, digits, a folder, or hf:NAME.", compare=False)
-    images: int | None = _data(None, "Train on about this many images, a share of each class; none: all.")
+    images: int | None = _data(None, "Train on about this many images, the same share of each class; none: all.")
     holdout: int = _data(
         0,
         "Training images to validate on, if the data have no split for it; the test set is then evaluated once, at the "

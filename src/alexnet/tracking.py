@@ -181,7 +181,7 @@ class Wandb(Callback):
                 run.say(f"wandb: {self.run.url}")
             except Exception as error:
                 reason = f"no answer ({one_line(error)})"
-                if wandb.run is None:  # the service holds on to the id of the run that failed; a new one does not
+                if wandb.run is None:  # the service still holds the id of the run that failed
                     wandb.teardown()
         if self.run is None:
             self.run = wandb.init(mode="offline", **options)
@@ -375,24 +375,16 @@ def profiled(
         return
     from torch import profiler
 
-    taken = 0
-
     def report(profile: Any) -> None:
-        if taken <= PROFILE_WARMUP:
+        if profile.step_num <= PROFILE_WARMUP:
             return
         profile.export_chrome_trace(str(folder / TRACE))
         order = f"self_{'cuda' if device.type == 'cuda' else 'cpu'}_time_total"
         table = profile.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=40)
-        say(f"{min(taken - PROFILE_WARMUP, steps)} steps profiled; trace: {folder / TRACE}\n{table}")
+        say(f"{min(profile.step_num - PROFILE_WARMUP, steps)} steps profiled; trace: {folder / TRACE}\n{table}")
 
     plan = profiler.schedule(wait=0, warmup=PROFILE_WARMUP, active=steps, repeat=1)
     with profiler.profile(schedule=plan, on_trace_ready=report) as profile:
-
-        def after_step() -> None:
-            nonlocal taken
-            taken += 1
-            profile.step()
-
-        yield after_step
-    if taken <= PROFILE_WARMUP:
+        yield profile.step
+    if profile.step_num <= PROFILE_WARMUP:
         say(f"nothing was profiled: the run ended within the {PROFILE_WARMUP} steps of warm-up")

@@ -188,7 +188,7 @@ def run(
         runtime = dataclasses.replace(runtime, parallel="towers")
     elif runtime.parallel == "towers":
         raise FieldError("parallel", "data, unless train.run is called with parallel=TwoTowers()", "towers")
-    if recipe.muon_lr and towers:  # half a matrix would be orthogonalised
+    if recipe.muon_lr and towers:  # each process would orthogonalise half of a matrix
         raise FieldError("muon_lr", "0 if parallel is towers", recipe.muon_lr)
     system.keep_freed_memory()
     device = system.pick_device(runtime.device)
@@ -241,7 +241,7 @@ def run(
         total: Tensor = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=device))
         return (total > 0).tolist()  # type: ignore[no-any-return]
 
-    if any_process(precision == "fp32")[0]:  # each process measured for itself
+    if any_process(precision == "fp32")[0]:  # each process has measured whether bf16 is faster
         precision = "fp32"
 
     # --- network and optimizer
@@ -325,7 +325,7 @@ def run(
         check_finite()
         step, began = state.step, time.perf_counter()
         val = evaluate(dataset.val, "center")
-        if val and not math.isfinite(val["loss"]):  # the step's own loss was that of the weights before it
+        if val and not math.isfinite(val["loss"]):  # the step's loss was computed before its update
             raise _diverged("the validation loss", step, state, sums, recipe)
         opens_test = dataset.test is not None and step == total_steps
         test = evaluate(dataset.test, recipe.tta) if val and opens_test and dataset.test else None
@@ -348,7 +348,7 @@ def run(
                 "val_seconds": state.validating,
                 "save_seconds": state.saving,
             }
-            if step % val_every == 0:  # a row at max_steps leaves the sums to the resumed run
+            if step % val_every == 0:  # at max_steps, the sums are kept for the resumed run
                 sums.reset()
                 state.seconds = state.waited = state.validating = state.saving = 0.0
         if step % steps_per_epoch == 0:
@@ -441,7 +441,7 @@ def run(
         stack.enter_context(_lost_process(world))
         if is_main:
             stack.enter_context(checkpoint.lock_run_dir(folder))
-            if not resume:  # another run may have come and gone since the first look
+            if not resume:  # another run may have used the folder since the first check
                 checkpoint.check_unused(folder)
             for name in (CONFIG, METRICS, LAST, BEST, CURVES):  # half written by a run that was killed
                 (folder / f"{name}.tmp").unlink(missing_ok=True)
@@ -519,7 +519,7 @@ def run(
         # --- the loop
         batches = _batches_from(loader, state.step)
         saved_at = time.monotonic()
-        agree_every = 1 if device.type == "cpu" or world == 1 else 16  # asking makes a GPU finish its queue
+        agree_every = 1 if device.type == "cpu" or world == 1 else 16  # communication waits for the GPU
         try:
             with (
                 signals() as stopped,
@@ -571,7 +571,7 @@ def run(
                     if state.step % agree_every == 0:
                         began, save_is_due = time.perf_counter(), time.monotonic() - saved_at >= 60 * runtime.save_every
                         has_signal, saving = any_process(stopped() is not None, save_is_due)
-                        state.seconds += time.perf_counter() - began  # a GPU finishes its queue
+                        state.seconds += time.perf_counter() - began  # communication waits for the GPU
                         stopping |= has_signal
                         if saving:
                             save()
@@ -591,7 +591,7 @@ def run(
             raise
         finally:
             for layer, p in dropouts:
-                layer.p = p  # of a network that was given, for its next run
+                layer.p = p  # restore the dropout of a network that was given
         return done
 
 
@@ -658,7 +658,7 @@ def make_optimizer(net: Any, recipe: Recipe, device: torch.device, precision: st
 
 
 def _param_groups(net: nn.Module, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Weights, biases, and conv1's or Muon's own groups; one group if all are treated alike, or of another network."""
+    """Weights, biases, and conv1's or Muon's own groups; one group if all are treated alike, or for another network."""
     uniform = recipe.decay_biases and recipe.bias_lr == 1 and recipe.schedule != "source" and not recipe.muon_lr
     if uniform or not isinstance(net, AlexNet_2012):
         yield {"params": list(net.parameters())}
@@ -770,7 +770,7 @@ def plateau_hint(recipe: Recipe) -> str:
     if recipe.variant != "classic" and small_weights and raw:
         return f"{pair} in variant {recipe.variant}, whose towers see half of the maps. Try init source"
     if (recipe.init == "he") != raw:
-        return f"not {pair}, which starts well; check the labels, or try another lr"
+        return f"not {pair}, which usually starts well. Check the labels, or try another lr"
     if recipe.init == "he":
         return f"{pair}: weights this large need standardised input. Try input_scale imagenet, or init paper"
     return f"{pair}: weights this small are made for raw pixels. Try input_scale raw, or init he"
@@ -844,12 +844,12 @@ def _random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def _restore_random(saved: Mapping[str, Tensor], device: torch.device, shard: Shard, seed: int) -> None:
-    """This process's random states. If the number of processes has changed, the first one takes its own."""
+    """This process's random states. If the number of processes has changed, only the first one restores its own."""
     states = {name: each.view(-1, each.shape[-1]) for name, each in saved.items()}
     if len(states["cpu"]) != shard.world and shard.rank > 0:
         torch.manual_seed(seed + shard.rank)
         return
-    own = {name: each[shard.rank].clone() for name, each in states.items()}  # torch reads a view from its start
+    own = {name: each[shard.rank].clone() for name, each in states.items()}  # torch ignores where a view starts
     torch.set_rng_state(own["cpu"])
     if "cuda" in own and device.type == "cuda":
         torch.cuda.set_rng_state(own["cuda"], device)

@@ -38,7 +38,7 @@ __all__ = [
 Stage = Literal["box", "color", "crop"]
 STREAMS = {"order": 0, "box": 1, "color": 3, "crop": 4, "mirror": 5}  # of independent random numbers
 CROPS = ("random_resized_crop", "random_crop")  # a list of augmentations may have one of them
-MIRRORS = ("flip", "alternating_flip")  # left out where a mirrored image is of no class, as of digits
+MIRRORS = ("flip", "alternating_flip")  # skipped where a mirrored image belongs to no class, as for digits
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Draws:
         self._places, self._calls = slice(None), 0
 
     def at(self, places: slice) -> Draws:
-        """The draws of the images at these places of the epoch, in calls in the same order as at any others."""
+        """The draws of the images at these places of the epoch. All batches must make the same calls in one order."""
         batch = copy.copy(self)
         batch._places, batch._calls = places, 0
         return batch
@@ -123,7 +123,7 @@ class Draws:
         return self._rows(lambda count: torch.randn(count, *shape, generator=self._generator))
 
     def randint(self, high: int) -> Tensor:
-        """Integers of 0 to ``high`` − 1, all alike: int64 ``[B]``, on the CPU."""
+        """Integers from 0 to ``high`` − 1, uniformly distributed: int64 ``[B]``, on the CPU."""
         return self._rows(lambda count: torch.randint(high, (count,), generator=self._generator))
 
 
@@ -134,7 +134,7 @@ class Draws:
 def random_resized_crop(boxes: Boxes, draws: Draws) -> Boxes:
     """0.8 to 1 of the area at a ratio of 3/4 to 4/3, resized: torchvision's ``RandomResizedCrop(scale=(0.8, 1.0))``.
 
-    Ten tries of an area and a log-uniform ratio; the first that fits is placed uniformly. Where none fits, the whole.
+    Ten tries of an area and a log-uniform ratio; the first that fits is placed uniformly. If none fits, all of it.
     """
     uniform = draws.rand(10, 2, dtype=torch.float64)
     area = RESIZE * RESIZE * (0.8 + (1.0 - 0.8) * uniform[..., 0])

@@ -41,7 +41,7 @@ ARRAY_LIMIT = 2 << 30  # bytes that `Images.array` may fill
 READ_WHOLE, READ_OF_MORE = 1 << 30, 1000  # `fingerprint` reads all images up to so many bytes, else so many images
 MAPPED_FROM = 1 << 30  # bytes of a split's Parquet files above which they are mapped, not read into memory
 DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
-# Validation before test: what steers a training run should not be what it is judged by in the end.
+# Validation before test: the split that is used during training should not give the final result.
 VAL_SPLITS = {"validation": "val", "val": "val", "valid": "val", "test": "test"}
 
 
@@ -89,7 +89,7 @@ class Table:
     """Image files in an Arrow column of structs {bytes, path}, as Parquet on the Hugging Face hub has them.
 
     ``parts`` are the first row and the name of each file that the column was read from. A row without bytes points to a
-    file, which must lie in one of ``folders``: the author of a data set must not choose any file of this disk.
+    file, which must lie in one of ``folders``: a data set must not read other files of this disk.
     """
 
     column: pa.ChunkedArray
@@ -136,7 +136,7 @@ class Images:
     rows: np.ndarray | None = field(default=None, repr=False)
     """int64 ``[N]``: the store's rows; all of them if None."""
     whole: Images | None = field(default=None, repr=False)
-    """The images of all rows, if these were chosen from them; what they have decoded is not decoded again."""
+    """The images that this subset was taken from; their decoded pixels are used again."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -214,7 +214,7 @@ def hold_out(images: Images, part: float) -> tuple[Images, Images]:
 
 
 def _one_in(part: float, labels: np.ndarray, spare: int) -> np.ndarray:
-    """Which images are taken: one in ``part`` of each class, at least one, but never the last ``spare`` of a class."""
+    """A mask: one in ``part`` of each class, at least one, but leaving ``spare`` of a class."""
     random = np.random.RandomState(HELD_OUT_SEED)  # the generator whose numbers NumPy promises never to change
     taken = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -249,7 +249,7 @@ class Dataset:
         if split == "test" and self.test is not None:
             return "test", self.test
         if split == "test" and self.val_split != "test":
-            raise FieldError("split", f"val, for {self.name} has no test split", split)
+            raise FieldError("split", f"val, because {self.name} has no test split", split)
         return self.val_split, self.val
 
     def prepare(self, recipe: Recipe) -> Dataset:
@@ -258,7 +258,7 @@ class Dataset:
         return dataset.with_fewer(recipe.images) if recipe.images else dataset
 
     def with_fewer(self, count: int) -> Dataset:
-        """This data set with about ``count`` of its training images, of each class its share, always the same."""
+        """This data set with about ``count`` of its training images, always the same, with the share of each class."""
         if self.fewer == count:
             return self
         self._check_count("images", count)
@@ -266,7 +266,7 @@ class Dataset:
         return replace(self, train=self.train.subset(np.flatnonzero(taken)), fewer=count)
 
     def with_holdout(self, count: int) -> Dataset:
-        """This data set with about ``count`` training images to validate on, of each class its share, always the same.
+        """This data set with about ``count`` training images to validate on, always the same, with each class's share.
 
         One that has both a validation and a test split is returned as it is.
         """
@@ -275,7 +275,7 @@ class Dataset:
         self._check_count("holdout", count)
         train, held = hold_out(self.train, len(self.train) / count)
         if not len(held):
-            raise FieldError("holdout", f"0, for {self.name} has one training image a class", count)
+            raise FieldError("holdout", f"0, because {self.name} has one training image per class", count)
         return replace(self, train=train, val=held, val_split="holdout", test=self.val)
 
     def _check_count(self, name: str, count: int) -> None:
@@ -506,9 +506,9 @@ def _download_cifar10(data_dir: Path) -> None:
 
     sources = {constants.ENDPOINT: from_the_hub, CIFAR10.url: from_the_university}
     tried, before = [], socket.getdefaulttimeout()
-    if check_integrity(data_dir / CIFAR10.filename, CIFAR10.tgz_md5):  # somebody has carried the archive here
+    if check_integrity(data_dir / CIFAR10.filename, CIFAR10.tgz_md5):  # the archive was copied here by hand
         del sources[constants.ENDPOINT]
-    elif constants.HF_HUB_OFFLINE:  # then no other server is asked either
+    elif constants.HF_HUB_OFFLINE:  # then contact no server at all
         sources, tried = {}, ["HF_HUB_OFFLINE is set"]
     else:
         print(f"downloading CIFAR-10 (about 150 MB) to '{data_dir}'", file=sys.stderr)
@@ -606,7 +606,7 @@ def _class_folders(split: Path, left_out: list[str]) -> dict[str, list[Path]]:
 
 def _class_files(split: Path, classes: Mapping[str, Sequence[Path]], left_out: list[str]) -> Images:
     """The image files of a split, in order; what else is there is added to ``left_out``."""
-    # Links are followed, but each real folder is visited once, and none that holds these.
+    # Links are followed, but each real folder is visited once, and never a parent of the split.
     seen = {os.path.realpath(path) for path in (*chain(*classes.values()), split, *split.resolve().parents)}
     paths: list[str] = []
     labels: list[int] = []
@@ -681,7 +681,7 @@ def _read_parquet(paths: Sequence[Path]) -> SplitTable:
         if large:
             import datasets
 
-            escaped = [glob.escape(str(path)) for path in paths]  # the library takes paths for patterns
+            escaped = [glob.escape(str(path)) for path in paths]  # the library treats paths as patterns
             return _arrow(datasets.Dataset.from_parquet(escaped)), parts
         return pa.concat_tables(tables, promote_options="default"), parts  # columns may be missing
     except Exception as error:  # the datasets library has exceptions of its own, around those of pyarrow
@@ -730,7 +730,7 @@ def _from_tables(spec: str, name: str, tables: Mapping[str, SplitTable], folders
         except _NoLabelsError:
             if split != "test" or len(tables) < 3:
                 raise
-            # many data sets keep the labels of their test split back
+            # many data sets do not publish the labels of their test split
     if not classes["train"]:  # then they are the numbers from 0
         classes = {"train": tuple(map(str, range(len(np.unique(images["train"].labels)))))}
     return _dataset(spec, name, classes, images)

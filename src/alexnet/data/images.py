@@ -95,7 +95,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _grey16_to_rgb(image)
     if image.mode == "F":
-        raise ImageError("floating-point pixels have no agreed white; save it with 8 or 16 bits")
+        raise ImageError("floating-point pixels have no standard range; save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
@@ -106,7 +106,7 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     # Pillow's own conversion would clip everything above 255 to white
     values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
-        raise ImageError("32-bit integer pixels have no agreed white; save it with 8 or 16 bits")
+        raise ImageError("32-bit integer pixels have no standard range; save it with 8 or 16 bits")
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
     if isinstance(clear := image.info.get("transparency"), int):  # the value that is transparent
         grey[values == clear] = 255

@@ -74,7 +74,7 @@ def open_loader(
         size: side of the network's input, 224 to 256.
 
     Raises:
-        FieldError: a batch size or an augmentation that cannot be, or images that the loader asked for cannot take.
+        FieldError: a batch size or an augmentation that is impossible, or images that the requested loader cannot use.
         ImageError: the first training image is damaged; for small images, any of them.
         ValueError: a ``size`` that is not allowed: its crops would show little of an image.
     """
@@ -85,14 +85,14 @@ def open_loader(
     if batch > count:
         raise FieldError("batch_size", f"at most {count}, the training images of {dataset.name}", batch)
     if (count % batch or batch) < shard.world:
-        raise FieldError("batch_size", f"one that leaves {shard.world} images or more for an epoch's last batch", batch)
+        raise FieldError("batch_size", f"one that leaves at least {shard.world} images for the last batch", batch)
     for name in recipe.augment:
         check_choice("augment", name, AUGMENTATIONS)
     if len(set(recipe.augment) & set(CROPS)) > 1:
         raise FieldError("augment", f"a list with one of {' and '.join(CROPS)}", recipe.augment)
     resident = runtime.loader != "workers" and are_small(dataset.train)
     if runtime.loader == "resident" and not resident:
-        allowed = f"auto or workers, for the images of {dataset.name} are not small squares, or too many for memory"
+        allowed = f"auto or workers, because the images of {dataset.name} are not small squares, or too many for memory"
         raise FieldError("loader", allowed, runtime.loader)
     return BatchLoader("resident" if resident else "workers", dataset, recipe, norm, size, device, shard)
 

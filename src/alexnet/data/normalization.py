@@ -56,7 +56,7 @@ class Normalization:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not (isinstance(values, tuple) and len(values) == 3 and all(map(_is_number, values))):
+            if not (isinstance(values, tuple) and len(values) == 3 and all(map(is_number, values))):
                 raise ValueError(f"{name} must be three finite numbers, got {values!r}")
         if min(self.std) < 1e-30:
             raise ValueError(f"std must be three positive numbers, got {self.std!r}")
@@ -150,7 +150,7 @@ def _decoded(mean_image: str) -> np.ndarray:
     return pixels.astype(np.float64).reshape(side, side, 3)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e30  # NaN is not
 
 

@@ -340,7 +340,7 @@ def _layers(state: Mapping[str, Tensor]) -> list[Layer]:
 
 
 class _Placeholder:
-    """Takes the place of an object beside the weights, and keeps nothing of it."""
+    """Replaces an object that is not a weight, and stores nothing of it."""
 
     def __init__(self, *args: Any) -> None:
         pass

@@ -98,7 +98,7 @@ class Demo:
         return render("demo/answer.html", found=drawn), found.input
 
     def nearest(self, image: Tensor | None) -> Iterator[str]:
-        """The nearest training images; before them, as long as the training images are not all known, the progress."""
+        """The progress until all training images are computed, then the nearest ones."""
         if image is None or self.training is None:
             yield ""
             return

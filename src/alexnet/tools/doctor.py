@@ -24,6 +24,7 @@ from alexnet.data.normalization import make_normalization
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import Recipe, Runtime, classic
+from alexnet.tools.explain import analysis
 from alexnet.train import plateau_hint
 
 __all__ = ["examine", "format_report", "probe", "probe_recipe", "verdict"]
@@ -49,19 +50,14 @@ def probe(model: AlexNet_2012, images: Tensor, labels: Tensor) -> list[dict[str,
         over its values): what tells images apart; ``signal_mean``, the root mean square of the output's mean over
         images: what they have in common; ``grad_std``, the standard deviation of the gradient of its weights.
     """
-    model.eval()
-    outputs: dict[str, Tensor] = {}
-    hooks = [  # a copy, because the ReLU after a layer works in place
-        layer.register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out.detach().clone()))
-        for name, layer in model.weight_layers()
-    ]
-    model.zero_grad()
-    F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-    for hook in hooks:
-        hook.remove()
+    model.eval().zero_grad()
+    outputs, x = {}, images
+    for name, part in analysis.layers(model):
+        outputs[name] = x = part(x)
+    F.cross_entropy(x, labels).backward()  # type: ignore[no-untyped-call]
     layers = []
     for name, layer in model.weight_layers():
-        output, gradient = outputs[name].float(), layer.weight.grad
+        output, gradient = outputs[name].detach().float(), layer.weight.grad
         assert gradient is not None
         deviation, common = output.var(0).mean().sqrt().item(), output.mean(0).square().mean().sqrt().item()
         layers.append({"name": name, "signal_std": deviation, "signal_mean": common, "grad_std": gradient.std().item()})

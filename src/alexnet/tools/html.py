@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_page", "inline_svg", "png_uri", "render"]
 
-# What the colours of ``alexnet.curves.COLOURS`` are in base.html, so that a chart follows its page from light to dark.
+# What the colours of ``alexnet.curves.COLOURS`` are in base.html, so that charts follow dark mode.
 CSS_VARIABLES = {
     "ink": "--ink", "soft": "--soft", "grid": "--grid", "edge": "--edge",
     "train": "--accent", "validation": "--second", "other": "--soft",

@@ -144,7 +144,7 @@ def explain(
 def _open(
     files: Sequence[str | Path], dataset: Dataset | None, classes: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[Image.Image]]:
-    """What stands under ``images`` of ``alexnet explain --json``, still without results, and the readable pictures.
+    """The entries of ``images`` of ``alexnet explain --json``, without results yet, and the readable pictures.
 
     They are the files, or validation images if there are none.
     """

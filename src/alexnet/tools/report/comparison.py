@@ -2,7 +2,7 @@
 
 A difference is claimed only if both settings have three or more seeds in common, all finished and measured on the same
 images, and the 95% interval of the paired difference excludes 0. Only accuracy is tested, and each setting only against
-the first, so that nothing is found by searching long enough.
+the first, because some of many comparisons would show a difference by chance.
 """
 
 from __future__ import annotations

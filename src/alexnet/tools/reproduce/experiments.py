@@ -54,7 +54,7 @@ class Small:
     """Factor on the weight decays of the layer file."""
     stages: tuple[Stage, ...] = (Stage(10),)
     images: int | None = None
-    """Number of training images, a share of each class; None: all."""
+    """Number of training images, the same share of each class; None: all."""
     stop_at: float | None = None
     """Stop once the training error over an epoch is this low, in percent."""
 
@@ -262,7 +262,7 @@ def classic_arm(name: str, short: Mapping[str, Any] = QUARTER_3, **changes: Any)
 
 FIGURE_1 = epochs_until(25)
 GUESSES = {"A": "13pct", "B": "19pct"}  # the paper does not say which network figure 1 used
-# In the order in which they are tried: a run ends when it is later than the best so far. The layer files have 0.001.
+# In the order of the trials: a run ends when it has taken longer than the best so far. The layer files have 0.001.
 RATES = {
     ("2012", "relu"): (0.004, 0.002, 0.008),
     ("2012", "tanh"): (0.004, 0.008, 0.016, 0.032, 0.064, 0.128),

@@ -186,12 +186,12 @@ class _Runs:
         return result
 
     def order(self, result: Mapping[str, Any]) -> tuple[float, float]:
-        """By which the best result of a sweep is the lowest."""
+        """A sort key: the best result of a sweep is the smallest."""
         value = result["values"][self.experiment.measures[0].name]
         return math.inf if value is None else value, result["training_error"]
 
     def sweep(self, arm: Arm, settings: Small) -> list[dict[str, Any]]:
-        """The results of the arm's rates, sorted. A run that stops at an error is given as long as the best so far."""
+        """The results of the arm's rates, sorted. A run that ends at an error may take as long as the best so far."""
         points: list[dict[str, Any]] = []
         for rate in arm.rates:
             at = replace(settings, rate=rate)
