@@ -270,8 +270,8 @@ class Run:
 
     @property
     def val_every(self) -> int:
-        """Steps between full rows: the recipe's, but at most an epoch."""
-        return min(self.recipe.val_every, self.steps_per_epoch)
+        """Steps between full rows: the recipe's, but at most an epoch. Older runs did not store it."""
+        return int(self.config.get("val_every", self.recipe.val_every))
 
     @property
     def total_steps(self) -> int:

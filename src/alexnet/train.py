@@ -474,7 +474,7 @@ def run(
             "data": described,
             "classes": list(dataset.classes), "given_model": given,
             "normalization": {"mean": norm.mean, "std": norm.std, "mean_image": bool(norm.mean_image)},
-            "total_steps": total_steps, "steps_per_epoch": steps_per_epoch,
+            "total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "val_every": val_every,
             **{name: value for name, value in part.items() if name != "step"},
             "parts": [part],
         }  # fmt: skip

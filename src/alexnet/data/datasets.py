@@ -364,7 +364,7 @@ def _open(spec: str, data_dir: str | Path, *, download: bool) -> Dataset:
 
 
 def _refused(spec: str, reason: str) -> FieldError:
-    requirement = "a folder that can be trained on" if Path(spec).is_dir() else ALLOWED
+    requirement = "a folder that can be trained on" if spec and Path(spec).is_dir() else ALLOWED
     return FieldError("data", requirement, spec, f" ({reason})")
 
 
