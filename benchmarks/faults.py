@@ -49,6 +49,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from alexnet.checkpoint import LAST, load_checkpoint
 from alexnet.cli import main as alexnet
+from alexnet.recipes import flags
 from forked import SERVER, Command, Run
 from record import GrowingRecord, origin
 from runs import COMMAND, MANY, assert_same_run, make_images
@@ -64,18 +65,6 @@ Found = dict[str, Any]
 def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         yield Path(folder)
-
-
-def flags(fields: dict[str, Any]) -> list[str]:
-    """Fields of a recipe as words of a command line."""
-    words = []
-    for name, value in fields.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *(value if isinstance(value, tuple) else [str(value)])]
-    return words
 
 
 def paused(words: Sequence[str]) -> int:
@@ -98,7 +87,8 @@ class SmallRun:
         self.images, self.whole, self.out = folder / "images", folder / "whole", folder / "run"
         self.output = folder / "output"
         make_images(self.images)
-        self.words = [*COMMAND, *SHORT, "--data", str(self.images), *flags(KINDS[kind])]
+        fields = [word for name, value in KINDS[kind].items() for word in flags(name, value)]
+        self.words = [*COMMAND, *SHORT, "--data", str(self.images), *fields]
         began = time.monotonic()
         code, said = self.start(out=self.whole).end()
         self.seconds = time.monotonic() - began

@@ -264,6 +264,11 @@ def test_the_result_and_the_next_commands(monkeypatch, capsys, tmp_path):
     assert args.run == str(out)
     with Image.open(args.images[0]) as image:
         assert image.size == (8, 8)
+    example = Path(args.images[0])
+    example.unlink()
+    example.mkdir()  # it cannot be written
+    assert main(["train", "quickstart", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.endswith(" IMAGE\n")
 
 
 @pytest.mark.parametrize(

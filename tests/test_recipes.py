@@ -82,7 +82,7 @@ def test_a_refusal_names_the_field(changes, field):
 
 def test_a_misspelt_name_gets_a_suggestion():
     for changes, suggestion in (({"init": "hee"}, "he"), ({"epoch": 3}, "epochs")):
-        with pytest.raises(FieldError, match=rf"did you mean {suggestion}\?"):
+        with pytest.raises(ValueError, match=rf"did you mean {suggestion}\?"):
             recipes.classic(**changes)
     with pytest.raises(FieldError, match="max_steps"):
         Runtime(max_steps=-1)

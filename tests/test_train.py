@@ -818,9 +818,9 @@ def test_running_sums_by_hand():
     assert int(sums.bad_step) == 3
 
 
-def test_the_plateau_is_named_once():
+def test_a_stuck_loss_is_named_once():
     lines = []
-    warning = train.PlateauWarning()
+    warning = train.StuckWarning()
     config = {"given_model": False}
     warning.start(SimpleNamespace(recipe=recipes.reference(), config=config, num_classes=10, say=lines.append))
     for step, loss in ((100, 2.3), (200, 2.2), (300, 2.3), (400, 2.3)):

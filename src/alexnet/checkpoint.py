@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from alexnet.data.images import is_lfs_pointer
-from alexnet.model import AlexNet_2012, ModelInfo
+from alexnet.model import WEIGHTS, AlexNet_2012, ModelInfo
 from alexnet.recipes import Recipe, field_types, one_line, recipe_from_config
 from alexnet.system import out_of_memory
 
@@ -39,13 +39,12 @@ if TYPE_CHECKING:
     from alexnet.data.datasets import Dataset
 
 __all__ = [
-    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_run_dir", "check_unused", "load_checkpoint",
-    "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config", "read_pickled",
-    "read_safetensors", "save_checkpoint", "save_weights", "write_atomically", "write_config",
+    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_run_dir", "check_unused", "is_scheduled",
+    "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config",
+    "read_pickled", "read_safetensors", "save_checkpoint", "save_weights", "write_atomically", "write_config",
 ]  # fmt: skip
 
 CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.ckpt", "best.safetensors"
-HUB_WEIGHTS = "model.safetensors"
 FORMAT = "alexnet-2012/1"
 LOCK = ".lock"
 PRETRAINED = Path(__file__).with_name("pretrained")
@@ -221,11 +220,11 @@ def load_model(path: str | Path) -> AlexNet_2012:
             raise FileNotFoundError(f"{path}: no such file, run folder or bundled network ({names})")
         path = bundled
     if path.is_dir():
-        found = [path / name for name in (LAST, BEST, HUB_WEIGHTS) if (path / name).is_file()]
+        found = [path / name for name in (LAST, BEST, WEIGHTS) if (path / name).is_file()]
         if not found:
-            raise FileNotFoundError(f"{path}: holds none of {LAST}, {BEST} and {HUB_WEIGHTS}")
+            raise FileNotFoundError(f"{path}: holds none of {LAST}, {BEST} and {WEIGHTS}")
         path = found[0]
-    if path.name == HUB_WEIGHTS:
+    if path.name == WEIGHTS:
         return AlexNet_2012.from_pretrained(path.parent).float().requires_grad_(False)
     if path.suffix == ".safetensors":
         weights, info = load_weights(path)
@@ -301,14 +300,13 @@ class Run:
     @property
     def best(self) -> dict[str, Any]:
         """``step`` and ``val_acc`` of the best validation, which was picked on those images. Empty if there is none."""
-        every, epoch, total = self.val_every, self.steps_per_epoch, self.total_steps
         found = [
-            (row.get("val_acc", row.get("epoch_val_acc")), -row["step"])
+            {"val_acc": value, "step": row["step"]}
             for row in self.rows
-            if not row["step"] % every or not row["step"] % epoch or row["step"] == total  # else: of max_steps
+            if (value := row.get("val_acc", row.get("epoch_val_acc"))) is not None
+            and is_scheduled(row["step"], self.val_every, self.steps_per_epoch, self.total_steps)
         ]
-        value, step = max((pair for pair in found if pair[0] is not None), default=(None, 0))
-        return {} if value is None else {"val_acc": value, "step": -step}
+        return max(found, key=lambda each: each["val_acc"], default={})  # the first of equal ones
 
     def model(self) -> AlexNet_2012:
         """The network of ``load_model``."""
@@ -339,6 +337,11 @@ class Run:
     def owns(self, data: str | None) -> bool:
         """Whether ``data`` names the run's own images; None does."""
         return data is None or os.path.realpath(data) == os.path.realpath(self.recipe.data)
+
+
+def is_scheduled(step: int, val_every: int, steps_per_epoch: int, total_steps: int) -> bool:
+    """Whether an uninterrupted run validates at this step."""
+    return step % val_every == 0 or step % steps_per_epoch == 0 or step == total_steps
 
 
 def load_run(folder: str | Path) -> Run:

@@ -1,4 +1,4 @@
-"""The ``alexnet`` command, and the only module that knows flags.
+"""The ``alexnet`` command, and the only module that parses flags.
 
 Each command is a function of the parsed arguments, which its decorator lists. ``fields`` makes flags of fields of
 ``Recipe`` and ``Runtime``, with their types and help; ``train`` has all of them.
@@ -69,7 +69,8 @@ RENAMED = {
     "--format torchscript": "--format onnx or --format safetensors, or torch.jit on load_model in Python",
 }
 """Flags and values of version 0.1.0, and what to use instead."""
-BUNDLED = {"cifar10-small": "cifar10"}
+DEFAULT_RUN = "cifar10-small"
+BUNDLED = {DEFAULT_RUN: "cifar10"}
 """The networks that come with this package, and the data set of each."""
 FIELDS = {
     field.name: (field_types(kind)[field.name], field)
@@ -171,47 +172,22 @@ def _flag(name: str) -> str:
 
 RUN = argument("run", str, "Run folder, checkpoint, .safetensors file, or cifar10-small, which is bundled.")
 RUN_IF_ANY = argument("run", str, "Run folder, checkpoint or .safetensors file; default: cifar10-small.", nargs="?")
-IMAGES = argument("images", str, "Image files.", nargs="*")
-FEW_IMAGES = argument("images", str, "Image files, at most 12; default: ten validation images of the run.", nargs="*")
-RUNS = argument("runs", str, "Run folders.", nargs="+")
-RECIPE = argument("recipe", str, f"{', '.join(RECIPES)}; default: classic.", nargs="?")
-EXPERIMENT = argument("experiment", str, "An experiment, or a .py file; default: list the experiments.", nargs="?")
-SOURCE = argument("source", str, "Weights: a .caffemodel, .safetensors or PyTorch file.")
-CONVERTED = argument("out", str, "A .safetensors file to write.")
-RUN_FOLDER = argument("--out", str, "Run folder; default: runs/RECIPE.")
-EXPERIMENT_FOLDER = argument("--out", str, "Folder of the experiment; default: runs/reproduce-EXPERIMENT.")
-PICTURE = argument("--out", str, "Confusion matrix, a .png file; default: confusion.png in the run folder.")
-EXPLANATION = argument("--out", str, "Page, a .html file; default: explain.html in the run folder, or here.")
-PAGE = argument("--out", str, "Page, a .html file; default: report.html in the run folder, or beside several runs.")
-EXPORTED = argument("--out", str, "File to write.", required=True)
-FORMAT = argument("--format", Literal["onnx", "safetensors"], "Format of the file.", required=True)
 RESUME = argument("--resume", bool, "Resume what is in the folder; a run keeps its recipe.")
-DATA = argument("--data", str, "Images: cifar10, digits, a folder, or hf:NAME; default: the run's own.")
 DATA_IF_ANY = argument(
     "--data", str, "Images as for evaluate, or none; default: the run's own (demo, and explain IMAGE: only if on disk)."
 )
 DATA_DIR = argument("--data-dir", str, "Where downloaded data sets are kept; default: the run's own.")
-SPLIT = argument("--split", Literal["val", "test"], "val: the run's validation images; test: its test set.", "val")
-AUGMENTATION = argument(
-    "--tta", Literal[TTA], "Test-time augmentation: also the mirror image, or the paper's ten crops.", "center"
-)
-TOP_K = argument("--top-k", int, "Classes per image; default: 5, or all if there are fewer.")
-LAYER = argument("--layer", str, "Show the image patches that excite --channel of this layer, such as conv3.")
-CHANNEL = argument("--channel", int, "Channel of --layer, from 0; default: one channel of each convolution.")
 NEIGHBOURS = argument("--neighbours", int, "Training images to search for nearest neighbours; 0: none.", 10_000)
-HOST = argument("--host", str, "Address to listen on; 0.0.0.0: reachable from other machines.", "127.0.0.1")
-PORT = argument("--port", int, "Port to listen on; default: the first free one from 7860.")
-VARIANT = argument(
-    "--variant", str, "Network of the weights, such as paper or caffe; default: inferred from their shapes."
-)
-CLASSES = argument("--num-classes", int, "Number of classes.", 10)
-CHECKED = argument("--recipe", str, "Recipe to check, changed by other flags; without any: the machine and data.")
-FULL = argument("--full", bool, "Run it at the paper's size, not shortened for a laptop.")
-SEEDS = argument("--seeds", int, "Runs per arm; default: the experiment's own number.")
 DEVICE = tuple(fields("device", "precision"))
 
 
-@command(RECIPE, RUN_FOLDER, RESUME, *fields(*FIELDS), example="classic --data cifar10 --out runs/first --epochs 5")
+@command(
+    argument("recipe", str, f"{', '.join(RECIPES)}; default: classic.", nargs="?"),
+    argument("--out", str, "Run folder; default: runs/RECIPE."),
+    RESUME,
+    *fields(*FIELDS),
+    example="classic --data cifar10 --out runs/first --epochs 5",
+)
 def train(args: Namespace) -> Answer:
     """Train a network and write a run folder."""
     folder = Path(args.out or f"runs/{args.recipe or 'classic'}")
@@ -239,7 +215,18 @@ def train(args: Namespace) -> Answer:
     return Answer(document, _result_text(result, recipe) if _is_first_process() else "")
 
 
-@command(RUN, DATA, DATA_DIR, AUGMENTATION, SPLIT, PICTURE, *DEVICE, example="runs/first --tta ten-crop")
+@command(
+    RUN,
+    argument("--data", str, "Images: cifar10, digits, a folder, or hf:NAME; default: the run's own."),
+    DATA_DIR,
+    argument(
+        "--tta", Literal[TTA], "Test-time augmentation: also the mirror image, or the paper's ten crops.", "center"
+    ),
+    argument("--split", Literal["val", "test"], "val: the run's validation images; test: its test set.", "val"),
+    argument("--out", str, "Confusion matrix, a .png file; default: confusion.png in the run folder."),
+    *DEVICE,
+    example="runs/first --tta ten-crop",
+)
 def evaluate(args: Namespace) -> Answer:
     """Evaluate a trained network on validation or test images."""
     if args.out and (Path(args.out).suffix.lower() != ".png" or not Path(args.out).parent.is_dir()):
@@ -267,7 +254,13 @@ def evaluate(args: Namespace) -> Answer:
     return answer
 
 
-@command(RUN_IF_ANY, IMAGES, TOP_K, *DEVICE, example="runs/first cat.jpg dog.png --top-k 3")
+@command(
+    RUN_IF_ANY,
+    argument("images", str, "Image files.", nargs="*"),
+    argument("--top-k", int, "Classes per image; default: 5, or all if there are fewer."),
+    *DEVICE,
+    example="runs/first cat.jpg dog.png --top-k 3",
+)
 def predict(args: Namespace) -> Answer:
     """Classify image files."""
     run, images = _run_and_images(args)
@@ -288,7 +281,15 @@ def predict(args: Namespace) -> Answer:
 
 
 @command(
-    *(RUN_IF_ANY, FEW_IMAGES, DATA_IF_ANY, DATA_DIR, EXPLANATION, LAYER, CHANNEL, NEIGHBOURS, *DEVICE),
+    RUN_IF_ANY,
+    argument("images", str, "Image files, at most 12; default: ten validation images of the run.", nargs="*"),
+    DATA_IF_ANY,
+    DATA_DIR,
+    argument("--out", str, "Page, a .html file; default: explain.html in the run folder, or here."),
+    argument("--layer", str, "Show the image patches that excite --channel of this layer, such as conv3."),
+    argument("--channel", int, "Channel of --layer, from 0; default: one channel of each convolution."),
+    NEIGHBOURS,
+    *DEVICE,
     example="runs/first cat.jpg --out inside.html",
 )
 def explain(args: Namespace) -> Answer:
@@ -317,7 +318,11 @@ def explain(args: Namespace) -> Answer:
     return Answer(found, format_explanation(found), int(bool(errors)), "\n".join([*errors, *notes]))
 
 
-@command(RUNS, PAGE, example="runs/first runs/second --out both.html")
+@command(
+    argument("runs", str, "Run folders.", nargs="+"),
+    argument("--out", str, "Page, a .html file; default: report.html in the run folder, or beside several runs."),
+    example="runs/first runs/second --out both.html",
+)
 def report(args: Namespace) -> Answer:
     """Write a page about a run, or one that compares several."""
     from alexnet.tools.report import report
@@ -326,12 +331,21 @@ def report(args: Namespace) -> Answer:
     return Answer(found, "\n".join([*found["findings"], f"page: {found['out']}"]))
 
 
-@command(RUN_IF_ANY, DATA_IF_ANY, DATA_DIR, NEIGHBOURS, HOST, PORT, *DEVICE, example="runs/first --port 8000")
+@command(
+    RUN_IF_ANY,
+    DATA_IF_ANY,
+    DATA_DIR,
+    NEIGHBOURS,
+    argument("--host", str, "Address to listen on; 0.0.0.0: reachable from other machines.", "127.0.0.1"),
+    argument("--port", int, "Port to listen on; default: the first free one from 7860."),
+    *DEVICE,
+    example="runs/first --port 8000",
+)
 def demo(args: Namespace) -> Answer:
     """Try a trained network on your own images, in a browser."""
     from alexnet.tools.demo import launch
 
-    args.run = args.run or "cifar10-small"
+    args.run = args.run or DEFAULT_RUN
     model, run = _load(args.run)
     dataset, note = _dataset(args, run, download=False)
     if note:
@@ -343,7 +357,12 @@ def demo(args: Namespace) -> Answer:
     return Answer({"url": url}, f"{url}\nCtrl-C stops it", code=130, then=blocks.block_thread)
 
 
-@command(RUN, FORMAT, EXPORTED, example="runs/first --format onnx --out alexnet.onnx")
+@command(
+    RUN,
+    argument("--format", Literal["onnx", "safetensors"], "Format of the file.", required=True),
+    argument("--out", str, "File to write.", required=True),
+    example="runs/first --format onnx --out alexnet.onnx",
+)
 def export(args: Namespace) -> Answer:
     """Export a trained network for other programs."""
     from alexnet.tools.export import export
@@ -354,7 +373,12 @@ def export(args: Namespace) -> Answer:
     return Answer(done, f"{done['file']}: {done['format']}{opset}, {done['bytes'] / 1e6:.1f} MB\n{checked}")
 
 
-@command(SOURCE, CONVERTED, VARIANT, example="bvlc_alexnet.caffemodel alexnet.safetensors")
+@command(
+    argument("source", str, "Weights: a .caffemodel, .safetensors or PyTorch file."),
+    argument("out", str, "A .safetensors file to write."),
+    argument("--variant", str, "Network of the weights, such as paper or caffe; default: inferred from their shapes."),
+    example="bvlc_alexnet.caffemodel alexnet.safetensors",
+)
 def convert(args: Namespace) -> Answer:
     """Convert weights of other programs."""
     from alexnet.tools.convert import convert
@@ -365,7 +389,11 @@ def convert(args: Namespace) -> Answer:
     return Answer(done, f"{text}normalization: {done['normalization']}{ignored}")
 
 
-@command(*fields("variant", "width_mult"), CLASSES, example="--variant paper --num-classes 1000")
+@command(
+    *fields("variant", "width_mult"),
+    argument("--num-classes", int, "Number of classes.", 10),
+    example="--variant paper --num-classes 1000",
+)
 def summary(args: Namespace) -> Answer:
     """Show the layers of a network."""
     from alexnet.tools.summary import format_summary, summarize
@@ -384,7 +412,9 @@ def variants(args: Namespace) -> Answer:
 
 
 @command(
-    *(CHECKED, *fields("data", "data_dir", "input_scale", "variant", "width_mult", "init"), *DEVICE),
+    argument("--recipe", str, "Recipe to check, changed by other flags; without any: the machine and data."),
+    *fields("data", "data_dir", "input_scale", "variant", "width_mult", "init"),
+    *DEVICE,
     example="--recipe classic --init he",
 )
 def doctor(args: Namespace) -> Answer:
@@ -397,7 +427,12 @@ def doctor(args: Namespace) -> Answer:
 
 
 @command(
-    *(EXPERIMENT, EXPERIMENT_FOLDER, RESUME, FULL, SEEDS, *fields("data", "data_dir", "device", "quiet")),
+    argument("experiment", str, "An experiment, or a .py file; default: list the experiments.", nargs="?"),
+    argument("--out", str, "Folder of the experiment; default: runs/reproduce-EXPERIMENT."),
+    RESUME,
+    argument("--full", bool, "Run it at the paper's size, not shortened for a laptop."),
+    argument("--seeds", int, "Runs per arm; default: the experiment's own number."),
+    *fields("data", "data_dir", "device", "quiet"),
     example="figure-1 --data cifar10 --out runs/figure-1",
 )
 def reproduce(args: Namespace) -> Answer:
@@ -461,11 +496,11 @@ def _run_and_images(args: Namespace) -> tuple[str, list[str]]:
     file.
     """
     if args.run is None:
-        return "cifar10-small", []
+        return DEFAULT_RUN, []
     path = Path(args.run)
     is_weights = path.suffix in (".ckpt", ".safetensors") or (not path.suffix and not path.is_file())
     is_run = args.run in BUNDLED or path.is_dir() or is_weights
-    return (args.run, args.images) if is_run else ("cifar10-small", [args.run, *args.images])
+    return (args.run, args.images) if is_run else (DEFAULT_RUN, [args.run, *args.images])
 
 
 def _load(name: str) -> tuple[AlexNet_2012, Run | None]:
@@ -497,7 +532,7 @@ def _dataset(args: Namespace, run: Run | None, *, download: bool = True) -> tupl
     data_dir = args.data_dir or (run.runtime if run else {}).get("data_dir", "data")
     if not download and not args.data and not (found := datasets.describe(spec, data_dir))["found"]:
         can_fetch = spec == "cifar10" or spec.startswith("hf:")
-        return None, found["how"] + f"; add --data {spec} to use it" * can_fetch
+        return None, found["how"] + (f"; add --data {spec} to use it" if can_fetch else "")
     dataset = run.dataset(args.data, data_dir) if run else datasets.load(spec, data_dir)
     for note in dataset.notes:
         _warn(note)
@@ -519,21 +554,27 @@ def _result_text(result: Result, recipe: Recipe) -> str:
     if best:
         where = f"{best['val_acc']:.2f}% at step {best['step']:,.0f}"
         lines.append(f"highest val_acc: {where} (chosen on the validation images, so not a result)")
-    image, place, program = "IMAGE", shlex.quote(folder.as_posix()), _program()  # Windows takes slashes too
-    if recipe.data == "digits":  # save a validation image, for a user without one at hand
-        from alexnet.data import datasets
-
-        dataset = datasets.load(recipe.data)
-        path = folder / f"example-{dataset.classes[dataset.val.labels[0]]}.png"
-        dataset.val.image(0).save(path)
-        image = shlex.quote(path.as_posix())
+    place, program = shlex.quote(folder.as_posix()), _program()  # Windows takes slashes too
     lines += [
         f"curves: {folder / CURVES}",
         "next:",
         f"  {program} evaluate {place}",
-        f"  {program} predict {place} {image}",
+        f"  {program} predict {place} {_example_image(folder, recipe)}",
     ]
     return "\n".join(lines)
+
+
+def _example_image(folder: Path, recipe: Recipe) -> str:
+    """An image to try ``predict`` on: after training on digits, a validation image that is saved in ``folder``."""
+    if recipe.data == "digits":
+        from alexnet.data import datasets
+
+        dataset = datasets.load(recipe.data)
+        path = folder / f"example-{dataset.classes[dataset.val.labels[0]]}.png"
+        with contextlib.suppress(OSError):  # the run is complete, even if the disk is full
+            dataset.val.image(0).save(path)
+            return shlex.quote(path.as_posix())
+    return "IMAGE"
 
 
 def _stopped(document: Any, number: int, words: Sequence[str]) -> Answer:
@@ -592,6 +633,7 @@ class _Parser(argparse.ArgumentParser):
             epilog=(f"{_recipe_table()}\n\n" if name == "train" else "") + f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            exit_on_error=False,
         )
         groups: dict[str, Any] = {}
         self.flags, self.words, usage = {"-h", "--help"}, [], ""
@@ -607,8 +649,6 @@ class _Parser(argparse.ArgumentParser):
         self.usage = f"{self.prog}{usage} [flags]"
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("argument "):
-            message = message.removeprefix("argument ").replace(": ", " ", 1)
         raise UsageError(f"{message}; see {self.prog} --help")
 
     def parse(self, words: Sequence[str]) -> Namespace:
@@ -629,7 +669,10 @@ class _Parser(argparse.ArgumentParser):
                 checked[-1] += f"={word}"
             else:
                 checked.append(word)
-        args = self.parse_intermixed_args(checked)
+        try:
+            args = self.parse_intermixed_args(checked)
+        except argparse.ArgumentError as error:
+            self.error(f"{error.argument_name or ''} {error.message}".strip())
         if getattr(args, "out", None):
             args.out = os.path.expanduser(args.out)  # noqa: PTH111  # a shell leaves --out=~/x as it is
         return args
@@ -697,7 +740,7 @@ def _run(words: Sequence[str]) -> int:
         name = error.field if error.field in parser.words else _flag(error.field)
         if name not in (*parser.words, *parser.flags):  # not about an argument
             raise
-        raise UsageError(name + str(error).removeprefix(error.field)) from error
+        raise UsageError(f"{name} {error.problem}") from error
     if not _is_first_process():
         return answer.code
     if args.json or answer.text:

@@ -270,25 +270,25 @@ def predict(
     model.to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     size, norm = model.variant.image_sizes[0], info.normalization
 
-    def read(file: str | Path) -> tuple[str, np.ndarray | str]:
+    def read(file: str | Path) -> tuple[str, np.ndarray | ImageError]:
         try:
             return os.fspath(file), central_pixels(open_image(file), size, norm.resize)
         except ImageError as error:
             hint = f"; name the images in it, such as {file}/*" if Path(file).is_dir() else ""
-            return os.fspath(file), f"{error}{hint}"
+            return os.fspath(file), ImageError(f"{error}{hint}")
 
     def predictions() -> Iterator[Prediction]:
         decoded = prefetch(read, files, 2 * batch_size)
         while batch := list(islice(decoded, batch_size)):
-            pixels = [image for _, image in batch if not isinstance(image, str)]
+            pixels = [image for _, image in batch if isinstance(image, np.ndarray)]
             if pixels:
                 images = normalized(pixels, norm, place)
                 with torch.inference_mode(), autocast(place, precision):
                     best = model(images).float().softmax(1).topk(top_k, dim=1)
                 tops = iter(zip(best.indices.tolist(), best.values.tolist(), strict=True))
             for file, image in batch:
-                if isinstance(image, str):
-                    yield Prediction(file, [], image)
+                if isinstance(image, ImageError):
+                    yield Prediction(file, [], str(image))
                 else:
                     indices, values = next(tops)
                     yield Prediction(file, [(info.classes[i], p) for i, p in zip(indices, values, strict=True)])

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from alexnet.data.normalization import Normalization, is_number
 from alexnet.lrn import ResponseNorm, WithinMapNorm
-from alexnet.recipes import FieldError, check_choice
+from alexnet.recipes import OLD_WIDTHS, FieldError, check_choice
 
 __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "ModelInfo", "Scale", "Variant"]
 
@@ -35,7 +35,6 @@ __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "ModelInfo", "Scale", "V
 WEIGHTS = "model.safetensors"
 NETWORK = ("num_classes", "variant", "width_mult", "dropout")  # the arguments that must match the weights
 DOWNLOAD = {"revision", "cache_dir", "force_download", "local_files_only", "token"}  # options of huggingface_hub's
-OLD_WIDTHS = {"full": 1.0, "quarter": 0.25}  # width_mult by its name in 0.1.0
 
 
 @dataclass(frozen=True)
@@ -318,10 +317,10 @@ class AlexNet_2012(
             width_mult = OLD_WIDTHS[check_choice("widths", widths, OLD_WIDTHS)]
         _check_network(variant, width_mult, dropout)
         full = VARIANTS[variant]
-        step = full.groups
+        multiple = full.groups
         self.variant = replace(
             full,
-            widths=tuple(max(1, int(width * width_mult / step)) * step for width in full.widths),
+            widths=tuple(max(1, int(width * width_mult / multiple)) * multiple for width in full.widths),
             dropout=full.dropout if dropout is None else dropout,
         )
         self.width_mult = width_mult
@@ -356,12 +355,14 @@ class AlexNet_2012(
         """Draw all weights from torch's global random state, as ``INITS[init]`` says."""
         rule = INITS[check_choice("init", init, INITS)]
         for name, layer in self.weight_layers():
-            std = rule.std_of.get(name, rule.std)
-            # A narrower network needs larger weights for the same signal; conv1 always has three input channels.
-            gain = 1.0 if name == "conv1" else math.sqrt(1 / self.width_mult)
             if layer.weight.is_meta:  # has no values; drawing them would import torch's compiler, which takes seconds
                 continue
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()) if std is None else std * gain)
+            std = rule.std_of.get(name, rule.std)
+            if std is None:
+                std = math.sqrt(2 / layer.weight[0].numel())
+            elif name != "conv1":  # which always has three input channels
+                std *= math.sqrt(1 / self.width_mult)  # a narrower network needs larger weights for the same signal
+            nn.init.normal_(layer.weight, std=std)
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, rule.bias if name in BIASED else 0.0)
 

@@ -2,7 +2,7 @@
 
 ``Recipe`` decides what is computed; ``Runtime`` decides where and how. Two runs are the same run if their recipes are
 equal. Each recipe function returns a ``Recipe`` with its own defaults, and any field can be changed:
-``recipes.classic(epochs=1, seed=3)``. Each field is also a flag of ``alexnet train``, with its help beside it.
+``recipes.classic(epochs=1, seed=3)``. Each field is also a flag of ``alexnet train``, whose help is here.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ import difflib
 import functools
 import math
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 __all__ = [
-    "RECIPES", "TTA", "FieldError", "Recipe", "Runtime", "check_choice", "choices_of", "classic", "command",
-    "field_types", "imagenet", "modern", "one_line", "paper", "quickstart", "recipe_from_config", "reference",
-    "runtime_for", "runtime_from_config", "source", "sprint", "suggest",
+    "OLD_WIDTHS", "RECIPES", "TTA", "FieldError", "Recipe", "Runtime", "check_choice", "choices_of", "classic",
+    "command", "field_types", "flags", "imagenet", "modern", "one_line", "paper", "quickstart", "recipe_from_config",
+    "reference", "runtime_for", "runtime_from_config", "source", "sprint", "suggest",
 ]  # fmt: skip
 
 
+OLD_WIDTHS = {"full": 1.0, "quarter": 0.25}  # width_mult by its name in 0.1.0
+
+
 class FieldError(ValueError):
-    """A field has a value that is not allowed. ``field`` is its name."""
+    """A field has a value that is not allowed. ``field`` is its name, ``problem`` the rest of the message."""
 
     def __init__(self, field: str, requirement: str, value: Any, hint: str = "") -> None:
-        super().__init__(f"{field} must be {requirement}, got {value!r}{hint}")
-        self.field = field
+        self.field, self.problem = field, f"must be {requirement}, got {value!r}{hint}"
+        super().__init__(f"{field} {self.problem}")
 
 
 def one_line(error: BaseException) -> str:
@@ -298,8 +301,7 @@ def quickstart(**changes: Any) -> Recipe:
 
 
 def _make(base: Recipe, changes: dict[str, Any]) -> Recipe:
-    for name in changes:
-        check_choice(f"recipe {base.name}: field", name, [field for field in field_types(Recipe) if field != "name"])
+    _check_names(changes, [name for name in field_types(Recipe) if name != "name"])
     return dataclasses.replace(base, **changes)
 
 
@@ -321,7 +323,7 @@ def recipe_from_config(stored: Mapping[str, Any]) -> Recipe:
     """
     fields = {name: value for name, value in stored.items() if name not in field_types(Runtime)}
     if "widths" in fields:
-        fields["width_mult"] = {"full": 1.0, "quarter": 0.25}[fields.pop("widths")]
+        fields["width_mult"] = OLD_WIDTHS[fields.pop("widths")]
     if "crop" in fields:
         noise = {"none": (), "std": ("pca_color_std",), "eigenvalue": ("pca_color",)}[fields.pop("color_noise", "none")]
         crop = {"random": "random_crop", "random-resized": "random_resized_crop"}[fields.pop("crop")]
@@ -329,9 +331,14 @@ def recipe_from_config(stored: Mapping[str, Any]) -> Recipe:
     for old, new in (("color_noise_until", "pca_color_until"), ("test_views", "tta")):
         if old in fields:
             fields[new] = fields.pop(old)
-    for name in fields:
-        check_choice("recipe field", name, field_types(Recipe))
+    _check_names(fields, field_types(Recipe))
     return Recipe(**fields)
+
+
+def _check_names(names: Iterable[str], allowed: Collection[str]) -> None:
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"a recipe has no field {name}{suggest(name, allowed)}; it has {', '.join(allowed)}")
 
 
 def runtime_from_config(config: Mapping[str, Any]) -> Runtime:
@@ -352,13 +359,16 @@ def command(recipe: Recipe, runtime: Runtime | None = None, data: str | None = N
     for config, base in ((recipe, RECIPES[recipe.name]()), (runtime or own, own)):
         for name in field_types(type(config)):  # type: ignore[arg-type]
             value = getattr(config, name)
-            if name == "name" or value == getattr(base, name):
-                continue
-            flag = name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            elif isinstance(value, tuple):
-                words += [f"--{flag}", *value]
-            else:
-                words += [f"--{flag}", data if name == "data" and data else "none" if value is None else str(value)]
+            if name != "name" and value != getattr(base, name):
+                words += flags(name, data if name == "data" and data else value)
     return shlex.join(words)
+
+
+def flags(field: str, value: Any) -> list[str]:
+    """The words of a command line that give a field this value."""
+    flag = field.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, tuple):
+        return [f"--{flag}", *value]
+    return [f"--{flag}", "none" if value is None else str(value)]

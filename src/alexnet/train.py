@@ -3,9 +3,9 @@
 >>> from alexnet import recipes, train
 >>> result = train.run(recipes.classic(epochs=1), data="digits", out="runs/x")
 
-``run`` reads from top to bottom: set up, resume, then the loop. A resumed run is bit for bit the run that was not
-interrupted: the checkpoint has the weights, the optimizer, the random states, the place in the schedule and the epoch,
-and the running sums; the order and the crops of an epoch depend on the seed alone.
+``run`` reads from top to bottom: set up, the functions that the loop calls, resume, the loop. A resumed run is bit for
+bit the run that was not interrupted: the checkpoint has the weights, the optimizer, the random states, the place in the
+schedule and the epoch, and the running sums; the order and the crops of an epoch depend on the seed alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,10 +34,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from alexnet import checkpoint, system
-from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS
+from alexnet.checkpoint import BEST, CONFIG, LAST, METRICS, is_scheduled
 from alexnet.curves import CURVES, Curves, draw_curves
 from alexnet.data import datasets, loaders
-from alexnet.data.datasets import Dataset, ImageError, Images
+from alexnet.data.datasets import Dataset, ImageError
 from alexnet.data.loaders import Shard, eval_batch_size
 from alexnet.data.normalization import make_normalization
 from alexnet.evaluate import Metrics, TestTimeAugmentation, measure
@@ -49,13 +49,13 @@ from alexnet.system import autocast, out_of_memory
 from alexnet.tracking import Callback, MetricsFile, ProgressBar, RunInfo, check_tracker, make_tracker, profiled
 
 __all__ = [
-    "Callback", "DataParallel", "Result", "RunInfo", "TrainState", "TrainingError", "learning_rate", "plateau_hint",
-    "run",
+    "Callback", "DataParallel", "Result", "RunInfo", "TrainState", "TrainingError", "learning_rate", "run",
+    "stuck_hint",
 ]  # fmt: skip
 
 MUON_LAYERS = ("conv2", "conv3", "conv4", "conv5")
 MUON_MOMENTUM, MUON_DECAY = 0.9, 0.01
-SECOND_SIGNAL_S = 1.0  # within this time a second signal is the first one again
+SECOND_SIGNAL_S = 1.0  # a second signal within this time counts as a repetition of the first
 
 
 class TrainingError(RuntimeError):
@@ -68,7 +68,7 @@ class Result:
 
     folder: Path
     final: dict[str, float]
-    """The last full row, which is the run's result; empty if the run was stopped since."""
+    """The last full row, which is the run's result; empty if the run was stopped at a later step."""
     best: dict[str, float]
     """``val_acc`` and ``step`` of the best validation. It was picked on those images, so it is not a result."""
     stopped_by: int | None = None
@@ -85,20 +85,21 @@ class TrainState:
     best_acc: float = -1.0
     best_step: int = 0
     seconds: float = 0.0
-    """Time of the steps since the last full row, and within them the time spent waiting for data."""
+    """Duration of the steps since the last full row."""
     waited: float = 0.0
+    """The part of it that was spent waiting for data."""
     validating: float = 0.0
+    """Seconds of validation since the last full row."""
     saving: float = 0.0
-    """Seconds spent validating and saving since the last full row."""
+    """Seconds of saving since the last full row."""
     row: dict[str, float] = field(default_factory=dict)
     """The last full row."""
     plateau_acc: float = -1.0
-    """The best validation at an epoch's end, and the number of epochs since then."""
+    """The best validation at an epoch's end."""
     stale: int = 0
+    """Epochs since then."""
     drops: int = 0
-    """How often the plateau schedule has divided the learning rate by 10."""
-    warned: bool = False
-    """Kept for files of 0.1.0."""
+    """How often the plateau schedule has divided the learning rate by 10; other schedules ignore it."""
 
     def note_epoch(self, val_acc: float, patience: int) -> None:
         """Divide the learning rate by 10, at most three times, after ``patience`` epochs without improvement."""
@@ -111,8 +112,10 @@ class TrainState:
 class DataParallel:
     """How several processes share a run: each takes a part of every batch, and their gradients are averaged.
 
-    ``tools.two_towers.TwoTowers`` has the same methods and splits the network instead.
+    ``tools.two_towers.TwoTowers`` overrides all of it, and splits the network instead.
     """
+
+    kind: Literal["data", "towers"] = "data"
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -148,7 +151,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     model: nn.Module | None = None,
     open_loader: Callable[..., loaders.Loader] = loaders.open_loader,
-    parallel: Any = None,
+    parallel: DataParallel | None = None,
 ) -> Result:
     """Train as ``recipe`` says and leave a run folder.
 
@@ -183,7 +186,7 @@ def run(
         recipe = dataclasses.replace(recipe, variant=name, width_mult=model.width_mult, dropout=model.variant.dropout)
     runtime = runtime or runtime_for(recipe.name)
     folder = Path(out) if out else Path("runs") / recipe.name
-    towers = not isinstance(parallel, DataParallel | None)
+    towers = parallel is not None and parallel.kind == "towers"
     if towers:
         runtime = dataclasses.replace(runtime, parallel="towers")
     elif runtime.parallel == "towers":
@@ -282,7 +285,7 @@ def run(
     compiled = wants_compile and not ramps and system.can_compile(device)
     run_net = net
     if compiled:
-        torch._dynamo.config.recompile_limit = 64  # once for each batch size of each run in this process
+        torch.compiler.config.recompile_limit = 64  # once for each batch size of each run in this process
         run_net = torch.compile(net, dynamic=False)
     train_net = parallel.prepare(run_net)  # net shares its parameters
     average = copy.deepcopy(net).requires_grad_(False) if recipe.ema else None
@@ -295,13 +298,16 @@ def run(
     state, sums = TrainState(), RunningSums(device)
     best_weights: dict[str, Tensor] | None = None  # of the best validation, until they are on disk
     stopping = False
-    shards: dict[int, Images] = {}  # of the images to validate on, kept because they are decoded once
+    splits = {"val": dataset.val, "test": dataset.test} if dataset.test else {"val": dataset.val}
+    mine = {  # this process's images, which are decoded once
+        name: images.subset(range(shard.rank, len(images), shard.world)) for name, images in splits.items()
+    }
 
-    def evaluate(images: Images, tta: str) -> dict[str, Any] | None:
-        """Metrics of all processes over ``images``; None if a signal came meanwhile."""
-        mine = shards.setdefault(id(images), images.subset(range(shard.rank, len(images), shard.world)))
-        turns = -(-len(images) // (shard.world * eval_batch_size(device)))  # of the largest shard
-        batches = itertools.islice(itertools.chain(loader.eval(mine, tta), itertools.repeat(None)), turns)
+    def evaluate(split: str, tta: str) -> dict[str, Any] | None:
+        """Metrics of all processes over a split; None if a signal came meanwhile."""
+        count = len(splits[split])
+        turns = -(-count // (shard.world * eval_batch_size(device)))  # of the largest shard
+        batches = itertools.islice(itertools.chain(loader.eval(mine[split], tta), itertools.repeat(None)), turns)
         viewing = eval_net if tta == "center" else TestTimeAugmentation(eval_net, size, mirror=dataset.flip)
         metrics = Metrics(len(dataset.classes), device)
         with autocast(device, precision):
@@ -309,7 +315,14 @@ def run(
         if not complete:
             return None
         metrics.reduce(all_reduce)
-        return metrics.result(expected=len(images))
+        return metrics.result(expected=count)
+
+    def loss_share(labels: Tensor) -> float:
+        """The weight of this process's mean loss. DDP averages over processes, which may have unequal shares."""
+        if shard.world == 1:
+            return 1.0
+        before = state.step % steps_per_epoch * recipe.batch_size  # images of the epoch
+        return len(labels) * shard.world / min(recipe.batch_size, len(dataset.train) - before)
 
     def check_finite() -> None:
         """TrainingError if the loss or the gradient of a step was NaN or infinite. Waits for the device."""
@@ -321,27 +334,43 @@ def run(
 
     def log_row() -> bool:
         """Validate and log a row. False if a signal stopped the validation."""
-        nonlocal best_weights, stopping
+        nonlocal stopping
         check_finite()
-        step, began = state.step, time.perf_counter()
-        val = evaluate(dataset.val, "center")
+        began = time.perf_counter()
+        val, test = evaluate("val", "center"), None
         if val and not math.isfinite(val["loss"]):  # the step's loss was computed before its update
-            raise _diverged("the validation loss", step, state, sums, recipe)
-        opens_test = dataset.test is not None and step == total_steps
-        test = evaluate(dataset.test, recipe.tta) if val and opens_test and dataset.test else None
+            raise _diverged("the validation loss", state.step, state, sums, recipe)
+        opens_test = dataset.test is not None and state.step == total_steps
+        if val and opens_test:
+            test = evaluate("test", recipe.tta)
         if val is None or (opens_test and test is None):
             return False
         state.validating += time.perf_counter() - began
+        row = make_row(val, test)
+        if is_scheduled(state.step, val_every, steps_per_epoch, total_steps) and val["top1"] > state.best_acc:
+            keep_best(val["top1"])
+        state.logged = state.step
+        if is_main:
+            metrics_file.add(row)
+        ends = [callback.row(row) for callback in following]  # of the main process; each gets the row
+        train_net.train()  # a callback may have evaluated the network
+        stopping |= any_process(any(ends))[0]
+        bar.row(row)
+        return True
 
+    def make_row(val: Mapping[str, Any], test: Mapping[str, Any] | None) -> dict[str, float]:
+        """The row of this step. A full one ends what ``sums`` and the clocks of ``state`` add up."""
+        step = state.step
         row: dict[str, float] = {"step": step, "epoch": step / steps_per_epoch}
         is_full = step % val_every == 0 or step == last_step
         if is_full:
             row |= sums.result(all_reduce)
-            images = row.pop("images")
-            row |= {"val_loss": val["loss"], "val_acc": val["top1"]}
-            row["lr"] = optimizer.param_groups[0]["lr"]
+            count = row.pop("images")
             row |= {
-                "images_per_sec": images / state.seconds,
+                "val_loss": val["loss"],
+                "val_acc": val["top1"],
+                "lr": optimizer.param_groups[0]["lr"],
+                "images_per_sec": count / state.seconds,
                 "data_wait_pct": 100 * state.waited / state.seconds,
                 "seconds": state.seconds,
                 "wait_seconds": state.waited,
@@ -358,19 +387,15 @@ def run(
             row |= {"test_loss": test["loss"], "test_acc": test["top1"]}
         if is_full:
             state.row = row
-        if is_scheduled(step) and val["top1"] > state.best_acc:
-            state.best_acc, state.best_step = val["top1"], step
-            weights = parallel.full_state((net if average is None else average).state_dict())
-            if is_main:
-                best_weights = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
-        state.logged = step
+        return row
+
+    def keep_best(val_acc: float) -> None:
+        """Keep the weights of the best validation, until they are saved. All processes call it together."""
+        nonlocal best_weights
+        state.best_acc, state.best_step = val_acc, state.step
+        weights = parallel.full_state((net if average is None else average).state_dict())
         if is_main:
-            metrics_file.add(row)
-        ends = [callback.row(row) for callback in following]  # of the main process; every one gets the row
-        train_net.train()  # a callback may have evaluated the network
-        stopping |= any_process(any(ends))[0]
-        bar.row(row)
-        return True
+            best_weights = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
 
     def save() -> None:
         """Write last.ckpt, and best.safetensors if there is a new best. All processes call it together."""
@@ -395,7 +420,7 @@ def run(
             row = state.row if state.row.get("step") == state.step else {}
             metrics = ("val_acc", "val_loss", "test_acc", "test_loss")
             record = {"step": state.step}
-            record |= {name + ", %" * name.endswith("acc"): row[name] for name in metrics if name in row}
+            record |= {f"{name}, %" if name.endswith("acc") else name: row[name] for name in metrics if name in row}
             checkpoint.save_checkpoint(folder / LAST, snapshot, describe_weights(record))
         state.saving += time.perf_counter() - began
 
@@ -413,6 +438,7 @@ def run(
         path = folder / LAST
         saved = checkpoint.load_checkpoint(path)
         try:
+            saved["progress"].pop("warned", None)  # of 0.1.0
             state = TrainState(**saved["progress"])
             net.load_state_dict(parallel.own_state(saved["model"]))
             optimizer.load_state_dict(dict(parallel.own_state(saved["optimizer"])))
@@ -427,10 +453,6 @@ def run(
             raise ValueError(
                 f"{path}: cannot be resumed from ({reason}); its weights can still be loaded with load_model"
             ) from error
-
-    def is_scheduled(step: int) -> bool:
-        """Whether an uninterrupted run validates at this step."""
-        return step % val_every == 0 or step % steps_per_epoch == 0 or step == total_steps
 
     def result(stopped_by: int | None) -> Result:
         best = {"val_acc": state.best_acc, "step": state.best_step} if state.best_step else {}
@@ -496,7 +518,7 @@ def run(
             if metrics_file.last_step < state.logged:
                 missing = f"steps {metrics_file.last_step + 1} to {state.logged}"
                 bar.line(f"warning: {METRICS} lacks the rows of {missing}, which the checkpoint has")
-            following = [make_tracker(runtime.tracker), PlateauWarning(), Curves(), *callbacks]
+            following = [make_tracker(runtime.tracker), StuckWarning(), Curves(), *callbacks]
             run_info = RunInfo(
                 recipe, runtime, folder, config, net, dataset, len(dataset.classes), total_steps, steps_per_epoch,
                 metrics_file.count, state.logged if resume else None, bar.line,
@@ -527,8 +549,8 @@ def run(
             ):
                 train_net.train()
                 while True:
-                    row_is_due = state.step > state.logged and (is_scheduled(state.step) or state.step == last_step)
-                    if row_is_due and not log_row():
+                    scheduled = is_scheduled(state.step, val_every, steps_per_epoch, total_steps)
+                    if state.step > state.logged and (scheduled or state.step == last_step) and not log_row():
                         break  # a signal came; the resumed run starts with this row
                     if state.step == last_step or stopping:
                         break
@@ -545,20 +567,15 @@ def run(
                     with autocast(device, precision):
                         logits = train_net(images)
                     if logits.shape[1] != classes:
-                        raise ValueError(f"model must have {classes} outputs, one a class, got {logits.shape[1]}")
+                        raise ValueError(f"model must have {classes} outputs, one per class, got {logits.shape[1]}")
                     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-                    weight = 1.0
-                    if shard.world > 1:  # DDP takes the mean over processes, which may have different shares of a batch
-                        place = state.step % steps_per_epoch * recipe.batch_size
-                        global_batch = min(recipe.batch_size, len(dataset.train) - place)
-                        weight = len(labels) * shard.world / global_batch
-                    (loss * weight).backward()  # type: ignore[no-untyped-call]
+                    (loss * loss_share(labels)).backward()  # type: ignore[no-untyped-call]
                     grad_norm = clip_gradient(net, recipe.clip_norm or math.inf, parallel.grad_norm)
                     optimizer.step()
                     optimizer.zero_grad()
                     state.step += 1
                     if average is not None:
-                        update_average(average, net, min(recipe.ema, state.step / (9 + state.step)))
+                        update_average(average, net, ema_decay(recipe.ema, state.step))
                     sums.add(loss.detach(), logits.detach(), labels, grad_norm, state.step)
                     state.seconds += time.perf_counter() - began
                     after_step()
@@ -569,7 +586,8 @@ def run(
                         now = sums.result(lambda own: own * shard.world)
                         bar.show(state.step, now["train_loss"], now["train_acc"], now["images"] / state.seconds)
                     if state.step % agree_every == 0:
-                        began, save_is_due = time.perf_counter(), time.monotonic() - saved_at >= 60 * runtime.save_every
+                        began = time.perf_counter()
+                        save_is_due = time.monotonic() - saved_at >= 60 * runtime.save_every
                         has_signal, saving = any_process(stopped() is not None, save_is_due)
                         state.seconds += time.perf_counter() - began  # communication waits for the GPU
                         stopping |= has_signal
@@ -694,6 +712,11 @@ def clip_gradient(net: nn.Module, max_norm: float, whole_norm: Callable[[Tensor]
     return norm
 
 
+def ema_decay(decay: float, step: int) -> float:
+    """The decay of the moving average at ``step``: shorter at first, so that the initial weights are soon forgotten."""
+    return min(decay, step / (9 + step))
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
     """Move the average towards the weights: ``average = decay · average + (1 − decay) · weights``. Copy the buffers."""
@@ -746,7 +769,7 @@ class RunningSums:
 # --- what surrounds the loop
 
 
-class PlateauWarning(Callback):
+class StuckWarning(Callback):
     """Says once, from step 200 on, that the loss is still that of guessing, and the likely cause."""
 
     def start(self, run: RunInfo) -> None:
@@ -759,11 +782,11 @@ class PlateauWarning(Callback):
         self.warned = True
         self.run.say(
             f"warning: after {row['step']:.0f} steps the loss is {row['train_loss']:.3f}, that of guessing "
-            f"(ln {self.run.num_classes} = {chance:.3f}). Likely cause: {plateau_hint(self.run.recipe)}"
+            f"(ln {self.run.num_classes} = {chance:.3f}). Likely cause: {stuck_hint(self.run.recipe)}"
         )
 
 
-def plateau_hint(recipe: Recipe) -> str:
+def stuck_hint(recipe: Recipe) -> str:
     """The likely cause of a loss that stays at ln(classes), and which field to change."""
     pair = f"init {recipe.init} with input_scale {recipe.input_scale}"
     small_weights, raw = recipe.init not in ("source", "he"), recipe.input_scale != "imagenet"
@@ -871,7 +894,7 @@ def signals() -> Iterator[Callable[[], int | None]]:
 
     A second signal raises KeyboardInterrupt with its number, unless it comes within a second: a job scheduler signals
     every process, and torchrun passes on what it gets. Outside the main thread, which gets no signals, nothing is
-    caught, and a signal that the process ignores stays ignored. Of two nested blocks, both see what either caught.
+    caught, and a signal that the process ignores stays ignored. Nested blocks share what they catch.
     """
     current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     outer = (getattr(handler, "caught", None) for handler in current.values())

@@ -36,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 Stage = Literal["box", "color", "crop"]
-STREAMS = {"order": 0, "box": 1, "color": 3, "crop": 4, "mirror": 5}  # of independent random numbers
+STREAMS = {"order": 0, "box": 1, "color": 3, "crop": 4, "mirror": 5}  # numbers of independent random streams
 CROPS = ("random_resized_crop", "random_crop")  # a list of augmentations may have one of them
 MIRRORS = ("flip", "alternating_flip")  # skipped where a mirrored image belongs to no class, as for digits
 
@@ -71,7 +71,7 @@ def generator(seed: int, epoch: int, stream: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Crop boxes in the 256×256 pixels of images, one an image: int64 ``[N]`` each, and ``mirrored`` bool ``[N]``."""
+    """Crop boxes in the 256×256 pixels of N images: int64 ``[N]`` each, and ``mirrored`` bool ``[N]``."""
 
     top: Tensor
     left: Tensor
@@ -90,7 +90,7 @@ class Boxes:
 
 
 class Draws:
-    """What an augmentation may use: random numbers, a row an image, and the facts they belong to.
+    """What an augmentation may use: random numbers, a row for each image, and the recipe, epoch and images.
 
     Args:
         order: int64 ``[N]``, the images of the epoch in their order.
@@ -206,7 +206,8 @@ def cutout(images: Tensor, draws: Draws, side: int = 64) -> Tensor:
     """Set a square of 64 pixels to the mean, which is 0; its centre lies anywhere (DeVries and Taylor 2017)."""
     pixels = torch.arange(images.shape[-1])
     centre = (draws.rand(2, 1) * len(pixels)).long()
-    inside = (pixels - centre + side // 2) // side == 0
+    offset = pixels - centre + side // 2
+    inside = (offset >= 0) & (offset < side)
     inside = inside.to(images.device, non_blocking=images.is_cuda)  # [B, 2, S]
     return images.masked_fill((inside[:, 0, :, None] & inside[:, 1, None])[:, None], 0.0)
 

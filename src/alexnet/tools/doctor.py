@@ -25,7 +25,7 @@ from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import Recipe, Runtime, classic
 from alexnet.tools.explain import analysis
-from alexnet.train import plateau_hint
+from alexnet.train import stuck_hint
 
 __all__ = ["examine", "format_report", "probe", "probe_recipe", "verdict"]
 
@@ -80,7 +80,7 @@ def verdict(layers: list[dict[str, Any]], recipe: Recipe) -> tuple[bool, str]:
         problem = f"{differ}, only {last / common:.1%} of what they have in common; {LEAST_SHARE:.0%} is needed"
     else:
         return True, f"{differ}, enough for the gradient to tell them apart"
-    return False, f"{problem}. Likely cause: {plateau_hint(recipe)}"
+    return False, f"{problem}. Likely cause: {stuck_hint(recipe)}"
 
 
 def examine(recipe: Recipe | None = None, runtime: Runtime | None = None) -> dict[str, Any]:

@@ -26,18 +26,21 @@ from alexnet.data.loaders import Shard
 from alexnet.lrn import ResponseNorm
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError
+from alexnet.train import DataParallel
 
 __all__ = ["Join", "TwoTowers"]
 
 JOINED_INPUT = ("conv3", "fc6", "fc7", "fc8")
 
 
-class TwoTowers:
+class TwoTowers(DataParallel):
     """For ``train.run(..., parallel=TwoTowers())``: this process's tower of a network with two of them.
 
     Needs ``torch.distributed`` with two processes; each method is called by both. Raises ``FieldError`` if the number
     of processes (``WORLD_SIZE``) is not 2.
     """
+
+    kind = "towers"
 
     def __init__(self) -> None:
         processes = os.environ.get("WORLD_SIZE", "1")
@@ -49,7 +52,7 @@ class TwoTowers:
         """Both towers take all images of a batch."""
         return Shard()
 
-    def prepare(self, model: AlexNet_2012) -> AlexNet_2012:
+    def prepare(self, model: AlexNet_2012) -> AlexNet_2012:  # type: ignore[override]
         """Reduce ``model`` in place to this process's tower, and return it.
 
         It maps the same images to the same ``[N, num_classes]`` logits as before, in both processes. Its state dict
