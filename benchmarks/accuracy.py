@@ -40,7 +40,7 @@ def record_of(folder: Path, notes: str = "") -> dict[str, Any]:
     timed = all("seconds" in row for row in run.full_rows)
     return {
         "kind": "accuracy",
-        "command": recipes.command(recipe, data="FOLDER" if Path(recipe.data).is_dir() else None),
+        "command": recipes.command_line(recipe, data="FOLDER" if Path(recipe.data).is_dir() else None),
         **({"notes": notes} if notes else {}),
         "data": run.config["data"]
         | {"name": dataset.name}

@@ -45,7 +45,7 @@ def main() -> None:
     save_weights(file, bundled.half().state_dict(), dataclasses.replace(info, record=origin))
     record = record_of(args.run, args.notes)
     runtime = recipes.runtime_for(recipe.name, max_steps=step if step < run.total_steps else None)
-    record["command"] = recipes.command(recipe, runtime, data="FOLDER" if Path(recipe.data).is_dir() else None)
+    record["command"] = recipes.command_line(recipe, runtime, data="FOLDER" if Path(recipe.data).is_dir() else None)
     record["steps"] = step
     record["final"] |= {
         "step": step,

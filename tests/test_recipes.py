@@ -104,10 +104,10 @@ def test_a_recipe_and_its_runtime_survive_json(name):
 
 def test_the_command_of_a_recipe():
     changed = recipes.modern(data="my images", lr=0.5, nesterov=False, augment=("flip", "cutout"), images=7)
-    words = shlex.split(recipes.command(changed, Runtime(compile=False, max_steps=7, tracker="none")))
+    words = shlex.split(recipes.command_line(changed, Runtime(compile=False, max_steps=7, tracker="none")))
     assert words == shlex.split(
         "alexnet train modern --data 'my images' --images 7 --augment flip cutout --lr 0.5 --no-nesterov "
         "--max-steps 7 --tracker none --no-compile"
     )
-    assert recipes.command(recipes.quickstart()) == "alexnet train quickstart"
-    assert "--data FOLDER" in recipes.command(changed, data="FOLDER")
+    assert recipes.command_line(recipes.quickstart()) == "alexnet train quickstart"
+    assert "--data FOLDER" in recipes.command_line(changed, data="FOLDER")

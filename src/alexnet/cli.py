@@ -600,7 +600,7 @@ def _recipe_table() -> str:
     width = max(40, shutil.get_terminal_size().columns)
     for name, make in RECIPES.items():
         lines.append(f"  {name:12}{(make.__doc__ or name).splitlines()[0].replace('`', '')}")
-        flags = recipes.command(dataclasses.replace(make(), name="classic"), recipes.runtime_for(name)).split()[3:]
+        flags = recipes.command_line(dataclasses.replace(make(), name="classic"), recipes.runtime_for(name)).split()[3:]
         lines += textwrap.wrap(
             " ".join(flags), width - 2, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
         )

@@ -28,7 +28,7 @@ from alexnet.data.loaders import Batch, eval_batch_size, eval_batches
 from alexnet.data.normalization import RESIZE, central_pixels, normalized
 from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.recipes import TTA, FieldError, check_choice
-from alexnet.system import autocast, pick_device, pick_precision
+from alexnet.system import autocast, pick_device, pick_precision, sum_dtype
 
 __all__ = [
     "Metrics", "Prediction", "TestTimeAugmentation", "check_classes", "evaluate", "format_evaluation", "info_of",
@@ -44,8 +44,7 @@ class Metrics:
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.num_classes = num_classes
-        double = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.loss = torch.zeros((), device=device, dtype=double)
+        self.loss = torch.zeros((), device=device, dtype=sum_dtype(device))
         self.top5 = torch.zeros((), device=device, dtype=torch.int64)
         self.confusion = torch.zeros(num_classes, num_classes, device=device, dtype=torch.int64)
 

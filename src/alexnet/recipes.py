@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 __all__ = [
     "OLD_WIDTHS", "RECIPES", "TTA", "FieldError", "Recipe", "Runtime", "check_choice", "choices_of", "classic",
-    "command", "field_types", "flags", "imagenet", "modern", "one_line", "paper", "quickstart", "recipe_from_config",
-    "reference", "runtime_for", "runtime_from_config", "source", "sprint", "suggest",
+    "command_line", "field_types", "flags", "imagenet", "modern", "one_line", "paper", "quickstart",
+    "recipe_from_config", "reference", "runtime_for", "runtime_from_config", "source", "sprint", "suggest",
 ]  # fmt: skip
 
 
@@ -352,7 +352,7 @@ def runtime_from_config(config: Mapping[str, Any]) -> Runtime:
     return Runtime(**fields | {"quiet": False, "profile": 0})
 
 
-def command(recipe: Recipe, runtime: Runtime | None = None, data: str | None = None) -> str:
+def command_line(recipe: Recipe, runtime: Runtime | None = None, data: str | None = None) -> str:
     """The command line that trains ``recipe``. ``data`` is written in place of the recipe's own path."""
     words = ["alexnet", "train", recipe.name]
     own = runtime_for(recipe.name)

@@ -21,7 +21,7 @@ from alexnet.recipes import FieldError
 
 __all__ = [
     "autocast", "cache_folder", "can_compile", "cpp_compiler", "describe", "git_commit", "keep_freed_memory",
-    "out_of_memory", "pick_device", "pick_precision", "versions",
+    "out_of_memory", "pick_device", "pick_precision", "sum_dtype", "versions",
 ]  # fmt: skip
 
 
@@ -89,6 +89,11 @@ def _bf16_is_faster_on_cpu() -> bool:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast to bfloat16 if ``precision`` is ``bf16``, else a context that changes nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The dtype for sums over many images: float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def can_compile(device: torch.device) -> bool:

@@ -730,8 +730,8 @@ class RunningSums:
     """Training loss and accuracy since the last full row, on the device, and the first step that went wrong."""
 
     def __init__(self, device: torch.device) -> None:
-        double = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = torch.zeros(3, device=device, dtype=double)  # loss · images, correct predictions, images
+        # loss · images, correct predictions, images
+        self.sums = torch.zeros(3, device=device, dtype=system.sum_dtype(device))
         self.grad_norm = torch.zeros((), device=device)
         self.bad_step = torch.zeros((), device=device, dtype=torch.int64)
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from alexnet.checkpoint import Run
 from alexnet.curves import COLOURS, Line, canvas, draw_lines, points
-from alexnet.recipes import RECIPES, Recipe, command, runtime_for
+from alexnet.recipes import RECIPES, Recipe, command_line, runtime_for
 from alexnet.tools.filters import conv1_filters, filter_changes, filter_sheet, initial_model
 from alexnet.tools.html import inline_svg, png_uri, render
 from alexnet.tracking import duration
@@ -106,7 +106,7 @@ def command_of(run: Run) -> str:
     if name not in RECIPES or run.config.get("given_model"):
         return ""
     own = {name: run.runtime[name] for name in ("max_steps", "tracker") if name in run.runtime}
-    return command(run.recipe, runtime_for(name, **own))
+    return command_line(run.recipe, runtime_for(name, **own))
 
 
 def changes(run: Run) -> dict[str, dict[str, Any]]:
