@@ -264,8 +264,14 @@ def test_a_config_is_read_back_whatever_its_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "3", "[" * 100_000, '{"recipe": 3}', '{"recipe": {"lr": "x"}}', '{"recipe": {"warp": 9}}']
-)
+    "text",
+    [
+        "", "{", "3", "[" * 100_000, '{"recipe": 3}', '{"recipe": {"lr": "x"}}', '{"recipe": {"warp": 9}}',
+        *(f'{{"recipe": {{}}, "data": {{"train": 20}}, {part}}}' for part in (
+            '"runtime": 5', '"parts": 5', '"parts": [1]', '"parts": [{"versions": 3}]'
+        )),
+    ],
+)  # fmt: skip
 def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json"):

@@ -355,18 +355,28 @@ def test_evaluate_uses_the_holdout_and_warns_on_test(images, tmp_path, capsys, m
     assert main(["train", "--data", str(images), "--out", out, *SMALL, *held_out]) == 0
     error = OSError(errno.EROFS, "Read-only file system", "confusion.png")
     monkeypatch.setattr("alexnet.tools.plots.confusion", mock.Mock(side_effect=error))  # costs no result
-    for words, split, count, warned in (
-        ([], "holdout", 4, False),
-        (["--split", "test"], "test", 6, True),
-        (["--data", f"{images}/."], "holdout", 4, False),
-        (["--data", str(shutil.copytree(images, tmp_path / "copy"))], "val", 6, True),
+    no_picture, no_holdout = "confusion.png: Read-only file system", "not on those that the run held out"
+    for words, split, count, note in (
+        ([], "holdout", 4, no_picture),
+        (["--split", "test"], "test", 6, "do not tune on it"),
+        (["--data", f"{images}/."], "holdout", 4, no_picture),
+        (["--data", str(shutil.copytree(images, tmp_path / "copy"))], "val", 6, no_holdout),
     ):
         capsys.readouterr()
         assert main(["evaluate", out, "--json", *words]) == 0
         printed, err = capsys.readouterr()
         assert (json.loads(printed)["split"], json.loads(printed)["count"]) == (split, count)
-        assert err.count("alexnet: ") == 1 + warned
-        assert "confusion.png: Read-only file system" in err
+        assert err.count("alexnet: ") == 1
+        assert note in err
+
+
+@pytest.mark.parametrize("run", ["runs/lr0.1", "first.v2", "old.pth", "cifar10.small"])
+def test_a_missing_run_is_no_image_for_the_bundled_network(run, capsys):
+    assert "no such file, run folder or bundled network" in refused(["predict", run, "docs/cat.jpg"], capsys, 1)
+
+
+def test_predict_a_folder_of_images(images, capsys):
+    assert f"such as {images}/*" in refused(["predict", str(images)], capsys)
 
 
 def test_predict_answers_all_and_reports_the_bad_one(trained, images, capsys, tmp_path):

@@ -104,7 +104,8 @@ def test_ten_crop_is_the_mean_softmax_over_torchvisions_ten_crops():
 
 def test_evaluate_agrees_with_a_computation_by_hand(model, dataset):
     found = evaluate(model.train(), dataset, device="cpu", precision="fp32")
-    logits, labels = model(inputs(dataset)), torch.from_numpy(dataset.val.labels)
+    assert model.training
+    logits, labels = model.eval()(inputs(dataset)), torch.from_numpy(dataset.val.labels)
     confusion = torch.zeros(3, 3, dtype=torch.int64).index_put_((labels, logits.argmax(1)), torch.tensor(1), True)
     assert found["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
     assert found["confusion"] == confusion.tolist()

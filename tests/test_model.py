@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 from alexnet import load_model
 from alexnet.checkpoint import save_weights
@@ -312,9 +313,9 @@ def test_wrong_images(variant, shape):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"variant": "papr"},
+        *({"variant": value} for value in ("papr", ["paper"])),
         {"init": "cafe"},
-        {"num_classes": 0},
+        *({"num_classes": value} for value in (0, 2**31, "10", 10.0, None, True)),
         *({"width_mult": value} for value in (0, -1, 100, math.nan, "half")),
         *({"dropout": value} for value in (1, -0.5, math.nan, "no")),
     ],
@@ -410,7 +411,11 @@ def test_arguments_of_a_network_that_describes_itself_are_refused():
     for wrong in ({"num_classes": 4}, {"dropout": 0.1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .* cifar10-small"):
             AlexNet_2012.from_pretrained("cifar10-small", **wrong)
-    same = {"num_classes": 10, "map_location": "meta", "local_files_only": True}
+    with pytest.raises(TypeError, match="num_clases"):
+        AlexNet_2012.from_pretrained("cifar10-small", num_clases=10)
+    with pytest.raises(ValueError, match="width_mult must be"):
+        AlexNet_2012.from_pretrained("cifar10-small", widths="full")
+    same = {"num_classes": 10, "map_location": "meta", "local_files_only": True, "widths": "quarter"}
     model = AlexNet_2012.from_pretrained("cifar10-small", **same)
     assert model.classifier.fc8.weight.is_meta
 
@@ -421,6 +426,41 @@ def test_save_pretrained_without_info(tmp_path):
     again = AlexNet_2012.from_pretrained(tmp_path)
     assert (again.variant, again.num_classes, again.info) == (model.variant, 3, None)
     assert "99% on letters" in (tmp_path / "README.md").read_text()
+
+
+def test_a_network_without_its_classifier(tmp_path):
+    model = AlexNet_2012(4, width_mult=1 / 16)
+    model.aux = nn.Linear(3, 7)
+    assert model.num_classes == 4
+    model.classifier = nn.Identity()
+    assert (hasattr(model, "num_classes"), model.info) == (False, None)
+    images = torch.randn(2, 3, 224, 224)
+    assert torch.jit.script(model)(images).shape == torch.jit.trace(model, images)(images).shape == (2, 16 * 36)
+    with pytest.raises(ValueError, match="out_features"):
+        model.info = INFO
+    with pytest.raises(ValueError, match="classifier differs"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_changed_network_is_not_saved(tmp_path):
+    model = AlexNet_2012(4, width_mult=1 / 16)
+    prune.l1_unstructured(model.classifier.fc6, "weight", 0.5)
+    with pytest.raises(ValueError, match="fc6 differs"):
+        model.save_pretrained(tmp_path)
+    prune.remove(model.classifier.fc6, "weight")
+    model.save_pretrained(tmp_path)
+    model.features.norm1 = nn.Identity()
+    with pytest.raises(ValueError, match="norm1 differs"):
+        model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config", ["[1]", '{"num_classes"', '{"num_classes": "10"}'])
+def test_a_damaged_config_on_the_hub_is_named(tmp_path, config):
+    AlexNet_2012(3, width_mult=1 / 16).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    for load in (AlexNet_2012.from_pretrained, load_model):
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize("classes", [3, 10])

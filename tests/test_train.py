@@ -3,8 +3,10 @@
 import itertools
 import json
 import math
+import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from dataclasses import replace
@@ -24,13 +26,14 @@ from alexnet import load_model, load_run, native, recipes, train
 from alexnet.checkpoint import load_checkpoint, load_weights, lock_run_dir
 from alexnet.data import datasets, loaders
 from alexnet.data.images import ImageError
-from alexnet.evaluate import evaluate
+from alexnet.data.normalization import make_normalization
+from alexnet.evaluate import Metrics, evaluate, measure
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
 from alexnet.recipes import FieldError
 from alexnet.tools.filters import initial_model
 from alexnet.tools.report import report
-from forked import Command, several
+from forked import SERVER, Command, several
 from runs import COMMAND, MANY, TIMES, assert_same_run, run_small
 
 
@@ -127,10 +130,12 @@ def test_callbacks_get_the_rows_the_result_and_how_the_run_ended(run, tmp_path):
     assert (first.ends, second.ends) == ([({}, "failed")], [])
 
 
-def test_a_callback_may_evaluate_the_network(run, tmp_path, whole):
+def test_a_callback_may_evaluate_the_network_and_change_its_row(run, tmp_path, whole):
     class Evaluates(Rows):
         def row(self, row):
             evaluate(self.run.model, self.run.dataset)
+            assert self.run.model.training
+            row["own"] = np.float64(row.pop("step"))
 
     assert_same_run(run(tmp_path / "run", max_steps=6, callbacks=(Evaluates(),)).folder, whole)
 
@@ -232,6 +237,25 @@ def test_another_network_is_trained_in_one_group(run, tmp_path):
     assert torch.equal(saved["average"]["1.running_mean"], saved["model"]["1.running_mean"])
 
 
+def test_numbers_of_numpy_can_be_loaded_and_resumed(run, tmp_path):
+    class Own(nn.Sequential):
+        input_size = 224
+
+        def param_groups(self, recipe):
+            return [{"params": list(self.parameters()), "lr_steps": [(0, np.float64(0.1)), (1, np.float32(0.01))]}]
+
+    options = {"lr": np.float64(0.01), "model": Own(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))}
+    run(tmp_path / "run", max_steps=2, **options)
+    assert run(tmp_path / "run", max_steps=4, resume=True, **options).final["lr"] == pytest.approx(0.01)
+    assert type(load_checkpoint(tmp_path / "run" / "last.ckpt")["optimizer"]["param_groups"][0]["lr"]) is float
+    for epochs in ([], [1], [0, 2, 1]):
+        Own.param_groups = lambda self, recipe, epochs=epochs: [
+            {"params": list(self.parameters()), "lr_steps": [(epoch, 0.1) for epoch in epochs]}
+        ]
+        with pytest.raises(ValueError, match=r"^lr_steps must begin with epoch 0"):
+            run(tmp_path / "other", **options)
+
+
 def test_a_layer_may_be_unfrozen_during_a_run(run, tmp_path):
     model = AlexNet_2012(2, width_mult=1 / 16)
     model.requires_grad_(False).classifier.fc8.requires_grad_(True)
@@ -252,6 +276,10 @@ def test_a_loader_of_ones_own_gives_the_mean_gradient(images, whole, tmp_path):
         loader = loaders.open_loader(*args)
         batches = loader.train
         loader.train = lambda *place: ((torch.cat([x, x]), torch.cat([y, y])) for x, y in batches(*place))
+        all_images = loader.eval
+        loader.eval = lambda *split: (
+            (x[i : i + 1], y[i : i + 1]) for x, y in all_images(*split) for i in range(len(x))
+        )
         return loader
 
     def weights(folder):
@@ -425,6 +453,7 @@ def kill_at(line):
 def test_killed_at_any_line_and_resumed_is_exact(run, tmp_path, stride):
     """Every save is whole or absent (tested elsewhere), so an exception that nothing catches stands for SIGKILL."""
     whole, kills = tmp_path / "whole", 0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     fp32 = {"max_steps": 4, "precision": "fp32"}  # at some lines the exception leaves autocast on in this process
     run(whole, **fp32)
     for line in itertools.count(1, stride):
@@ -437,6 +466,8 @@ def test_killed_at_any_line_and_resumed_is_exact(run, tmp_path, stride):
             kills += 1
         finally:
             sys.settrace(tracer)
+            for number, handler in handlers.items():  # a process that is killed leaves none
+                signal.signal(number, handler)
         run(out, resume=True, **fp32)
         assert_same_run(out, whole)
         shutil.rmtree(out)
@@ -471,12 +502,14 @@ def test_stopped_during_a_validation_and_resumed_is_exact(run, whole, tmp_path, 
 
 
 def test_a_second_signal_ends_the_run_at_once(monkeypatch):
-    monkeypatch.setattr(train, "SECOND_SIGNAL_S", 0.05)
+    now = mock.Mock(return_value=100.0)
+    monkeypatch.setattr(train.time, "monotonic", now)
     with train.signals() as stopped:
         for _ in range(2):  # torchrun passes on what it gets
             signal.raise_signal(signal.SIGTERM)
+            now.return_value += 0.9 * train.SECOND_SIGNAL_S
         assert stopped() == signal.SIGTERM
-        time.sleep(0.1)
+        now.return_value += train.SECOND_SIGNAL_S
         with pytest.raises(KeyboardInterrupt) as raised:
             signal.raise_signal(signal.SIGINT)
     assert raised.value.args == (signal.SIGINT,)
@@ -665,6 +698,36 @@ def test_resuming_several_processes_is_exact(images, tmp_path, processes):
     torch.testing.assert_close(ours["model"], theirs["model"], rtol=0, atol=1e-7)
 
 
+def train_normalised(rank, port, images, out):
+    """A run of a network that normalises by statistics of its own; the two processes see different images."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.5), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
+    model.input_size = 224
+    run_small(images, out, model=model, max_steps=2, device="cpu", precision="fp32")
+    if rank == 0:
+        torch.save(model.state_dict(), out / "trained")
+
+
+def test_several_processes_validate_the_weights_that_are_saved(images, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = (port, images, tmp_path / "run")
+    processes = [SERVER.Process(target=train_normalised, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
+    model.load_state_dict(torch.load(tmp_path / "run" / "trained"))
+    data, metrics = datasets.load(str(images)), Metrics(2, torch.device("cpu"))
+    batches = loaders.eval_batches(data.val, make_normalization("raw", data.train), 224, torch.device("cpu"))
+    measure(model, batches, metrics)
+    expected = metrics.result(len(data.val))["loss"]
+    assert load_run(tmp_path / "run").final["val_loss"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_signal_to_one_process_stops_all(images, tmp_path):
     out = tmp_path / "run"
     started = launch(2, out, images, "--epochs", "100000", "--save-every", "0")
@@ -826,7 +889,7 @@ def test_a_stuck_loss_is_named_once():
     for step, loss in ((100, 2.3), (200, 2.2), (300, 2.3), (400, 2.3)):
         warning.row({"step": step, "train_loss": loss})
     assert len(lines) == 1
-    assert all(word in lines[0] for word in ("300 steps", "ln 10 = 2.303", "zero-bias", "imagenet"))
+    assert all(word in lines[0] for word in ("300 steps", "no better", "ln 10 = 2.303", "zero-bias", "imagenet"))
 
 
 def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(run, whole, tmp_path, capsys):

@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -88,14 +89,24 @@ def _sync_folder(folder: Path) -> None:
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], info: ModelInfo) -> None:
     """Write everything that resuming needs: tensors, numbers, strings, and lists and dicts of them."""
+    content = _without_numpy({"format": FORMAT, "card": info.to_json(), **state})
 
     def write(file: Path) -> None:
         try:
-            torch.save({"format": FORMAT, "card": info.to_json(), **state}, file)
+            torch.save(content, file)
         except RuntimeError as error:  # torch's writer hides the disk's own error
             raise OSError(f"{path}: cannot write the checkpoint; is the disk full? ({one_line(error)})") from error
 
     write_atomically(path, write)
+
+
+def _without_numpy(value: Any) -> Any:
+    """``value`` with NumPy's numbers as Python's, because ``read_pickled`` refuses NumPy's."""
+    if isinstance(value, Mapping):
+        return {name: _without_numpy(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_numpy(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], info: ModelInfo) -> None:
@@ -133,7 +144,8 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
             can_map = mmap and CAN_MAP and zipfile.is_zipfile(path)  # a file of an old torch is no zip archive
             return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, because loading it would run code, or it holds no weights") from error
+        reason = "loading it would run code, or torch.save did not write it with its default pickle_protocol"
+        raise ValueError(f"{path}: refused, because {reason}") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # damaged files make these readers raise errors of any class
@@ -361,6 +373,12 @@ def load_run(folder: str | Path) -> Run:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     if not isinstance(config.get("data"), dict) or not isinstance(config["data"].get("train"), int):
         raise ValueError(f"{folder / CONFIG}: does not describe its data")
+    parts = config.get("parts") or []
+    described = isinstance(parts, list) and all(
+        isinstance(part, dict) and isinstance(part.get("versions") or {}, dict) for part in parts
+    )
+    if not described or not isinstance(config.get("runtime") or {}, dict):
+        raise ValueError(f"{folder / CONFIG}: does not describe where it ran")
     rows = [row for _, row in parse_rows(folder / METRICS)] if (folder / METRICS).is_file() else []
     return Run(folder, config, recipe, rows)
 

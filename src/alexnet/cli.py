@@ -69,6 +69,7 @@ RENAMED = {
     "--format torchscript": "--format onnx or --format safetensors, or torch.jit on load_model in Python",
 }
 """Flags and values of version 0.1.0, and what to use instead."""
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif")
 DEFAULT_RUN = "cifar10-small"
 BUNDLED = {DEFAULT_RUN: "cifar10"}
 """The networks that come with this package, and the data set of each."""
@@ -223,7 +224,11 @@ def train(args: Namespace) -> Answer:
         "--tta", Literal[TTA], "Test-time augmentation: also the mirror image, or the paper's ten crops.", "center"
     ),
     argument("--split", Literal["val", "test"], "val: the run's validation images; test: its test set.", "val"),
-    argument("--out", str, "Confusion matrix, a .png file; default: confusion.png in the run folder."),
+    argument(
+        "--out",
+        str,
+        "Confusion matrix, a .png file; default: for --split val, confusion.png in the run folder.",
+    ),
     *DEVICE,
     example="runs/first --tta ten-crop",
 )
@@ -244,7 +249,10 @@ def evaluate(args: Namespace) -> Answer:
         answer.note = "alexnet: evaluated on the held-out test set; do not tune on it"
     elif run and run.recipe.holdout and not run.owns(args.data):
         answer.note = "alexnet: evaluated on the validation images of --data, not on those that the run held out"
-    if picture := Path(args.out) if args.out else run and run.folder / "confusion.png":
+    picture = Path(args.out) if args.out else None
+    if run and not picture and args.split == "val" and run.owns(args.data):
+        picture = run.folder / "confusion.png"
+    if picture:
         try:
             plots.confusion(found["confusion"], dataset.classes, picture)
             answer.text += f"\n\nconfusion matrix as an image: {picture}"
@@ -265,7 +273,8 @@ def predict(args: Namespace) -> Answer:
     """Classify image files."""
     run, images = _run_and_images(args)
     if not images:
-        raise UsageError("name the image files after the run; see alexnet predict --help")
+        hint = f", or the images in a folder, such as {run}/*" if Path(run).is_dir() else ""
+        raise UsageError(f"name the image files after the run{hint}; see alexnet predict --help")
     from alexnet.evaluate import predict
 
     document = []
@@ -314,7 +323,7 @@ def explain(args: Namespace) -> Answer:
         **_given(args, "layer", "channel", "neighbours", "device", "precision"),
     )
     errors = [f"alexnet: {entry['error']}" for entry in found["images"] if entry["error"]]
-    notes = [] if dataset else [f"without accuracy, patches, errors and neighbours: {note}"]
+    notes = [] if dataset else [f"alexnet: without accuracy, patches, errors and neighbours: {note}"]
     return Answer(found, format_explanation(found), int(bool(errors)), "\n".join([*errors, *notes]))
 
 
@@ -413,7 +422,7 @@ def variants(args: Namespace) -> Answer:
 
 @command(
     argument("--recipe", str, "Recipe to check, changed by other flags; without any: the machine and data."),
-    *fields("data", "data_dir", "input_scale", "variant", "width_mult", "init"),
+    *fields("data", "data_dir", "images", "holdout", "batch_size", "input_scale", "variant", "width_mult", "init"),
     *DEVICE,
     example="--recipe classic --init he",
 )
@@ -492,14 +501,14 @@ def _stored_recipe(folder: Path, args: Namespace) -> tuple[Recipe, Runtime]:
 def _run_and_images(args: Namespace) -> tuple[str, list[str]]:
     """Tell whether the first word is a run or, because the run was left out, an image file.
 
-    A run is a bundled name, a folder, a name that ends in .ckpt or .safetensors, or one without a suffix that is not a
-    file.
+    An image is a file, or a name that ends like an image's or begins like an address, which gets an error of its own.
     """
     if args.run is None:
         return DEFAULT_RUN, []
     path = Path(args.run)
-    is_weights = path.suffix in (".ckpt", ".safetensors") or (not path.suffix and not path.is_file())
-    is_run = args.run in BUNDLED or path.is_dir() or is_weights
+    is_weights = path.suffix in (".ckpt", ".safetensors")
+    is_image = path.is_file() or path.suffix.lower() in IMAGE_ENDINGS or "://" in args.run
+    is_run = args.run in BUNDLED or is_weights or not is_image
     return (args.run, args.images) if is_run else (DEFAULT_RUN, [args.run, *args.images])
 
 

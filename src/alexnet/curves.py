@@ -156,7 +156,7 @@ def draw_lines(ax: Axes, lines: Sequence[Line], against: str, metric: str, class
     if classes > 1 and (is_loss or is_accuracy):
         mark_chance(ax, classes, is_loss=is_loss)
     if not is_loss and metric != "grad_norm":
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, max(ax.get_ylim()[1], 1.02 * ax.dataLim.y1))  # a constant line would lie on the edge
     if any(line.label for line in lines):
         ax.legend(frameon=False, loc="best" if classes else "upper right")
 

@@ -150,6 +150,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a trained network on the validation or test images of a data set. The model moves to the device.
 
+    Its mode, training or evaluation, is restored.
+
     Args:
         tta: test-time augmentation: ``center``, one crop an image, as in training; ``flip``, it and its mirror image;
             ``ten-crop``. Mirror images are left out for data in which they have no class, such as digits.
@@ -174,8 +176,12 @@ def evaluate(
     batches = eval_batches(images, info.normalization, RESIZE if tta == "ten-crop" else size, place)
     viewing = model if tta == "center" else TestTimeAugmentation(model, size, mirror=dataset.flip)
     metrics = Metrics(len(dataset.classes), place)
-    with autocast(place, pick_precision(precision, place)):
-        measure(viewing.eval(), progress_bar(batches, len(images), place) if progress else batches, metrics)
+    was_training = model.training
+    try:
+        with autocast(place, pick_precision(precision, place)):
+            measure(viewing.eval(), progress_bar(batches, len(images), place) if progress else batches, metrics)
+    finally:
+        model.train(was_training)
     found = metrics.result(expected=len(images))
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]

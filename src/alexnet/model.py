@@ -311,8 +311,8 @@ class AlexNet_2012(
         widths: str | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise FieldError("num_classes", "1 or more", num_classes)
+        if isinstance(num_classes, bool) or not hasattr(num_classes, "__index__") or not 1 <= num_classes < 2**31:
+            raise FieldError("num_classes", "a whole number from 1 to 2147483647", num_classes)
         if widths is not None:
             width_mult = OLD_WIDTHS[check_choice("widths", widths, OLD_WIDTHS)]
         _check_network(variant, width_mult, dropout)
@@ -331,13 +331,16 @@ class AlexNet_2012(
     __jit_unused_properties__ = ("num_classes", "info")
 
     def _head(self) -> Any:
-        """``fc8``, or the last layer of what replaced it."""
-        return [layer for layer in self.modules() if hasattr(layer, "out_features")][-1]
+        """``fc8``, or the last layer of what replaced it or the classifier; None if that has no ``out_features``."""
+        head = getattr(self.classifier, "fc8", self.classifier)
+        return next((layer for layer in reversed(list(head.modules())) if hasattr(layer, "out_features")), None)
 
     @property
     def num_classes(self) -> int:
-        """The number of outputs, also after ``fc8`` was replaced."""
-        return int(self._head().out_features)
+        """The number of outputs, also after ``fc8`` was replaced. AttributeError if its replacement does not tell."""
+        if (head := self._head()) is None:
+            raise AttributeError("num_classes is not known, because the classifier ends without out_features")
+        return int(head.out_features)
 
     @property
     def info(self) -> ModelInfo | None:
@@ -346,6 +349,8 @@ class AlexNet_2012(
 
     @info.setter
     def info(self, info: ModelInfo | None) -> None:
+        if self._head() is None:
+            raise ValueError("info needs a classifier that ends in a layer with out_features")
         if info and info.num_classes != self.num_classes:
             raise ValueError(f"info must have {self.num_classes} classes, as the network has, got {info.num_classes}")
         self._head().info = info
@@ -395,6 +400,8 @@ class AlexNet_2012(
 
     def changed_layer(self) -> str | None:
         """The first layer that differs from a new network with the same arguments, or None."""
+        if self._head() is None:
+            return "classifier"
         with torch.device("meta"):
             built = AlexNet_2012(**self._arguments())
         pairs = zip_longest(_described(self), _described(built))  # a layer may be missing or added
@@ -437,11 +444,17 @@ class AlexNet_2012(
             FileNotFoundError: nothing there to load.
             ValueError: the files are damaged, or the weights do not fit.
         """
+        from alexnet.checkpoint import CONFIG, load_model, read_config
+
         name = str(pretrained_model_name_or_path)
         if (Path(name) / WEIGHTS).is_file() or ("/" in name and not Path(name).exists()):
+            if (Path(name) / CONFIG).is_file():
+                read_config(Path(name))  # huggingface_hub does not name a damaged file
             return super().from_pretrained(name, **options)
-        from alexnet.checkpoint import load_model
-
+        if unknown := options.keys() - {*NETWORK, *DOWNLOAD, "widths", "init", "map_location", "strict"}:
+            raise TypeError(f"from_pretrained() got unexpected arguments: {', '.join(sorted(unknown))}")
+        if "widths" in options:
+            options["width_mult"] = OLD_WIDTHS[check_choice("widths", options["widths"], OLD_WIDTHS)]
         model = load_model(name).requires_grad_().to(options.get("map_location", "cpu"))
         for argument, value in model._arguments().items():
             if options.get(argument, value) != value:
@@ -482,7 +495,14 @@ class AlexNet_2012(
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **options: Any
     ) -> str | None:
-        """Write a folder for ``from_pretrained``; arguments as in huggingface_hub's mixin."""
+        """Write a folder for ``from_pretrained``; arguments as in huggingface_hub's mixin.
+
+        Raises:
+            ValueError: a layer was changed, so that ``from_pretrained`` would build another network.
+        """
+        if type(self) is AlexNet_2012 and (changed := self.changed_layer()):
+            reason = f"from which from_pretrained builds it again, but {changed} differs"
+            raise ValueError(f"the network must have the layers of variant {self.variant.name}, {reason}")
         return super().save_pretrained(save_directory, config=config or self._arguments(), **options)
 
     def _arguments(self) -> dict[str, Any]:
@@ -526,9 +546,13 @@ class Scale(nn.Module):
 
 
 def _described(model: AlexNet_2012) -> list[tuple[str, str]]:
-    """The names and the texts of the layers. Dropout's probability, which only training uses, is left out."""
+    """The names and the texts of the layers, with the names of their tensors, which pruning changes.
+
+    Dropout's probability, which only training uses, is left out.
+    """
     layers = (*model.features.named_children(), *model.classifier.named_children())
-    return [(name, "Dropout" if type(layer) is nn.Dropout else str(layer)) for name, layer in layers]
+    texts = ("Dropout" if type(layer) is nn.Dropout else f"{layer} {sorted(layer.state_dict())}" for _, layer in layers)
+    return list(zip((name for name, _ in layers), texts, strict=True))
 
 
 def _features(v: Variant) -> nn.Sequential:

@@ -7,6 +7,7 @@ one. ``torch.optim.Muon`` takes matrices alone; here a convolution's weight ``[o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +24,18 @@ class SGDMuon(torch.optim.SGD):
         dtype: of the matrix products of ``orthogonalize``. bfloat16 is for hardware that multiplies in it.
 
     Raises:
+        ValueError: ``dampening`` is not 0.
         RuntimeError: ``fused=True`` with a gradient scaler, which then leaves scaling the gradients to the optimizer.
     """
 
     def __init__(self, params: Any, *, dtype: torch.dtype = torch.float32, **options: Any) -> None:
         super().__init__(params, **options)
+        if any(group["dampening"] for group in self.param_groups):
+            raise ValueError("dampening must be 0")
         self.dtype = dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"dtype": self.dtype}  # torch copies its own attributes alone
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -36,23 +43,28 @@ class SGDMuon(torch.optim.SGD):
             raise RuntimeError("SGDMuon does not scale gradients; use fused=False with a gradient scaler")
         with torch.enable_grad():
             loss = closure() if closure else None
+        done: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
             for weight in group["params"] if group.get("muon") else ():
                 if weight.grad is None:
                     continue
+                grad = -weight.grad if group["maximize"] else weight.grad
                 state = self.state[weight]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
-                momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
-                update = orthogonalize(weight.grad.add(momentum, alpha=group["momentum"]).flatten(1), self.dtype)
+                momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
+                update = orthogonalize(grad.add(momentum, alpha=group["momentum"]).flatten(1), self.dtype)
                 update *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(weight.shape), alpha=-group["lr"])
+                done.append((weight, weight.grad))
                 weight.grad = None  # SGD leaves it alone
             for weight in group["params"] if group["momentum"] else ():
                 # fused SGD needs the buffers of all or of none, and a layer may be unfrozen later than others
                 if weight.grad is not None and self.state[weight].get("momentum_buffer") is None:
                     self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        super().step()
+        inspect.unwrap(torch.optim.SGD.step)(self)  # without the hooks, which run around this whole step
+        for weight, grad in done:
+            weight.grad = grad
         return loss
 
 

@@ -47,7 +47,7 @@ def suggest(name: str, allowed: Collection[str]) -> str:
 
 def check_choice(field: str, value: str, allowed: Collection[str]) -> str:
     """Return ``value`` if it is one of ``allowed``; else raise ``FieldError``, which lists them."""
-    if value not in allowed:
+    if value not in tuple(allowed):  # a value that cannot be hashed is none of a mapping's either
         raise FieldError(field, f"one of {', '.join(allowed)}", value, suggest(value, allowed))
     return value
 
@@ -205,6 +205,8 @@ def _check_types(config: Recipe | Runtime) -> None:
             is_right = isinstance(value, accepted) and (bool in kinds or not isinstance(value, bool))
             names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
             _check(config, name, is_right, f"of type {names}")
+            if isinstance(value, float):  # as plain floats: NumPy's are a subclass
+                object.__setattr__(config, name, float(value))
 
 
 def classic(**changes: Any) -> Recipe:

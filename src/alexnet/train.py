@@ -166,9 +166,9 @@ def run(
             ``AlexNet_2012``, for example a trained one with a new ``fc8``, or another. The former's variant, width and
             dropout replace those of the recipe, and it ends with the last weights and their ``info``. The latter must
             have ``input_size``, which is S, 224 to 256, and may have ``param_groups(recipe)``, the optimizer's groups;
-            without it all parameters form one group. A group may have ``lr_steps``, pairs of a first epoch and a
-            learning rate, in place of the recipe's schedule. All layers are put into training mode; to keep the
-            statistics of a normalisation, override its ``train``.
+            without it all parameters form one group. A group may have ``lr_steps``, pairs of a first epoch, from 0
+            on, and a learning rate, in place of the recipe's schedule; its own ``lr`` is not used. All layers are put
+            into training mode; to keep the statistics of a normalisation, override its ``train``.
         open_loader: has the arguments of ``data.loaders.open_loader``. With several processes, its batches must have
             ``recipe.batch_size`` images in all, the last one of an epoch what is left.
         parallel: ``tools.two_towers.TwoTowers()`` for ``Runtime(parallel="towers")``; by default ``DataParallel``.
@@ -258,13 +258,13 @@ def run(
     size: Any = getattr(net, "input_size", None)
     if isinstance(net, AlexNet_2012):
         size = net.variant.image_sizes[0]
-        if net.num_classes != classes:
-            raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
         if changed := net.changed_layer():
             raise ValueError(
                 f"model must have the layers of variant {recipe.variant}, from which load_model builds it again, but "
                 f"{changed} differs; wrap it in nn.Sequential, with the attribute input_size, to train it all the same"
             )
+        if net.num_classes != classes:
+            raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
     if size is None:
         raise ValueError("model must have the attribute input_size, the side of its input")
     if not any(weight.requires_grad for weight in net.parameters()):
@@ -306,8 +306,12 @@ def run(
     def evaluate(split: str, tta: str) -> dict[str, Any] | None:
         """Metrics of all processes over a split; None if a signal came meanwhile."""
         count = len(splits[split])
-        turns = -(-count // (shard.world * eval_batch_size(device)))  # of the largest shard
-        batches = itertools.islice(itertools.chain(loader.eval(mine[split], tta), itertools.repeat(None)), turns)
+        batches: Iterator[loaders.Batch | None] = loader.eval(mine[split], tta)
+        if shard.world > 1:
+            turns = -(-count // (shard.world * eval_batch_size(device)))  # of the largest shard
+            batches = itertools.islice(itertools.chain(batches, itertools.repeat(None)), turns)
+            for buffer in eval_net.buffers():  # those that are saved; DDP shares them before the next step only
+                dist.broadcast(buffer, 0)
         viewing = eval_net if tta == "center" else TestTimeAugmentation(eval_net, size, mirror=dataset.flip)
         metrics = Metrics(len(dataset.classes), device)
         with autocast(device, precision):
@@ -352,7 +356,7 @@ def run(
         state.logged = state.step
         if is_main:
             metrics_file.add(row)
-        ends = [callback.row(row) for callback in following]  # of the main process; each gets the row
+        ends = [callback.row(dict(row)) for callback in following]  # of the main process; each gets the row
         train_net.train()  # a callback may have evaluated the network
         stopping |= any_process(any(ends))[0]
         bar.row(row)
@@ -664,6 +668,10 @@ def group_rate(recipe: Recipe, group: Mapping[str, Any], step: int, steps_per_ep
 def make_optimizer(net: Any, recipe: Recipe, device: torch.device, precision: str = "fp32") -> SGDMuon:
     """The recipe's optimizer, fused where torch has it. ``precision`` is that of Muon's matrix products."""
     groups = net.param_groups(recipe) if hasattr(net, "param_groups") else list(_param_groups(net, recipe))
+    for group in groups:
+        epochs = [first for first, _ in group.get("lr_steps", [(0, 0)])]
+        if epochs[:1] != [0] or epochs != sorted(epochs):
+            raise ValueError(f"lr_steps must begin with epoch 0, and its epochs must rise, got {epochs}")
     return SGDMuon(
         groups,
         lr=recipe.lr,
@@ -770,7 +778,7 @@ class RunningSums:
 
 
 class StuckWarning(Callback):
-    """Says once, from step 200 on, that the loss is still that of guessing, and the likely cause."""
+    """Says once, from step 200 on, that the loss is no better than that of guessing, and the likely cause."""
 
     def start(self, run: RunInfo) -> None:
         self.run, self.warned = run, run.config["given_model"]  # the hint is about a recipe's own start
@@ -781,7 +789,7 @@ class StuckWarning(Callback):
             return
         self.warned = True
         self.run.say(
-            f"warning: after {row['step']:.0f} steps the loss is {row['train_loss']:.3f}, that of guessing "
+            f"warning: after {row['step']:.0f} steps the loss is {row['train_loss']:.3f}, no better than guessing "
             f"(ln {self.run.num_classes} = {chance:.3f}). Likely cause: {stuck_hint(self.run.recipe)}"
         )
 

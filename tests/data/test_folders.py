@@ -56,7 +56,11 @@ def test_validation_is_preferred_to_test_which_is_kept_for_the_end(tmp_path):
 def test_a_test_split_without_labels_is_not_read(tmp_path, options):
     parquet_folder(tmp_path, val_name="validation")
     write_parquet(tmp_path / "test-00000-of-00001.parquet", **{"labels": (0, 1)} | options)
-    assert load(str(tmp_path)).test is None
+    dataset = load(str(tmp_path))
+    assert (dataset.test, dataset.val_split) == (None, "val")
+    assert "test" in dataset.notes[0]
+    (tmp_path / "validation-00000-of-00001.parquet").unlink()
+    assert load(str(tmp_path)).val_split.startswith("val (a tenth")
 
 
 @pytest.mark.parametrize("label", ["label", "labels", "fine_label"])
@@ -240,6 +244,9 @@ def test_a_test_folder_beside_val_is_kept_for_the_end(tmp_path):
     (tmp_path / "test" / "photos").rmdir()
     (tmp_path / "test" / "0.png").touch()
     assert load(spec).test is None  # images without labels
+    (tmp_path / "val").rename(tmp_path / "aside")
+    assert load(spec).val_split.startswith("val (a tenth")
+    (tmp_path / "aside").rename(tmp_path / "val")
     (tmp_path / "test" / "photos").mkdir()
     (tmp_path / "test" / "dog").mkdir()
     assert "'photos'" in refusal(spec)
@@ -306,6 +313,10 @@ def test_links_are_followed_and_each_real_folder_is_visited_once(tmp_path):
     for name in ("cat", "dog"):
         (linked / "val" / name).symlink_to(f"../../store/val/{name}")
     assert (len(load(str(linked)).train), len(load(str(linked)).val)) == (6, 6)
+    (tmp_path / "twice").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "twice" / split).symlink_to(tmp_path / "store/train")
+    assert "train/cat is used 2 times, because of links" in refusal(tmp_path / "twice")
     image_folder(tmp_path / "more", ("photos",), classes=("x",))
     for name, target in (
         ("self", "."), ("split", ".."), ("root", "../.."), ("dog", "../dog"),

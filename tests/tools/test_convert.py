@@ -354,7 +354,8 @@ def test_a_file_that_would_run_code_is_refused_and_says_what_is_in_it(legacy, tm
         ({"features.conv1.bias": None}, "4 convolutions and 3 fully connected"),
         ({"features.conv6.weight": torch.zeros(6, 6, 3, 3), "features.conv6.bias": torch.zeros(6)}, "6 convolutions"),
         ({"features.conv1.weight": torch.zeros(6, 3, 11, 11).to_sparse()}, "conv1: weight is sparse"),
-        ({"features.conv1.weight": torch.zeros(6, 3, 11, 11, dtype=torch.complex64)}, "complex"),
+        ({"features.conv1.weight": torch.zeros(6, 3, 11, 11, dtype=torch.complex64)}, "not floating point"),
+        ({"features.conv1.weight": torch.zeros(6, 3, 11, 11, dtype=torch.int8)}, "not floating point"),
         ({"features.conv1.weight": torch.zeros(6, 3, 11, 11, device="meta")}, "without values"),
     ],
 )

@@ -71,6 +71,13 @@ def test_without_a_recipe_or_without_data(tmp_path):
     assert "cannot tell" in doctor.format_report(missing)
 
 
+@pytest.mark.parametrize("changes", [{"holdout": 1438}, {"batch_size": 1439}, {"holdout": 1400, "batch_size": 64}])
+def test_a_recipe_that_does_not_fit_the_data(changes):
+    found = doctor.examine(recipes.quickstart(width_mult=1 / 16, **changes))
+    assert found["will_learn"] is False
+    assert "will not run: quickstart cannot train on these data" in doctor.format_report(found)
+
+
 @pytest.mark.slow
 @needs_images
 @pytest.mark.skipif(not RECORD.is_file(), reason="needs results/learning.json")

@@ -1,6 +1,7 @@
 """Explain: Grad-CAM against captum, receptive fields against a gradient, neighbours against scikit-learn, the page."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -471,6 +472,11 @@ def test_refusals(tmp_path, field, options, monkeypatch):
     with pytest.raises(FieldError) as error:
         explain.explain(network(), **{"files": ["a.png"], "out": Path("x.html"), "title": "x"} | options)
     assert error.value.field == field
+    Image.new("RGB", (8, 8)).save("a.png")
+    damaged = network()
+    damaged.classifier.fc8.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        explain.explain(damaged, ["a.png"], out=Path("x.html"), title="x")
     with pytest.raises(ValueError, match="name image files"):
         explain.explain(network(), out=Path("x.html"), title="x")
     assert not list(tmp_path.iterdir())

@@ -111,7 +111,7 @@ def test_onnx_without_its_packages(weights, tmp_path, monkeypatch, package):
     [
         ("tflite", "x.tflite", ValueError, "tflite"),
         ("onnx", "x.bin", ValueError, "x.bin"),
-        ("onnx", "nowhere/x.onnx", FileNotFoundError, "nowhere"),
+        ("onnx", "nowhere/x.onnx", ValueError, "nowhere"),
         ("onnx", "x.onnx", FileNotFoundError, "missing"),
     ],
 )

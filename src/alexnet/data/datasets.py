@@ -18,6 +18,7 @@ import stat
 import sys
 import unicodedata
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -280,8 +281,9 @@ class Dataset:
 
     def _check_count(self, name: str, count: int) -> None:
         if not 0 < count < len(self.train):
-            hint = "; with holdout 0 and tta center, no image is held out" if name == "holdout" else ""
-            raise FieldError(name, f"less than {len(self.train):,}, the training images of {self.name}", count, hint)
+            hints = {"holdout": "; with holdout 0 and tta center, none is held out", "images": "; none: all are used"}
+            limit = f"less than {len(self.train):,}, the training images of {self.name}"
+            raise FieldError(name, limit, count, hints[name])
 
     def fingerprint(self) -> str:
         """The first of ``fingerprints``."""
@@ -401,7 +403,8 @@ def _checked(dataset: Dataset) -> Dataset:
         splits["test"] = dataset.test
     for split, images in splits.items():
         if not len(images):
-            raise _refused(dataset.spec, f"the split {split} is empty")
+            one_each = "; no image can be held out, because each class has one" if split.startswith("val (") else ""
+            raise _refused(dataset.spec, f"the split {split} is empty{one_each}")
     count = len(dataset.classes)
     if count < 2:
         raise _refused(dataset.spec, f"only one class, '{dataset.classes[0]}'; at least two are needed")
@@ -567,9 +570,13 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
     left_out: list[str] = []
     found = {split: _class_folders(folder / split, left_out) for split in splits}
     notes: list[str] = []
-    if len(splits) == 3 and not found["test"].keys() & found["train"].keys():
+    if "test" in found and not found["test"].keys() & found["train"].keys():
         del found["test"]  # without folders of these classes it has no labels
         notes.append(f"{folder / 'test'} is not used, because none of its folders is a class of train/")
+    linked = Counter(os.path.realpath(path) for own in found.values() for path in chain(*own.values()))
+    for path, uses in linked.most_common(1):
+        if uses > 1:
+            raise _refused(spec, f"{path} is used {uses} times, because of links to it")
     for split, own in found.items():
         if not own:
             raise _refused(spec, f"{split}/ has no folders; the images of each class must be in a folder of its own")
@@ -724,16 +731,17 @@ def _hugging_face(spec: str) -> Dataset:
 def _from_tables(spec: str, name: str, tables: Mapping[str, SplitTable], folders: Sequence[str]) -> Dataset:
     images: dict[str, Images] = {}
     classes: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
     for split, (table, parts) in tables.items():
         try:
             images[split], classes[split] = _labelled(table, parts, folders)
         except _NoLabelsError:
-            if split != "test" or len(tables) < 3:
+            if split != "test":
                 raise
-            # many data sets do not publish the labels of their test split
+            notes.append(f"the split test of {name} is not used, because it has no labels")
     if not classes["train"]:  # then they are the numbers from 0
         classes = {"train": tuple(map(str, range(len(np.unique(images["train"].labels)))))}
-    return _dataset(spec, name, classes, images)
+    return replace(_dataset(spec, name, classes, images), notes=tuple(notes))
 
 
 class _NoLabelsError(ValueError):

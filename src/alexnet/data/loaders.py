@@ -37,7 +37,9 @@ from alexnet.data.images import prefetch
 from alexnet.data.normalization import RESIZE, Normalization, are_small, central_pixels, mean_pixels, normalized
 from alexnet.recipes import FieldError, Recipe, Runtime, check_choice
 
-__all__ = ["Batch", "Loader", "Shard", "epoch_order", "eval_batch_size", "eval_batches", "open_loader"]
+__all__ = [
+    "Batch", "Loader", "Shard", "check_batch_size", "epoch_order", "eval_batch_size", "eval_batches", "open_loader",
+]  # fmt: skip
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 ``[B, 3, S, S]`` and labels int64 ``[B]``, on one device."""
@@ -61,7 +63,10 @@ class Loader(Protocol):
         """This process's part of the epoch's batches, from batch ``start`` on."""
 
     def eval(self, images: Images, tta: str) -> Iterator[Batch]:
-        """The images in order, at the size that the test-time augmentation takes its crops from."""
+        """The images in order, at the size that the test-time augmentation takes its crops from.
+
+        With several processes, in batches of ``eval_batch_size``, so that all take the same number of turns.
+        """
 
 
 def open_loader(
@@ -81,11 +86,7 @@ def open_loader(
     if not 224 <= size <= RESIZE:
         reason = f"from whose pixels crops are cut, got {size}; a model of another size must resize its input"
         raise ValueError(f"input_size must be 224 to {RESIZE}, {reason}")
-    batch, count = recipe.batch_size, len(dataset.train)
-    if batch > count:
-        raise FieldError("batch_size", f"at most {count}, the training images of {dataset.name}", batch)
-    if (count % batch or batch) < shard.world:
-        raise FieldError("batch_size", f"one that leaves at least {shard.world} images for the last batch", batch)
+    check_batch_size(recipe, dataset, shard.world)
     for name in recipe.augment:
         check_choice("augment", name, AUGMENTATIONS)
     if len(set(recipe.augment) & set(CROPS)) > 1:
@@ -95,6 +96,15 @@ def open_loader(
         allowed = f"auto or workers, because the images of {dataset.name} are not small squares, or too many for memory"
         raise FieldError("loader", allowed, runtime.loader)
     return BatchLoader("resident" if resident else "workers", dataset, recipe, norm, size, device, shard)
+
+
+def check_batch_size(recipe: Recipe, dataset: Dataset, world: int = 1) -> None:
+    """``FieldError`` if there are fewer training images than a batch has, or than ``world`` in the last batch."""
+    batch, count = recipe.batch_size, len(dataset.train)
+    if batch > count:
+        raise FieldError("batch_size", f"at most {count}, the training images of {dataset.name}", batch)
+    if (count % batch or batch) < world:
+        raise FieldError("batch_size", f"one that leaves at least {world} images for the last batch", batch)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

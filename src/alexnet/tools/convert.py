@@ -21,7 +21,7 @@ from alexnet.checkpoint import FORMAT, read_pickled, read_safetensors, save_weig
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
 from alexnet.lrn import ResponseNorm
 from alexnet.model import VARIANTS, AlexNet_2012, ModelInfo
-from alexnet.recipes import check_choice
+from alexnet.recipes import FieldError, check_choice
 from alexnet.tools.caffe import CaffeLayer, read_binaryproto, read_caffemodel
 
 __all__ = ["convert"]
@@ -78,7 +78,9 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
     """
     source, out = Path(source), Path(out)
     if out.suffix != ".safetensors":
-        raise ValueError(f"out must be a file name that ends in .safetensors, got {out}")
+        raise FieldError("out", "a file name that ends in .safetensors", str(out))
+    if not out.parent.is_dir():
+        raise FieldError("out", "a file in a folder that exists", str(out))
     if variant is not None:
         check_choice("variant", variant, VARIANTS)
     if source.is_dir():
@@ -117,8 +119,8 @@ def _fit(source: Path, layers: Sequence[Layer], variant: str) -> dict[str, Layer
         for key, value, shape in zip(("weight", "bias"), (layer.weight, layer.bias), shapes, strict=True):
             if list(value.shape) != shape:
                 raise ValueError(f"{source}: {name}: {key} of shape {list(value.shape)}; variant {variant} has {shape}")
-            if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
-                raise ValueError(f"{source}: {name}: {key} is sparse, quantized, complex or without values")
+            if value.layout != torch.strided or not value.is_floating_point() or value.is_meta:
+                raise ValueError(f"{source}: {name}: {key} is sparse, not floating point or without values")
     return dict(zip(targets, found, strict=True))
 
 

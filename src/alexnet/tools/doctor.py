@@ -19,11 +19,11 @@ from torch import Tensor
 
 from alexnet import system, tracking
 from alexnet.data import datasets
-from alexnet.data.loaders import eval_batches
+from alexnet.data.loaders import check_batch_size, eval_batches
 from alexnet.data.normalization import make_normalization
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import Recipe, Runtime, classic
+from alexnet.recipes import FieldError, Recipe, Runtime, classic
 from alexnet.tools.explain import analysis
 from alexnet.train import stuck_hint
 
@@ -35,7 +35,8 @@ __all__ = ["examine", "format_report", "probe", "probe_recipe", "verdict"]
 # between the settings that learn and those that do not in docs/why-2.303.md.
 LEAST_SIGNAL, MOST_SIGNAL, LEAST_SHARE = 2e-3, 3.0, 0.02
 PROBE_BATCH = 64
-CHECKPOINTS_GB = 0.7  # last.ckpt and best.safetensors
+CHECKPOINTS_GB = 0.95  # last.ckpt with EMA and best.safetensors
+SAVING_GB = 0.7  # of a new last.ckpt, until it replaces the old one
 
 
 def probe(model: AlexNet_2012, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
@@ -86,7 +87,7 @@ def verdict(layers: list[dict[str, Any]], recipe: Recipe) -> tuple[bool, str]:
 def examine(recipe: Recipe | None = None, runtime: Runtime | None = None) -> dict[str, Any]:
     """Collect what ``alexnet doctor --json`` prints. With a recipe also ``layers``, ``will_learn`` and ``reason``.
 
-    Nothing is downloaded. If the data are not on disk, ``will_learn`` is None and ``reason`` says what is missing.
+    Nothing is downloaded. If the data are not on disk, ``will_learn`` is None and ``reason`` says why.
     """
     runtime = runtime or Runtime()
     device = system.pick_device(runtime.device)
@@ -109,15 +110,24 @@ def examine(recipe: Recipe | None = None, runtime: Runtime | None = None) -> dic
     if recipe is None:
         return found
     if not found["data"]["found"]:
-        return found | {"layers": [], "will_learn": None, "reason": f"the data are missing: {found['data']['how']}"}
-    layers = probe_recipe(recipe, runtime.data_dir)
+        return found | {"layers": [], "will_learn": None, "reason": f"the data cannot be used: {found['data']['how']}"}
+    try:
+        layers = probe_recipe(recipe, runtime.data_dir)
+    except FieldError as error:
+        reason = f"{recipe.name} cannot train on these data: {error}"
+        return found | {"layers": [], "will_learn": False, "reason": reason}
     will_learn, reason = verdict(layers, recipe)
     return found | {"layers": layers, "will_learn": will_learn, "reason": reason}
 
 
 def probe_recipe(recipe: Recipe, data_dir: str = "data") -> list[dict[str, Any]]:
-    """``probe`` the recipe's fresh network on a batch of its training images, on the CPU."""
-    dataset = datasets.load(recipe.data, data_dir)
+    """``probe`` the recipe's fresh network on a batch of its training images, on the CPU.
+
+    Raises:
+        FieldError: the recipe does not fit the data.
+    """
+    dataset = datasets.load(recipe.data, data_dir).prepare(recipe)
+    check_batch_size(recipe, dataset)
     generator = torch.manual_seed(recipe.seed)
     model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     normalization = make_normalization(recipe.input_scale, dataset.train)
@@ -150,7 +160,7 @@ def format_report(found: dict[str, Any]) -> str:
         f"compiler   {compiler}; local response normalisation runs in {found['lrn']}",
         *(f"tracker    {name}: {state}" for name, state in found["trackers"].items()),
         f"data       {found['data']['how']}",
-        f"disk       {found['disk_free_gb']} GB free; a run needs {CHECKPOINTS_GB} GB, twice that while it saves",
+        f"disk       {found['disk_free_gb']} GB free; a run needs {CHECKPOINTS_GB} GB, and {SAVING_GB} GB more to save",
         "versions   " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
     ]
     if "will_learn" not in found:
@@ -161,5 +171,5 @@ def format_report(found: dict[str, Any]) -> str:
             numbers = (f"{layer[key]:>12.2g}" for key in ("signal_std", "signal_mean", "grad_std"))
             lines.append(f"{layer['name']:8}{''.join(numbers)}")
     answers = {True: "will start to learn", False: "will not start to learn within 300 steps", None: "cannot tell"}
-    answer = answers[found["will_learn"]]
+    answer = answers[found["will_learn"]] if found["layers"] or found["will_learn"] is None else "will not run"
     return "\n".join([*lines, "", f"{answer}: {found['reason']}"])

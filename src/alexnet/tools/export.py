@@ -18,7 +18,7 @@ from alexnet.checkpoint import load_model, load_weights, save_weights, write_ato
 from alexnet.evaluate import info_of
 from alexnet.lrn import ResponseNorm
 from alexnet.model import AlexNet_2012, ModelInfo
-from alexnet.recipes import check_choice
+from alexnet.recipes import FieldError, check_choice
 
 __all__ = ["FORMATS", "export"]
 
@@ -42,16 +42,16 @@ def export(path: str | Path, format: str, out: str | Path) -> dict[str, Any]:
         difference of a logit, as a fraction of the largest logit, on three batches; for ONNX also ``opset``.
 
     Raises:
-        FileNotFoundError: ``path`` or the folder of ``out`` does not exist.
-        ValueError: an unknown format, a wrong suffix of ``out``, a damaged ``path``, a missing package, or a file that
-            does not compute what the network computes (it is deleted).
+        FileNotFoundError: ``path`` does not exist.
+        ValueError: an unknown format, a wrong suffix or folder of ``out``, a damaged ``path``, a missing package, or a
+            file that does not compute what the network computes (it is deleted).
     """
     check_choice("format", format, FORMATS)
     out = Path(out)
     if out.suffix != f".{format}":
-        raise ValueError(f"out must be a file name that ends in .{format}, got {out}")
+        raise FieldError("out", f"a file name that ends in .{format}", str(out))
     if not out.parent.is_dir():
-        raise FileNotFoundError(f"{out.parent}: no such folder")
+        raise FieldError("out", "a file in a folder that exists", str(out))
     model = load_model(path)
     result: dict[str, Any] = {"file": str(out), "format": format}
 

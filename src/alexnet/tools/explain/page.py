@@ -90,6 +90,8 @@ def explain(
         raise ValueError("; ".join(entry["error"] for entry in entries))
     shown = [entry for entry in entries if not entry["error"]]
     explanations = analysis.explain_images(model, pictures)
+    if any(math.isnan(share) for found in explanations for _, share in found.top):
+        raise ValueError("the network's outputs are not finite numbers; its weights are damaged")
     for entry, found in zip(shown, explanations, strict=True):
         entry["top"] = [{"class": info.classes[index], "probability": share} for index, share in found.top]
         entry["cam_peak"] = float(found.evidence[0].max())
@@ -240,7 +242,7 @@ def _calibration_chart(found: analysis.Calibration) -> Markup:
         above.plot([0, 100], [0, 100], color=COLOURS["soft"], linewidth=1, linestyle=(0, (4, 3)))
         confidence, accuracy = ([100 * value for value in each] for each in (found.confidence, found.accuracy))
         above.plot(confidence, accuracy, color=COLOURS["train"], marker="o", markersize=5, linewidth=1.6)
-        above.set(xlim=[0, 100], ylim=[0, 100], ylabel="correct (%)")
+        above.set(xlim=[0, 100], ylim=[0, 102], ylabel="correct (%)")
         middles = [(math.ceil(value * BINS) - 0.5) / BINS for value in found.confidence]
         below.bar([100 * value for value in middles], found.counts, width=90 / BINS, color=COLOURS["train"])
         below.set(xlabel="probability of the answer (%)", ylabel="images")
