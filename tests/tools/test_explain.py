@@ -472,11 +472,13 @@ def test_refusals(tmp_path, field, options, monkeypatch):
     with pytest.raises(FieldError) as error:
         explain.explain(network(), **{"files": ["a.png"], "out": Path("x.html"), "title": "x"} | options)
     assert error.value.field == field
-    Image.new("RGB", (8, 8)).save("a.png")
-    damaged = network()
-    damaged.classifier.fc8.bias.fill_(math.nan)
-    with pytest.raises(ValueError, match="not finite"):
-        explain.explain(damaged, ["a.png"], out=Path("x.html"), title="x")
     with pytest.raises(ValueError, match="name image files"):
         explain.explain(network(), out=Path("x.html"), title="x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_damaged_weights(tmp_path, picture):
+    damaged = network()
+    damaged.classifier.fc8.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        explain.explain(damaged, [picture], out=tmp_path / "x.html", title="x")
