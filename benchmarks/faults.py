@@ -54,7 +54,7 @@ from forked import SERVER, Command, Run
 from record import GrowingRecord, origin
 from runs import COMMAND, MANY, assert_same_run, make_images
 
-KINDS: dict[str, dict[str, Any]] = {"classic's fields": {}, "every part of a recipe": MANY}
+KINDS: dict[str, dict[str, Any]] = {"classic's fields": {}, "many fields": MANY}
 SHORT = ["--max-steps", "6", "--save-every", "0", "--quiet"]
 ERRORS = ("ENOSPC", "EIO", "EROFS")
 CALLS = "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,ftruncate"

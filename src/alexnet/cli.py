@@ -173,9 +173,11 @@ def _flag(name: str) -> str:
 
 RUN = argument("run", str, "Run folder, checkpoint, .safetensors file, or cifar10-small, which is bundled.")
 RUN_IF_ANY = argument("run", str, "Run folder, checkpoint or .safetensors file; default: cifar10-small.", nargs="?")
-RESUME = argument("--resume", bool, "Resume what is in the folder; a run keeps its recipe.")
+RESUME = argument("--resume", bool, "Resume what is in the folder, with the same settings.")
 DATA_IF_ANY = argument(
-    "--data", str, "Images as for evaluate, or none; default: the run's own (demo, and explain IMAGE: only if on disk)."
+    "--data",
+    str,
+    "cifar10, digits, a folder, hf:NAME, or none; default: the run's own (IMAGE and demo: if on disk).",
 )
 DATA_DIR = argument("--data-dir", str, "Where downloaded data sets are kept; default: the run's own.")
 NEIGHBOURS = argument("--neighbours", int, "Training images to search for nearest neighbours; 0: none.", 10_000)
@@ -295,7 +297,7 @@ def predict(args: Namespace) -> Answer:
     DATA_IF_ANY,
     DATA_DIR,
     argument("--out", str, "Page, a .html file; default: explain.html in the run folder, or here."),
-    argument("--layer", str, "Show the image patches that excite --channel of this layer, such as conv3."),
+    argument("--layer", str, "Layer, such as conv3: show the patches to which --channel responds most."),
     argument("--channel", int, "Channel of --layer, from 0; default: one channel of each convolution."),
     NEIGHBOURS,
     *DEVICE,
@@ -368,8 +370,8 @@ def demo(args: Namespace) -> Answer:
 
 @command(
     RUN,
-    argument("--format", Literal["onnx", "safetensors"], "Format of the file.", required=True),
-    argument("--out", str, "File to write.", required=True),
+    argument("--format", Literal["onnx", "safetensors"], "Format of the file (required).", required=True),
+    argument("--out", str, "File to write (required).", required=True),
     example="runs/first --format onnx --out alexnet.onnx",
 )
 def export(args: Namespace) -> Answer:
@@ -421,7 +423,7 @@ def variants(args: Namespace) -> Answer:
 
 
 @command(
-    argument("--recipe", str, "Recipe to check, changed by other flags; without any: the machine and data."),
+    argument("--recipe", str, "Recipe to check, with the other flags; default: check the machine and data."),
     *fields("data", "data_dir", "images", "holdout", "batch_size", "input_scale", "variant", "width_mult", "init"),
     *DEVICE,
     example="--recipe classic --init he",
@@ -440,7 +442,7 @@ def doctor(args: Namespace) -> Answer:
     argument("--out", str, "Folder of the experiment; default: runs/reproduce-EXPERIMENT."),
     RESUME,
     argument("--full", bool, "Run it at the paper's size, not shortened for a laptop."),
-    argument("--seeds", int, "Runs per arm; default: the experiment's own number."),
+    argument("--seeds", int, "Runs of each setting; default: the experiment's own number."),
     *fields("data", "data_dir", "device", "quiet"),
     example="figure-1 --data cifar10 --out runs/figure-1",
 )
@@ -657,6 +659,9 @@ class _Parser(argparse.ArgumentParser):
                 usage += forms[action.nargs].format(action.metavar)
         self.usage = f"{self.prog}{usage} [flags]"
 
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file, flush=True)  # argparse's own hides that a pipe is closed
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
@@ -739,8 +744,7 @@ def _run(words: Sequence[str]) -> int:
     parser, out = _Parser(words[0]), sys.stdout
     try:
         args = parser.parse(words[1:])
-    except SystemExit:  # --help; a closed pipe is noticed here
-        out.flush()
+    except SystemExit:  # --help
         return 0
     try:
         with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():

@@ -115,7 +115,7 @@ def measure(
     """Add one pass over ``batches`` to ``metrics``, in evaluation mode; the model's mode is restored.
 
     A batch may be None, if this process has no images left. Returns False if ``interrupted()``, which is
-    called at each turn, was true.
+    called before each batch, was true.
     """
     was_training = model.training
     model.eval()

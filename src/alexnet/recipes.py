@@ -70,18 +70,19 @@ class Recipe:
 
     # `data` is where the images are; the fingerprint in the run folder says which images they are.
     data: str = _data("cifar10", "Images: cifar10, digits, a folder, or hf:NAME.", compare=False)
-    images: int | None = _data(None, "Train on about this many images, the same share of each class; none: all.")
+    images: int | None = _data(None, "About this many training images, the same share of each class; none: all.")
     holdout: int = _data(
         0,
         "Training images to validate on, if the data have no split for it; the test set is then evaluated once, at the "
-        "end. 0: validate on the test set.",
+        "end. 0: validate on the split that the data have.",
     )
     input_scale: Literal["raw", "mean-image", "imagenet"] = _data(
         "raw", "raw: 0..255 minus the channel means; mean-image: minus the mean image; imagenet: standardised."
     )
     augment: tuple[str, ...] = _data(
         ("random_resized_crop", "flip"),
-        "Augmentations, functions of alexnet.data.augment; within a stage, in this order.",
+        "Augmentations, in this order: random_resized_crop or random_crop, flip or alternating_flip, pca_color or "
+        "pca_color_std, cutout.",
     )
     pca_color_until: float = _data(1.0, "Share of the epochs, from the first, that use pca_color.")
 
@@ -108,14 +109,14 @@ class Recipe:
     patience: int = _training(5, "Epochs without improvement before the plateau schedule lowers the rate.")
     momentum: float = _training(0.9, "Momentum.")
     nesterov: bool = _training(False, "Nesterov momentum.")
-    weight_decay: float = _training(5e-4, "Weight decay; 0: none, of Muon's layers neither.")
+    weight_decay: float = _training(5e-4, "Weight decay; 0: none, also for Muon's layers.")
     decay_biases: bool = _training(True, "Apply weight decay to biases.")
     clip_norm: float = _training(1.0, "Clip the gradient to this norm; 0: no clipping.")
     label_smoothing: float = _training(0.0, "Label smoothing; train_loss includes it.")
     dropout_ramp: bool = _training(False, "Raise dropout linearly from 0 at the first step to its full value.")
     ema: float = _training(0.0, "Decay of the moving average of the weights, which is validated and saved; 0: none.")
 
-    val_every: int = _run(100, "Steps between validations, each of which logs a row; at most an epoch.")
+    val_every: int = _run(100, "Validate and log a row after this many steps; at most an epoch.")
     tta: Literal["center", "flip", "ten-crop"] = _run("center", "Test-time augmentation for the final test set.")
     seed: int = _run(0, "Seed of weights, order, augmentation and dropout.")
 
@@ -218,7 +219,7 @@ def classic(**changes: Any) -> Recipe:
 
 
 def reference(**changes: Any) -> Recipe:
-    """The one published run of this configuration: ImageNet normalisation and zero biases.
+    """The one published run of this network: ImageNet normalisation and zero biases.
 
     ``alexnet train reference``. The chart in github.com/ajheshbasnet/ClassicCNNs ends at a val_acc of about 56.3%.
     """
@@ -285,7 +286,7 @@ def modern(**changes: Any) -> Recipe:
 def sprint(**changes: Any) -> Recipe:
     """``modern`` without dropout and moving average, on 12,000 training images once: minutes on two cores.
 
-    ``alexnet train sprint``. It validates and evaluates the test set once, at the end.
+    ``alexnet train sprint``. It validates once and evaluates the test set, both at the end.
     """
     base = dataclasses.replace(
         modern(), name="sprint", images=12_000, epochs=1, warmup=0.1, dropout=0.0, dropout_ramp=False, ema=0.0,

@@ -209,7 +209,7 @@ class Images:
 
 
 def hold_out(images: Images, part: float) -> tuple[Images, Images]:
-    """Split off one image in ``part`` of each class, always the same ones. A class of one image stays in training."""
+    """Hold out one image in ``part`` of each class, always the same ones. A class of one image stays in training."""
     held = _one_in(part, images.labels, spare=1)
     return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
 
