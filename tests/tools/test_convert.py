@@ -3,6 +3,7 @@
 import argparse
 import collections
 import contextlib
+import datetime
 import pathlib
 import re
 from pathlib import Path
@@ -258,9 +259,10 @@ STATE = make_network().state_dict()
         {"state_dict": {f"model.{name}": value for name, value in STATE.items()}, "epoch": 3},
         {"model": STATE, "model_ema": STATE},
         {"net": {"model_state_dict": STATE}, "step": torch.tensor(3)},
+        {"checkpoint": {"model": STATE}, "saved": datetime.datetime.now(datetime.UTC)},
         collections.OrderedDict((name.replace(".", "_"), value) for name, value in STATE.items()),
     ],
-    ids=["Sequential", "DataParallel", "compiled DDP", "Lightning", "EMA", "nested", "underscores"],
+    ids=["Sequential", "DataParallel", "compiled DDP", "Lightning", "EMA", "nested", "dated", "underscores"],
 )
 def test_state_dicts_under_other_names(state, tmp_path):
     result = convert(save(tmp_path, state), tmp_path / "out.safetensors")

@@ -35,13 +35,13 @@ TORCHVISION = (
     "this is torchvision's alexnet, the one-tower network of 2014 (One weird trick, arXiv:1404.5997): 64 first filters "
     "and no response normalisation; its weights do not fit AlexNet of 2012, which has 96 first filters"
 )
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")  # of a state dict in a checkpoint
+WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model", "net", "network", "module")  # of a state dict
 PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 # What checkpoints often hold beside their weights. Each is replaced by a placeholder, so none of it is built or run.
 HARMLESS = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("_core", "core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace"),
-    *("datetime.datetime", "datetime.date", "datetime.timedelta"),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in PATHS),
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
 )
