@@ -370,10 +370,7 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
         curves += [f"Every run writes `curves.png` into its folder; here `classic` on the {data_of(record)}, seed 0."]
     if len(full_runs(found["accuracy"])) > 1:
         curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
-    words = {
-        "reproduced": "held", "partly": "held in part", "not reproduced": "did not hold", "too few runs": "undecided",
-        "": "not tested yet",
-    }  # fmt: skip
+    words = {name: name for name in ("reproduced", "partly", "not reproduced", "too few runs")} | {"": "not tested yet"}
     verdicts = dict.fromkeys(EXPERIMENTS, "") | {each["experiment"]: each["verdict"] for each in found["reproduce"]}
     claims = []
     for verdict, word in words.items():
