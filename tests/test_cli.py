@@ -375,8 +375,10 @@ def test_a_missing_run_is_no_image_for_the_bundled_network(run, capsys):
     assert "no such file, run folder or bundled network" in refused(["predict", run, "docs/cat.jpg"], capsys, 1)
 
 
-def test_predict_a_folder_of_images(images, capsys):
-    assert f"such as {images}/*" in refused(["predict", str(images)], capsys)
+def test_predict_without_images(images, trained, capsys):
+    photos = images / "val" / "dark"
+    assert f"such as {photos}/*" in refused(["predict", str(photos)], capsys)
+    assert "such as" not in refused(["predict", str(trained.out)], capsys)
 
 
 def test_predict_answers_all_and_reports_the_bad_one(trained, images, capsys, tmp_path):

@@ -415,7 +415,7 @@ def test_arguments_of_a_network_that_describes_itself_are_refused():
         AlexNet_2012.from_pretrained("cifar10-small", num_clases=10)
     with pytest.raises(ValueError, match="width_mult must be"):
         AlexNet_2012.from_pretrained("cifar10-small", widths="full")
-    same = {"num_classes": 10, "map_location": "meta", "local_files_only": True, "widths": "quarter"}
+    same = {"num_classes": 10, "map_location": "meta", "local_files_only": True, "widths": "quarter", "config": None}
     model = AlexNet_2012.from_pretrained("cifar10-small", **same)
     assert model.classifier.fc8.weight.is_meta
 
@@ -444,6 +444,11 @@ def test_a_network_without_its_classifier(tmp_path):
 
 def test_a_changed_network_is_not_saved(tmp_path):
     model = AlexNet_2012(4, width_mult=1 / 16)
+    model.aux = nn.Linear(3, 7)
+    with pytest.raises(ValueError, match="aux differs"):
+        model.save_pretrained(tmp_path)
+    del model.aux
+    model.features.relu1.inplace = True
     prune.l1_unstructured(model.classifier.fc6, "weight", 0.5)
     with pytest.raises(ValueError, match="fc6 differs"):
         model.save_pretrained(tmp_path)

@@ -242,7 +242,7 @@ def test_numbers_of_numpy_can_be_loaded_and_resumed(run, tmp_path):
         input_size = 224
 
         def param_groups(self, recipe):
-            return [{"params": list(self.parameters()), "lr_steps": [(0, np.float64(0.1)), (1, np.float32(0.01))]}]
+            yield {"params": list(self.parameters()), "lr_steps": [(0, np.float64(0.1)), (1, np.float32(0.01))]}
 
     options = {"lr": np.float64(0.01), "model": Own(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))}
     run(tmp_path / "run", max_steps=2, **options)
@@ -718,7 +718,8 @@ def test_several_processes_validate_the_weights_that_are_saved(images, tmp_path)
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]
     model = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
     model.load_state_dict(torch.load(tmp_path / "run" / "trained"))
     data, metrics = datasets.load(str(images)), Metrics(2, torch.device("cpu"))

@@ -144,7 +144,7 @@ def read_pickled(path: Path, *, mmap: bool = False, safe_globals: tuple[Any, ...
             can_map = mmap and CAN_MAP and zipfile.is_zipfile(path)  # a file of an old torch is no zip archive
             return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     except pickle.UnpicklingError as error:
-        reason = "loading it would run code, or torch.save did not write it with its default pickle_protocol"
+        reason = "loading it would run code, or it is not a file of torch.save (with its default pickle_protocol)"
         raise ValueError(f"{path}: refused, because {reason}") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
@@ -378,7 +378,7 @@ def load_run(folder: str | Path) -> Run:
         isinstance(part, dict) and isinstance(part.get("versions") or {}, dict) for part in parts
     )
     if not described or not isinstance(config.get("runtime") or {}, dict):
-        raise ValueError(f"{folder / CONFIG}: does not describe where it ran")
+        raise ValueError(f"{folder / CONFIG}: does not describe where and how the run was computed")
     rows = [row for _, row in parse_rows(folder / METRICS)] if (folder / METRICS).is_file() else []
     return Run(folder, config, recipe, rows)
 

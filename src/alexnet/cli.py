@@ -69,7 +69,6 @@ RENAMED = {
     "--format torchscript": "--format onnx or --format safetensors, or torch.jit on load_model in Python",
 }
 """Flags and values of version 0.1.0, and what to use instead."""
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif")
 DEFAULT_RUN = "cifar10-small"
 BUNDLED = {DEFAULT_RUN: "cifar10"}
 """The networks that come with this package, and the data set of each."""
@@ -173,11 +172,11 @@ def _flag(name: str) -> str:
 
 RUN = argument("run", str, "Run folder, checkpoint, .safetensors file, or cifar10-small, which is bundled.")
 RUN_IF_ANY = argument("run", str, "Run folder, checkpoint or .safetensors file; default: cifar10-small.", nargs="?")
-RESUME = argument("--resume", bool, "Resume what is in the folder, with the same settings.")
+RESUME = argument("--resume", bool, "Resume what is in the folder; what decides the result cannot change.")
 DATA_IF_ANY = argument(
     "--data",
     str,
-    "cifar10, digits, a folder, hf:NAME, or none; default: the run's own (IMAGE and demo: if on disk).",
+    "cifar10, digits, a folder, hf:NAME, or none; default: the run's own, which IMAGES and demo do not download.",
 )
 DATA_DIR = argument("--data-dir", str, "Where downloaded data sets are kept; default: the run's own.")
 NEIGHBOURS = argument("--neighbours", int, "Training images to search for nearest neighbours; 0: none.", 10_000)
@@ -229,7 +228,7 @@ def train(args: Namespace) -> Answer:
     argument(
         "--out",
         str,
-        "Confusion matrix, a .png file; default: for --split val, confusion.png in the run folder.",
+        "Confusion matrix, a .png file; default: confusion.png in the run folder, for its validation images.",
     ),
     *DEVICE,
     example="runs/first --tta ten-crop",
@@ -275,7 +274,8 @@ def predict(args: Namespace) -> Answer:
     """Classify image files."""
     run, images = _run_and_images(args)
     if not images:
-        hint = f", or the images in a folder, such as {run}/*" if Path(run).is_dir() else ""
+        is_photos = Path(run).is_dir() and not (Path(run) / "config.json").is_file()
+        hint = f", or those in a folder, such as {run}/*" if is_photos else ""
         raise UsageError(f"name the image files after the run{hint}; see alexnet predict --help")
     from alexnet.evaluate import predict
 
@@ -503,14 +503,16 @@ def _stored_recipe(folder: Path, args: Namespace) -> tuple[Recipe, Runtime]:
 def _run_and_images(args: Namespace) -> tuple[str, list[str]]:
     """Tell whether the first word is a run or, because the run was left out, an image file.
 
-    An image is a file, or a name that ends like an image's or begins like an address, which gets an error of its own.
+    An image is a file that does not hold weights, or a name that ends like an image's or begins like an address.
     """
+    from alexnet.data.datasets import IMAGE_FILE
+
     if args.run is None:
         return DEFAULT_RUN, []
     path = Path(args.run)
-    is_weights = path.suffix in (".ckpt", ".safetensors")
-    is_image = path.is_file() or path.suffix.lower() in IMAGE_ENDINGS or "://" in args.run
-    is_run = args.run in BUNDLED or is_weights or not is_image
+    looks_like_image = bool(IMAGE_FILE.fullmatch(path.name)) or "://" in args.run
+    is_image = not path.is_dir() and (path.is_file() or looks_like_image)
+    is_run = args.run in BUNDLED or path.suffix in (".ckpt", ".safetensors") or not is_image
     return (args.run, args.images) if is_run else (DEFAULT_RUN, [args.run, *args.images])
 
 

@@ -112,12 +112,12 @@ def measure(
     metrics: Metrics,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Add one pass over ``batches`` to ``metrics``, in evaluation mode; the model's mode is restored.
+    """Add one pass over ``batches`` to ``metrics``, in evaluation mode; the mode of each layer is restored.
 
     A batch may be None, if this process has no images left. Returns False if ``interrupted()``, which is
     called before each batch, was true.
     """
-    was_training = model.training
+    modes = {layer: layer.training for layer in model.modules()}
     model.eval()
     try:
         for batch in batches:
@@ -127,7 +127,8 @@ def measure(
                 images, labels = batch
                 metrics.add(model(images), labels)
     finally:
-        model.train(was_training)
+        for layer, mode in modes.items():
+            layer.training = mode
     return True
 
 
@@ -150,7 +151,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a trained network on the validation or test images of a data set. The model moves to the device.
 
-    Its mode, training or evaluation, is restored.
+    The mode of each layer, training or evaluation, is restored.
 
     Args:
         tta: test-time augmentation: ``center``, one crop an image, as in training; ``flip``, it and its mirror image;
@@ -176,12 +177,8 @@ def evaluate(
     batches = eval_batches(images, info.normalization, RESIZE if tta == "ten-crop" else size, place)
     viewing = model if tta == "center" else TestTimeAugmentation(model, size, mirror=dataset.flip)
     metrics = Metrics(len(dataset.classes), place)
-    was_training = model.training
-    try:
-        with autocast(place, pick_precision(precision, place)):
-            measure(viewing.eval(), progress_bar(batches, len(images), place) if progress else batches, metrics)
-    finally:
-        model.train(was_training)
+    with autocast(place, pick_precision(precision, place)):
+        measure(viewing, progress_bar(batches, len(images), place) if progress else batches, metrics)
     found = metrics.result(expected=len(images))
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]

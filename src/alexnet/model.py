@@ -337,10 +337,8 @@ class AlexNet_2012(
 
     @property
     def num_classes(self) -> int:
-        """The number of outputs, also after ``fc8`` was replaced. AttributeError if its replacement does not tell."""
-        if (head := self._head()) is None:
-            raise AttributeError("num_classes is not known, because the classifier ends without out_features")
-        return int(head.out_features)
+        """The number of outputs, also after ``fc8`` was replaced. AttributeError without a layer with out_features."""
+        return int(self._head().out_features)
 
     @property
     def info(self) -> ModelInfo | None:
@@ -451,9 +449,9 @@ class AlexNet_2012(
             if (Path(name) / CONFIG).is_file():
                 read_config(Path(name))  # huggingface_hub does not name a damaged file
             return super().from_pretrained(name, **options)
-        if unknown := options.keys() - {*NETWORK, *DOWNLOAD, "widths", "init", "map_location", "strict"}:
+        if unknown := options.keys() - {*NETWORK, *DOWNLOAD, "widths", "init", "config", "map_location", "strict"}:
             raise TypeError(f"from_pretrained() got unexpected arguments: {', '.join(sorted(unknown))}")
-        if "widths" in options:
+        if options.get("widths") is not None:
             options["width_mult"] = OLD_WIDTHS[check_choice("widths", options["widths"], OLD_WIDTHS)]
         model = load_model(name).requires_grad_().to(options.get("map_location", "cpu"))
         for argument, value in model._arguments().items():
@@ -548,11 +546,14 @@ class Scale(nn.Module):
 def _described(model: AlexNet_2012) -> list[tuple[str, str]]:
     """The names and the texts of the layers, with the names of their tensors, which pruning changes.
 
-    Dropout's probability, which only training uses, is left out.
+    What changes no value in evaluation is left out: a dropout's probability, and whether a ReLU works in place.
     """
-    layers = (*model.features.named_children(), *model.classifier.named_children())
-    texts = ("Dropout" if type(layer) is nn.Dropout else f"{layer} {sorted(layer.state_dict())}" for _, layer in layers)
-    return list(zip((name for name, _ in layers), texts, strict=True))
+    others = ((name, layer) for name, layer in model.named_children() if name not in ("features", "classifier"))
+    layers = (*model.features.named_children(), *model.classifier.named_children(), *others)
+    return [
+        (name, f"{type(layer) if type(layer) in (nn.Dropout, nn.ReLU) else layer} {sorted(layer.state_dict())}")
+        for name, layer in layers
+    ]
 
 
 def _features(v: Variant) -> nn.Sequential:

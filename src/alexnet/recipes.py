@@ -81,8 +81,8 @@ class Recipe:
     )
     augment: tuple[str, ...] = _data(
         ("random_resized_crop", "flip"),
-        "Augmentations, in this order: random_resized_crop or random_crop, flip or alternating_flip, pca_color or "
-        "pca_color_std, cutout.",
+        "Augmentations: random_resized_crop or random_crop, flip or alternating_flip, pca_color or pca_color_std, "
+        "cutout, or others of alexnet.data.augment.",
     )
     pca_color_until: float = _data(1.0, "Share of the epochs, from the first, that use pca_color.")
 

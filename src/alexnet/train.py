@@ -203,8 +203,6 @@ def run(
     # --- data
     dataset = data if isinstance(data, Dataset) else datasets.load(recipe.data, runtime.data_dir)
     dataset = dataset.prepare(recipe)
-    if recipe.tta != "center" and dataset.test is None:
-        raise FieldError("tta", "center, unless the data set has a test split or images are held out", recipe.tta)
     described = {
         "spec": recipe.data, "name": dataset.name, **dataset.fingerprints(),
         "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
@@ -668,11 +666,7 @@ def group_rate(recipe: Recipe, group: Mapping[str, Any], step: int, steps_per_ep
 def make_optimizer(net: Any, recipe: Recipe, device: torch.device, precision: str = "fp32") -> SGDMuon:
     """The recipe's optimizer, fused where torch has it. ``precision`` is that of Muon's matrix products."""
     groups = net.param_groups(recipe) if hasattr(net, "param_groups") else list(_param_groups(net, recipe))
-    for group in groups:
-        epochs = [first for first, _ in group.get("lr_steps", [(0, 0)])]
-        if epochs[:1] != [0] or epochs != sorted(epochs):
-            raise ValueError(f"lr_steps must begin with epoch 0, and its epochs must rise, got {epochs}")
-    return SGDMuon(
+    optimizer = SGDMuon(
         groups,
         lr=recipe.lr,
         momentum=recipe.momentum,
@@ -681,6 +675,11 @@ def make_optimizer(net: Any, recipe: Recipe, device: torch.device, precision: st
         fused=device.type in ("cpu", "cuda"),
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
     )
+    for group in optimizer.param_groups:
+        epochs = [first for first, _ in group.get("lr_steps", [(0, 0)])]
+        if epochs[:1] != [0] or epochs != sorted(epochs):
+            raise ValueError(f"lr_steps must begin with epoch 0, and its epochs must not fall, got {epochs}")
+    return optimizer
 
 
 def _param_groups(net: nn.Module, recipe: Recipe) -> Iterator[dict[str, Any]]:

@@ -246,6 +246,11 @@ def test_a_test_folder_beside_val_is_kept_for_the_end(tmp_path):
     assert load(spec).test is None  # images without labels
     (tmp_path / "val").rename(tmp_path / "aside")
     assert load(spec).val_split.startswith("val (a tenth")
+    for name in ("Cat", "Dog"):  # misnamed classes, not images without labels
+        (tmp_path / "test" / name).mkdir()
+    assert "test alone has 'Cat', 'Dog'" in refusal(spec)
+    for name in ("Cat", "Dog"):
+        (tmp_path / "test" / name).rmdir()
     (tmp_path / "aside").rename(tmp_path / "val")
     (tmp_path / "test" / "photos").mkdir()
     (tmp_path / "test" / "dog").mkdir()
@@ -316,7 +321,7 @@ def test_links_are_followed_and_each_real_folder_is_visited_once(tmp_path):
     (tmp_path / "twice").mkdir()
     for split in ("train", "val"):
         (tmp_path / "twice" / split).symlink_to(tmp_path / "store/train")
-    assert "train/cat is used 2 times, because of links" in refusal(tmp_path / "twice")
+    assert "train/cat is the folder of 2 classes or splits" in refusal(tmp_path / "twice")
     image_folder(tmp_path / "more", ("photos",), classes=("x",))
     for name, target in (
         ("self", "."), ("split", ".."), ("root", "../.."), ("dog", "../dog"),

@@ -260,9 +260,10 @@ STATE = make_network().state_dict()
         {"model": STATE, "model_ema": STATE},
         {"net": {"model_state_dict": STATE}, "step": torch.tensor(3)},
         {"checkpoint": {"model": STATE}, "saved": datetime.datetime.now(datetime.UTC)},
+        {"checkpoint": {"every": 5}, "state_dict": STATE},
         collections.OrderedDict((name.replace(".", "_"), value) for name, value in STATE.items()),
     ],
-    ids=["Sequential", "DataParallel", "compiled DDP", "Lightning", "EMA", "nested", "dated", "underscores"],
+    ids=["Sequential", "DataParallel", "compiled DDP", "Lightning", "EMA", "nested", "dated", "config", "underscores"],
 )
 def test_state_dicts_under_other_names(state, tmp_path):
     result = convert(save(tmp_path, state), tmp_path / "out.safetensors")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from alexnet import recipes
+from alexnet.data import datasets
 from alexnet.model import INITS, AlexNet_2012
 from alexnet.recipes import Runtime
 from alexnet.tools import doctor
@@ -71,7 +72,7 @@ def test_without_a_recipe_or_without_data(tmp_path):
     assert "cannot tell" in doctor.format_report(missing)
 
 
-@pytest.mark.parametrize("changes", [{"holdout": 1438}, {"batch_size": 1439}, {"holdout": 1400, "batch_size": 64}])
+@pytest.mark.parametrize("changes", [{"holdout": 1438}, {"batch_size": 1439}, {"tta": "flip"}])
 def test_a_recipe_that_does_not_fit_the_data(changes):
     found = doctor.examine(recipes.quickstart(width_mult=1 / 16, **changes))
     assert found["will_learn"] is False
@@ -87,7 +88,7 @@ def test_verdicts_are_those_of_300_real_steps():
     assert pairs == set(itertools.product(("raw", "imagenet"), INITS.keys() - {"caffenet"}))  # newer than the record
     for run in runs:
         recipe = recipes.classic(input_scale=run["input_scale"], init=run["init"], data=str(FOLDER))
-        will_learn, reason = doctor.verdict(doctor.probe_recipe(recipe), recipe)
+        will_learn, reason = doctor.verdict(doctor.probe_recipe(recipe, datasets.load(recipe.data)), recipe)
         assert will_learn is (run["learned_at"] is not None), (run["input_scale"], run["init"], reason)
 
 
@@ -97,4 +98,4 @@ def test_verdicts_are_those_of_300_real_steps():
 def test_the_papers_recipe_learns_with_the_released_codes_weights(init, learns):
     """As trials of 100 steps do: docs/training.md."""
     recipe = recipes.paper(data=str(FOLDER), init=init)
-    assert doctor.verdict(doctor.probe_recipe(recipe), recipe)[0] is learns
+    assert doctor.verdict(doctor.probe_recipe(recipe, datasets.load(recipe.data)), recipe)[0] is learns

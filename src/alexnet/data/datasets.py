@@ -256,6 +256,8 @@ class Dataset:
     def prepare(self, recipe: Recipe) -> Dataset:
         """This data set as a recipe uses it: images held out, and fewer of the others."""
         dataset = self.with_holdout(recipe.holdout) if recipe.holdout else self
+        if recipe.tta != "center" and dataset.test is None:
+            raise FieldError("tta", "center, unless the data set has a test split or images are held out", recipe.tta)
         return dataset.with_fewer(recipe.images) if recipe.images else dataset
 
     def with_fewer(self, count: int) -> Dataset:
@@ -281,7 +283,7 @@ class Dataset:
 
     def _check_count(self, name: str, count: int) -> None:
         if not 0 < count < len(self.train):
-            hints = {"holdout": "; with holdout 0 and tta center, none is held out", "images": "; none: all are used"}
+            hints = {"holdout": "; with holdout 0 and tta center, none is held out", "images": "; images none uses all"}
             limit = f"less than {len(self.train):,}, the training images of {self.name}"
             raise FieldError(name, limit, count, hints[name])
 
@@ -570,13 +572,14 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
     left_out: list[str] = []
     found = {split: _class_folders(folder / split, left_out) for split in splits}
     notes: list[str] = []
-    if "test" in found and not found["test"].keys() & found["train"].keys():
-        del found["test"]  # without folders of these classes it has no labels
+    unlabelled = "test" in found and not found["test"].keys() & found["train"].keys()
+    if unlabelled and (len(splits) == 3 or len(found["test"]) < 2):  # else its classes may be misnamed
+        del found["test"]
         notes.append(f"{folder / 'test'} is not used, because none of its folders is a class of train/")
     linked = Counter(os.path.realpath(path) for own in found.values() for path in chain(*own.values()))
     for path, uses in linked.most_common(1):
         if uses > 1:
-            raise _refused(spec, f"{path} is used {uses} times, because of links to it")
+            raise _refused(spec, f"{path} is the folder of {uses} classes or splits; remove the links to it")
     for split, own in found.items():
         if not own:
             raise _refused(spec, f"{split}/ has no folders; the images of each class must be in a folder of its own")

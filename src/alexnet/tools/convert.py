@@ -35,7 +35,7 @@ TORCHVISION = (
     "this is torchvision's alexnet, the one-tower network of 2014 (One weird trick, arXiv:1404.5997): 64 first filters "
     "and no response normalisation; its weights do not fit AlexNet of 2012, which has 96 first filters"
 )
-WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model", "net", "network", "module")  # of a state dict
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "checkpoint")  # of a state dict
 PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 # What checkpoints often hold beside their weights. Each is replaced by a placeholder, so none of it is built or run.
 HARMLESS = (

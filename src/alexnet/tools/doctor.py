@@ -19,6 +19,7 @@ from torch import Tensor
 
 from alexnet import system, tracking
 from alexnet.data import datasets
+from alexnet.data.datasets import Dataset
 from alexnet.data.loaders import check_batch_size, eval_batches
 from alexnet.data.normalization import make_normalization
 from alexnet.lrn import lrn_backend
@@ -112,22 +113,18 @@ def examine(recipe: Recipe | None = None, runtime: Runtime | None = None) -> dic
     if not found["data"]["found"]:
         return found | {"layers": [], "will_learn": None, "reason": f"the data cannot be used: {found['data']['how']}"}
     try:
-        layers = probe_recipe(recipe, runtime.data_dir)
+        dataset = datasets.load(recipe.data, runtime.data_dir).prepare(recipe)
+        check_batch_size(recipe, dataset)
     except FieldError as error:
         reason = f"{recipe.name} cannot train on these data: {error}"
         return found | {"layers": [], "will_learn": False, "reason": reason}
+    layers = probe_recipe(recipe, dataset)
     will_learn, reason = verdict(layers, recipe)
     return found | {"layers": layers, "will_learn": will_learn, "reason": reason}
 
 
-def probe_recipe(recipe: Recipe, data_dir: str = "data") -> list[dict[str, Any]]:
-    """``probe`` the recipe's fresh network on a batch of its training images, on the CPU.
-
-    Raises:
-        FieldError: the recipe does not fit the data.
-    """
-    dataset = datasets.load(recipe.data, data_dir).prepare(recipe)
-    check_batch_size(recipe, dataset)
+def probe_recipe(recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
+    """``probe`` the recipe's fresh network on a batch of the training images, on the CPU."""
     generator = torch.manual_seed(recipe.seed)
     model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     normalization = make_normalization(recipe.input_scale, dataset.train)
