@@ -367,7 +367,7 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
             ]
     curves = ["![Training and validation losses and accuracies of one run](docs/curves.png)"]
     if record := shown_run(found["accuracy"]):
-        curves += [f"Every run writes `curves.png` into its folder; here `classic` on the {data_of(record)}, seed 0."]
+        curves += [f"Every run writes `curves.png` into its folder; here `classic` with seed 0: {data_of(record)}."]
     if len(full_runs(found["accuracy"])) > 1:
         curves += ["![Training loss and validation accuracy of full runs over epochs](docs/thirteen-epochs.png)"]
     words = {name: name for name in ("reproduced", "partly", "not reproduced", "too few runs")} | {"": "not tested yet"}
