@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from scipy import stats
 
 from alexnet.checkpoint import write_atomically
 from alexnet.curves import COLOURS, canvas, save_png
+from alexnet.recipes import flags
 from alexnet.tools.reproduce.experiments import WIDTH, Arm, Comparison, Experiment, Settings
 
 if TYPE_CHECKING:
@@ -155,8 +157,9 @@ def make_record(
     if data["spec"] == "digits":  # ten shapes of 8×8 pixels
         reason = f"Digits cannot settle a claim about photographs. By the rule: {verdict}. {reason}"
         verdict = "too few runs"
-    command = f"alexnet reproduce {experiment.file or experiment.name} --data {data['spec']}"
-    command += " --full" * plan["full"] + (f" --seeds {seeds}" if seeds != experiment.seeds else "")
+    words = ["alexnet", "reproduce", experiment.file or experiment.name, *flags("data", data["spec"])]
+    words += flags("full", True) if plan["full"] else []
+    words += flags("seeds", seeds) if seeds != experiment.seeds else []
     return {
         "kind": "reproduce",
         "experiment": experiment.name,
@@ -168,7 +171,7 @@ def make_record(
         "verdict": verdict,
         "reason": reason,
         "findings": [dataclasses.asdict(finding) for finding in findings],
-        "command": command,
+        "command": shlex.join(words),
         "full": plan["full"],
         **{name: plan[name] for name in ("data", "device", "precision", "hardware", "versions", "commit", "date")},
         "seconds": round(sum(run["seconds"] for runs in (*results.values(), *sweeps.values()) for run in runs), 1),
