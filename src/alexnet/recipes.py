@@ -206,8 +206,6 @@ def _check_types(config: Recipe | Runtime) -> None:
             is_right = isinstance(value, accepted) and (bool in kinds or not isinstance(value, bool))
             names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
             _check(config, name, is_right, f"of type {names}")
-            if isinstance(value, float):  # as plain floats: NumPy's are a subclass
-                object.__setattr__(config, name, float(value))
 
 
 def classic(**changes: Any) -> Recipe:
