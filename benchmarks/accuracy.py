@@ -19,6 +19,7 @@ from typing import Any
 
 from alexnet import recipes, train
 from alexnet.checkpoint import load_run
+from alexnet.errors import check_choice
 from alexnet.evaluate import evaluate
 from alexnet.tools.report.run import seconds
 from record import RESULTS, write_record
@@ -98,9 +99,7 @@ def main() -> None:
         runtime = recipes.Runtime(tracker="none", max_steps=args.max_steps, **plain)
         for seed in args.seeds:
             for name in args.recipes:
-                recipe = recipes.RECIPES[recipes.check_choice("recipe", name, recipes.RECIPES)](
-                    seed=seed, data=args.data
-                )
+                recipe = recipes.RECIPES[check_choice("recipe", name, recipes.RECIPES)](seed=seed, data=args.data)
                 stem = f"{name}-{args.label}{'-plain' * args.plain}-s{seed}"
                 record = measure(recipe, runtime, args.runs / stem, args.results / f"accuracy-{stem}.json")
                 print(f"{stem}: step {record['steps']}, val_acc {record['final']['val_acc']:.2f}%", flush=True)

@@ -30,6 +30,7 @@ from alexnet.checkpoint import load_run
 from alexnet.data import datasets
 from alexnet.data.augment import Boxes, Draws, augmentation, random_crop, random_resized_crop
 from alexnet.data.datasets import Dataset
+from alexnet.errors import check_choice
 from alexnet.evaluate import evaluate
 from alexnet.system import pick_device
 from record import RESULTS, GrowingRecord, origin
@@ -177,7 +178,7 @@ def main() -> None:
     try:
         dataset = replace(dataset.with_holdout(args.holdout), test=None)
         record = GrowingRecord(args.json, head, ("name", "seed"))
-        chosen = [recipes.check_choice("trial", name, TRIALS) for name in args.only or TRIALS]
+        chosen = [check_choice("trial", name, TRIALS) for name in args.only or TRIALS]
         for seed in args.seeds:
             for name in chosen:
                 if record.find(name=name, seed=seed):

@@ -23,7 +23,8 @@ from PIL import Image
 
 from alexnet import __version__, load_model
 from alexnet.cli import COMMANDS, RENAMED, main, parse
-from alexnet.recipes import RECIPES, FieldError, Recipe, Runtime, choices_of, field_types
+from alexnet.errors import FieldError
+from alexnet.recipes import RECIPES, Recipe, Runtime, choices_of, field_types
 from alexnet.train import Result, TrainingError
 
 SMALL = ["--batch-size", "8", "--val-every", "2", "--tracker", "none", "--width-mult", "0.0625"]

@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 from alexnet.data import datasets
 from alexnet.data.images import open_image
 from alexnet.data.normalization import Normalization, central_pixels, encode_mean_image, normalized
+from alexnet.errors import FieldError
 from alexnet.evaluate import Metrics, TestTimeAugmentation, evaluate, format_evaluation, measure, predict
 from alexnet.model import AlexNet_2012, ModelInfo
-from alexnet.recipes import FieldError
 
 CLASSES = ("ant", "bee", "cow")
 NORM = Normalization((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))

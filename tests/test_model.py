@@ -17,9 +17,9 @@ from torch.nn.utils import prune
 from alexnet import load_model
 from alexnet.checkpoint import save_weights
 from alexnet.data.normalization import Normalization, encode_mean_image
+from alexnet.errors import FieldError
 from alexnet.evaluate import info_of
 from alexnet.model import INITS, VARIANTS, AlexNet_2012, ModelInfo
-from alexnet.recipes import FieldError
 from alexnet.system import can_compile
 
 PUBLISHED = ("classic", "paper", "source", "caffe", "caffenet")

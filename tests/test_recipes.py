@@ -7,7 +7,8 @@ import shlex
 import pytest
 
 from alexnet import recipes
-from alexnet.recipes import FieldError, Recipe, Runtime
+from alexnet.errors import FieldError
+from alexnet.recipes import Recipe, Runtime
 
 
 @pytest.mark.parametrize(

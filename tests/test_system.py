@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alexnet import system
-from alexnet.recipes import FieldError
+from alexnet.errors import FieldError
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120"]
 

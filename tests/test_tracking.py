@@ -14,7 +14,8 @@ import pytest
 
 from alexnet import recipes, tracking
 from alexnet.checkpoint import parse_rows
-from alexnet.recipes import FieldError, Runtime
+from alexnet.errors import FieldError
+from alexnet.recipes import Runtime
 from alexnet.tracking import MetricsFile, ProgressBar, RunInfo, make_tracker
 
 KEY = "0123456789" * 4  # has the form of an API key

@@ -27,10 +27,10 @@ from alexnet.checkpoint import load_checkpoint, load_weights, lock_run_dir
 from alexnet.data import datasets, loaders
 from alexnet.data.images import ImageError
 from alexnet.data.normalization import make_normalization
+from alexnet.errors import FieldError
 from alexnet.evaluate import Metrics, evaluate, measure
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import FieldError
 from alexnet.tools.filters import initial_model
 from alexnet.tools.report import report
 from forked import SERVER, Command, several

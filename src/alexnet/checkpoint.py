@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from alexnet.data.images import is_lfs_pointer
+from alexnet.errors import one_line
 from alexnet.model import WEIGHTS, AlexNet_2012, ModelInfo
-from alexnet.recipes import Recipe, field_types, one_line, recipe_from_config
+from alexnet.recipes import Recipe, field_types, recipe_from_config
 from alexnet.system import out_of_memory
 
 try:

@@ -32,7 +32,8 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 from alexnet import __version__, recipes
-from alexnet.recipes import RECIPES, TTA, FieldError, Recipe, Runtime, choices_of, field_types, suggest
+from alexnet.errors import FieldError, suggest
+from alexnet.recipes import RECIPES, TTA, Recipe, Runtime, choices_of, field_types
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import Run

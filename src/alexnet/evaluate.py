@@ -26,8 +26,9 @@ from alexnet.data.datasets import Dataset
 from alexnet.data.images import ImageError, open_image, prefetch
 from alexnet.data.loaders import Batch, eval_batch_size, eval_batches
 from alexnet.data.normalization import RESIZE, central_pixels, normalized
+from alexnet.errors import FieldError, check_choice
 from alexnet.model import AlexNet_2012, ModelInfo
-from alexnet.recipes import TTA, FieldError, check_choice
+from alexnet.recipes import TTA
 from alexnet.system import autocast, pick_device, pick_precision, sum_dtype
 
 __all__ = [

@@ -26,8 +26,9 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from alexnet.data.normalization import Normalization, is_number
+from alexnet.errors import FieldError, check_choice
 from alexnet.lrn import ResponseNorm, WithinMapNorm
-from alexnet.recipes import OLD_WIDTHS, FieldError, check_choice
+from alexnet.recipes import OLD_WIDTHS
 
 __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "ModelInfo", "Scale", "Variant"]
 

@@ -8,7 +8,6 @@ equal. Each recipe function returns a ``Recipe`` with its own defaults, and any 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import shlex
@@ -16,40 +15,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from alexnet.errors import FieldError, check_choice, suggest
+
 __all__ = [
-    "OLD_WIDTHS", "RECIPES", "TTA", "FieldError", "Recipe", "Runtime", "check_choice", "choices_of", "classic",
-    "command_line", "field_types", "flags", "imagenet", "modern", "one_line", "paper", "quickstart",
-    "recipe_from_config", "reference", "runtime_for", "runtime_from_config", "source", "sprint", "suggest",
+    "OLD_WIDTHS", "RECIPES", "TTA", "Recipe", "Runtime", "choices_of", "classic", "command_line", "field_types",
+    "flags", "imagenet", "modern", "paper", "quickstart", "recipe_from_config", "reference", "runtime_for",
+    "runtime_from_config", "source", "sprint",
 ]  # fmt: skip
 
 
 OLD_WIDTHS = {"full": 1.0, "quarter": 0.25}  # width_mult by its name in 0.1.0
-
-
-class FieldError(ValueError):
-    """A field has a value that is not allowed. ``field`` is its name, ``problem`` the rest of the message."""
-
-    def __init__(self, field: str, requirement: str, value: Any, hint: str = "") -> None:
-        self.field, self.problem = field, f"must be {requirement}, got {value!r}{hint}"
-        super().__init__(f"{field} {self.problem}")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message in one line of at most 200 characters; the name of its class if it has none."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def suggest(name: str, allowed: Collection[str]) -> str:
-    """``" (did you mean X?)"`` if one of ``allowed`` is similar to ``name``, else an empty string."""
-    similar = difflib.get_close_matches(str(name), allowed, n=1)
-    return f" (did you mean {similar[0]}?)" if similar else ""
-
-
-def check_choice(field: str, value: str, allowed: Collection[str]) -> str:
-    """Return ``value`` if it is one of ``allowed``; else raise ``FieldError``, which lists them."""
-    if value not in tuple(allowed):  # a value that cannot be hashed is none of a mapping's either
-        raise FieldError(field, f"one of {', '.join(allowed)}", value, suggest(value, allowed))
-    return value
 
 
 def _field(group: str, default: Any, help: str, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from alexnet.recipes import FieldError
+from alexnet.errors import FieldError
 
 __all__ = [
     "autocast", "cache_folder", "can_compile", "cpp_compiler", "describe", "git_commit", "keep_freed_memory",

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from alexnet.checkpoint import METRICS, parse_rows, write_atomically
-from alexnet.recipes import FieldError, Recipe, Runtime, one_line
+from alexnet.errors import FieldError, one_line
+from alexnet.recipes import Recipe, Runtime
 
 if TYPE_CHECKING:
     import torch

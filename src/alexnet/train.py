@@ -40,11 +40,12 @@ from alexnet.data import datasets, loaders
 from alexnet.data.datasets import Dataset, ImageError
 from alexnet.data.loaders import Shard, eval_batch_size
 from alexnet.data.normalization import make_normalization
+from alexnet.errors import FieldError, one_line
 from alexnet.evaluate import Metrics, TestTimeAugmentation, measure
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.muon import SGDMuon
-from alexnet.recipes import FieldError, Recipe, Runtime, one_line, runtime_for
+from alexnet.recipes import Recipe, Runtime, runtime_for
 from alexnet.system import autocast, out_of_memory
 from alexnet.tracking import Callback, MetricsFile, ProgressBar, RunInfo, check_tracker, make_tracker, profiled
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from alexnet.data.datasets import Dataset, Images, Pixels
 from alexnet.data.normalization import Normalization
+from alexnet.errors import FieldError
 from alexnet.evaluate import predict
 from alexnet.model import AlexNet_2012, ModelInfo
-from alexnet.recipes import FieldError
 from alexnet.tools import demo
 from alexnet.tools.demo import Demo, launch
 

@@ -18,9 +18,10 @@ from alexnet import cli, load_model, recipes, train
 from alexnet.data import datasets
 from alexnet.data.datasets import Dataset, Images, Pixels
 from alexnet.data.normalization import Normalization
+from alexnet.errors import FieldError
 from alexnet.evaluate import evaluate, predict
 from alexnet.model import VARIANTS, AlexNet_2012, ModelInfo
-from alexnet.recipes import FieldError, Runtime
+from alexnet.recipes import Runtime
 from alexnet.tools import explain
 from alexnet.tools.explain import draw
 

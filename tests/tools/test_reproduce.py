@@ -16,7 +16,8 @@ import pytest
 from alexnet import train
 from alexnet.cli import main
 from alexnet.data import datasets
-from alexnet.recipes import FieldError, Recipe, classic
+from alexnet.errors import FieldError
+from alexnet.recipes import Recipe, classic
 from alexnet.tools import reproduce
 from alexnet.tools.reproduce import EXPERIMENTS, OVERFITTING, TEST_ERROR, Arm, Comparison, Experiment, Measure
 from alexnet.tools.reproduce.experiments import FinishedRun, Small, Stage, epochs_until, training_loss

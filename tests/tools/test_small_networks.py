@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet import load_run
 from alexnet.checkpoint import load_checkpoint
 from alexnet.data import datasets
-from alexnet.recipes import FieldError, Runtime
+from alexnet.errors import FieldError
+from alexnet.recipes import Runtime
 from alexnet.tools.reproduce import Small, Stage, small_networks
 from alexnet.tools.reproduce.small_networks import LocallyConnected, SmallLoader, SmallNetwork, check, recipe_of
 

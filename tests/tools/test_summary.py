@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from alexnet.recipes import FieldError
+from alexnet.errors import FieldError
 from alexnet.tools.summary import NETWORKS, format_summary, format_variants, summarize, variants_table
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from alexnet import load_model, load_run, recipes, train
 from alexnet.checkpoint import load_checkpoint, load_weights
+from alexnet.errors import FieldError
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import FieldError, Runtime
+from alexnet.recipes import Runtime
 from alexnet.tools.two_towers import TwoTowers
 from forked import SERVER, several
 

@@ -66,7 +66,7 @@ def generator(seed: int, epoch: int, stream: int) -> torch.Generator:
     """The random numbers of one epoch for one purpose."""
     # SeedSequence mixes the three numbers so that neighbouring seeds and epochs give unrelated streams.
     mixed = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed >> 1))
+    return torch.Generator().manual_seed(int(mixed) >> 1)
 
 
 @dataclass(frozen=True)

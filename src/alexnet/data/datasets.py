@@ -29,7 +29,8 @@ import numpy as np
 from PIL import Image
 
 from alexnet.data.images import ImageError, is_lfs_pointer, open_image
-from alexnet.recipes import FieldError, Recipe, one_line, suggest
+from alexnet.errors import FieldError, one_line, suggest
+from alexnet.recipes import Recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa

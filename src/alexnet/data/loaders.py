@@ -35,7 +35,8 @@ from alexnet.data.augment import (
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.images import prefetch
 from alexnet.data.normalization import RESIZE, Normalization, are_small, central_pixels, mean_pixels, normalized
-from alexnet.recipes import FieldError, Recipe, Runtime, check_choice
+from alexnet.errors import FieldError, check_choice
+from alexnet.recipes import Recipe, Runtime
 
 __all__ = [
     "Batch", "Loader", "Shard", "check_batch_size", "epoch_order", "eval_batch_size", "eval_batches", "open_loader",

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from alexnet.checkpoint import FORMAT, read_pickled, read_safetensors, save_weights
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
+from alexnet.errors import FieldError, check_choice
 from alexnet.lrn import ResponseNorm
 from alexnet.model import VARIANTS, AlexNet_2012, ModelInfo
-from alexnet.recipes import FieldError, check_choice
 from alexnet.tools.caffe import CaffeLayer, read_binaryproto, read_caffemodel
 
 __all__ = ["convert"]

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from alexnet.data.datasets import Dataset
 from alexnet.data.images import ImageError, open_image
+from alexnet.errors import FieldError
 from alexnet.evaluate import check_classes, info_of
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import FieldError
 from alexnet.system import pick_device
 from alexnet.tools.explain import analysis
 from alexnet.tools.explain.draw import draw_explanation, draw_neighbours

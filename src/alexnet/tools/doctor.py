@@ -22,9 +22,10 @@ from alexnet.data import datasets
 from alexnet.data.datasets import Dataset
 from alexnet.data.loaders import check_batch_size, eval_batches
 from alexnet.data.normalization import make_normalization
+from alexnet.errors import FieldError
 from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import FieldError, Recipe, Runtime, classic
+from alexnet.recipes import Recipe, Runtime, classic
 from alexnet.tools.explain import analysis
 from alexnet.train import stuck_hint
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.checkpoint import load_model, load_weights, save_weights, write_atomically
+from alexnet.errors import FieldError, check_choice
 from alexnet.evaluate import info_of
 from alexnet.lrn import ResponseNorm
 from alexnet.model import AlexNet_2012, ModelInfo
-from alexnet.recipes import FieldError, check_choice
 
 __all__ = ["FORMATS", "export"]
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from alexnet.curves import COLOURS
-from alexnet.recipes import FieldError
+from alexnet.errors import FieldError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from alexnet.errors import FieldError
 from alexnet.model import INITS, VARIANTS, AlexNet_2012, Init
-from alexnet.recipes import FieldError
 
 __all__ = ["NETWORKS", "format_summary", "format_variants", "summarize", "variants_table"]
 
@@ -120,7 +120,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
 
 
 def variants_table() -> list[dict[str, Any]]:
-    """Return what differs between the five published variants and ``torchvision.models.alexnet``.
+    """Return what differs between the networks in ``NETWORKS``.
 
     Each row has ``what``, ``values`` (a text for each of ``NETWORKS``) and ``source``, where the values come from.
     """

@@ -23,9 +23,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from alexnet.data.loaders import Shard
+from alexnet.errors import FieldError
 from alexnet.lrn import ResponseNorm
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import FieldError
 from alexnet.train import DataParallel
 
 __all__ = ["Join", "TwoTowers"]

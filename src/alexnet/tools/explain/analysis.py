@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.loaders import eval_batches
 from alexnet.data.normalization import central_pixels, normalized
+from alexnet.errors import FieldError, check_choice
 from alexnet.evaluate import info_of, progress_bar
 from alexnet.lrn import WithinMapNorm
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import FieldError, check_choice
 from alexnet.system import autocast, pick_precision
 from alexnet.tools.filters import filter_changes
 

@@ -17,9 +17,9 @@ from alexnet.checkpoint import load_run, write_atomically
 from alexnet.curves import COLOURS, canvas
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.images import ImageError, open_image
+from alexnet.errors import FieldError
 from alexnet.evaluate import Metrics, check_classes, info_of
 from alexnet.model import AlexNet_2012
-from alexnet.recipes import FieldError
 from alexnet.system import pick_device
 from alexnet.tools.explain import analysis
 from alexnet.tools.explain.analysis import BINS, Outputs, convolutions, receptive_field

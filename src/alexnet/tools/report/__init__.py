@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.checkpoint import load_run, write_atomically
-from alexnet.recipes import FieldError
+from alexnet.errors import FieldError
 from alexnet.tools.html import check_page
 from alexnet.tools.report import comparison, run
 

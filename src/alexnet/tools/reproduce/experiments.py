@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alexnet.recipes import FieldError, Recipe, check_choice, classic
+from alexnet.errors import FieldError, check_choice
+from alexnet.recipes import Recipe, classic
 
 __all__ = [
     "EXPERIMENTS", "OVERFITTING", "TEST_ERROR", "WIDTH", "Arm", "Comparison", "Experiment", "FinishedRun", "Measure",
@@ -417,7 +418,7 @@ biases = Experiment(
 
 depth = Experiment(
     name="depth",
-    claim="Removing any one convolution makes the error about two points higher",
+    claim="Removing a middle convolution makes the error about two points higher",
     source=f"{PAPER}, sections 1 and 7: about 2% of top-1 error on ImageNet for any of the middle layers",
     arms=(
         classic_arm("five convolutions", QUARTER_2),

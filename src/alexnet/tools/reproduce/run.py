@@ -22,8 +22,9 @@ from alexnet import system, train
 from alexnet.checkpoint import METRICS, load_model, lock_run_dir, parse_rows
 from alexnet.data import datasets
 from alexnet.data.datasets import Dataset
+from alexnet.errors import FieldError
 from alexnet.evaluate import evaluate
-from alexnet.recipes import FieldError, Recipe, Runtime
+from alexnet.recipes import Recipe, Runtime
 from alexnet.tools.reproduce import small_networks
 from alexnet.tools.reproduce.experiments import Arm, Experiment, FinishedRun, Settings, Small, Stage
 from alexnet.tools.reproduce.record import draw, make_record, settings_of, write_json

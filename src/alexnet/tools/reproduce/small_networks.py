@@ -34,9 +34,10 @@ from alexnet.checkpoint import METRICS, parse_rows
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.loaders import Batch, epoch_order
 from alexnet.data.normalization import SMALL_SIDE, are_small, statistics
+from alexnet.errors import FieldError, check_choice
 from alexnet.evaluate import Metrics, TestTimeAugmentation, measure
 from alexnet.lrn import ResponseNorm
-from alexnet.recipes import FieldError, Recipe, Runtime, check_choice
+from alexnet.recipes import Recipe, Runtime
 from alexnet.system import autocast, pick_device, pick_precision
 from alexnet.tools.reproduce.experiments import Small
 from alexnet.tracking import Callback
