@@ -172,6 +172,8 @@ def test_configs_of_0_1_0_are_read(tmp_path):
     assert run.recipe == modern(width_mult=0.25, muon_lr=0.0, dropout_ramp=False)
     assert (run.steps_per_epoch, run.total_steps, run.step, run.last_step) == (16, 208, 16, 208)
     assert run.final["val_acc"] == 50
+    noisy = recipe_from_config(OLD_RECIPE | {"color_noise": "eigenvalue"})
+    assert noisy.augment == ("random_crop", "flip", "pca_color")
     noisy = recipe_from_config(OLD_RECIPE | {"crop": "random-resized", "flip": False, "color_noise": "std"})
     assert noisy.augment == ("random_resized_crop", "pca_color_std")
     with pytest.raises(ValueError, match="moon"):

@@ -92,6 +92,9 @@ def test_ten_crop_is_the_mean_softmax_over_torchvisions_ten_crops():
         found = TestTimeAugmentation(net, size)(images)
         assert torch.allclose(found.softmax(1), expected, atol=1e-6)
         assert F.cross_entropy(found, labels).item() == pytest.approx(F.nll_loss(expected.log(), labels).item())
+    expected = torch.stack([net(view).softmax(1) for view in v2.FiveCrop(227)(images)]).mean(0)
+    found = TestTimeAugmentation(net, 227, mirror=False)(images)
+    assert torch.allclose(found.softmax(1), expected, atol=1e-6)
     small = images[..., :224, :224]
     expected = (net(small).softmax(1) + net(small.flip(-1)).softmax(1)) / 2
     assert torch.allclose(TestTimeAugmentation(net, 224)(small).softmax(1), expected, atol=1e-6)
@@ -114,6 +117,16 @@ def test_evaluate_agrees_with_a_computation_by_hand(model, dataset):
     for i, name in enumerate(CLASSES):
         assert found["per_class"][name] == pytest.approx(100 * confusion[i, i].item() / confusion[i].sum().item())
     assert list(found) == ["data", "split", "count", "loss", "top1", "top5", "per_class", "confusion"]
+
+
+def test_images_are_warped_if_the_network_was_trained_so(model, dataset):
+    model.info = replace(model.info, normalization=replace(NORM, resize="warp"))
+    files = [dataset.val.name(i) for i in range(len(dataset.val))]
+    logits = model(normalized([central_pixels(open_image(file), 224, "warp") for file in files], NORM, CPU))
+    for found, expected in zip(predict(model, files, device="cpu", precision="fp32"), logits.softmax(1), strict=True):
+        assert [dict(found.top)[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-4)
+    loss = F.cross_entropy(logits, torch.from_numpy(dataset.val.labels)).item()
+    assert evaluate(model, dataset, device="cpu", precision="fp32")["loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_evaluate_by_ten_crops_and_by_mirror_images(model, dataset):
@@ -162,6 +175,8 @@ def test_refusals(model, dataset):
     for top_k in (0, 4, -1):
         with pytest.raises(FieldError, match=r"^top_k must "):
             predict(model, [], top_k)  # at once, not when the first result is asked for
+    with pytest.raises(FieldError, match=r"^batch_size must "):
+        predict(model, [], batch_size=0)
     model.info = None
     with pytest.raises(ValueError, match="ModelInfo"):
         predict(model, [])

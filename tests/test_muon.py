@@ -53,6 +53,14 @@ def test_maximize_copies_and_dampening():
         SGDMuon([weight], lr=LR, dampening=0.5)
 
 
+def test_a_weight_without_a_gradient_is_unchanged():
+    frozen, weight = (torch.nn.Parameter(torch.ones(4, 4)) for _ in range(2))
+    weight.grad = torch.eye(4)
+    SGDMuon([{"params": [frozen, weight], "muon": True}], lr=LR).step()
+    assert torch.equal(frozen, torch.ones(4, 4))
+    assert not torch.equal(weight, frozen)
+
+
 def test_a_closure_gives_the_gradient_and_the_loss():
     weight = torch.nn.Parameter(torch.ones(4, 4))
     optimizer = SGDMuon([{"params": [weight], "muon": True}], lr=LR)

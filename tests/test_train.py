@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from torch import nn
 
-from alexnet import load_model, load_run, native, recipes, train
+from alexnet import load_model, load_run, native, recipes, system, train
 from alexnet.checkpoint import load_checkpoint, load_weights, lock_run_dir
 from alexnet.data import datasets, loaders
 from alexnet.data.images import ImageError
@@ -34,7 +34,7 @@ from alexnet.model import AlexNet_2012
 from alexnet.tools.filters import initial_model
 from alexnet.tools.report import report
 from forked import SERVER, Command, several
-from runs import COMMAND, MANY, TIMES, assert_same_run, run_small
+from runs import COMMAND, MANY, SMALL, TIMES, assert_same_run, run_small
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,7 @@ def test_a_callback_may_evaluate_the_network_and_change_its_row(run, tmp_path, w
             evaluate(self.run.model, self.run.dataset)
             assert self.run.model.training
             row["own"] = np.float64(row.pop("step"))
+            self.run.model.eval()
 
     assert_same_run(run(tmp_path / "run", max_steps=6, callbacks=(Evaluates(),)).folder, whole)
 
@@ -304,6 +305,27 @@ def test_the_best_row_is_the_one_whose_weights_are_kept(run, tmp_path):
     assert load_run(tmp_path / "run").best == result.best == {}
 
 
+def test_the_first_of_equal_validations_is_kept_and_a_run_ends_with_its_schedule(run, tmp_path):
+    result = run(tmp_path / "run", epochs=1, val_every=1, lr=1e-9, max_steps=5)
+    found = load_run(tmp_path / "run")
+    assert (result.final["step"], found.last_step) == (3, 3)
+    assert len({row["val_acc"] for row in found.rows}) == 1
+    assert result.best == found.best
+    assert load_weights(tmp_path / "run" / "best.safetensors")[1].record["step"] == 1
+
+
+def test_a_row_has_the_seconds_since_the_last_one(run, tmp_path, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(ticks))
+    rows = load_run(run(tmp_path / "run", max_steps=6, save_every=60.0).folder).full_rows
+    # the row of step 4 follows the validation at the end of the epoch, step 3
+    assert [(row["wait_seconds"], row["val_seconds"], row["seconds"]) for row in rows] == [
+        (2, 1, 7),
+        (2, 2, 8),
+        (2, 1, 7),
+    ]
+
+
 def test_without_weight_decay_no_layer_has_any():
     for recipe in (recipes.modern(weight_decay=0.0), recipes.classic(weight_decay=0.0)):
         optimizer = train.make_optimizer(AlexNet_2012(2, width_mult=1 / 16), recipe, torch.device("cpu"))
@@ -351,6 +373,11 @@ def test_a_resumed_run_has_the_same_images_wherever_they_are(run, images, tmp_pa
     with pytest.raises(FieldError, match=r"^data must "):
         run(out, max_steps=4, resume=True, data=moved)
     assert "have changed" in load_run(out).dataset().notes[0]
+
+    other = shutil.copytree(images, tmp_path / "other")
+    shutil.copy(other / "val" / "dark" / "0.png", other / "val" / "dark" / "1.png")
+    with pytest.raises(FieldError, match=r"^data must .*val_fingerprint"):
+        run(out, max_steps=4, resume=True, data=other)
 
 
 def test_a_damaged_test_image_costs_no_step_and_may_be_repaired(run, images, tmp_path, capsys):
@@ -503,13 +530,13 @@ def test_stopped_during_a_validation_and_resumed_is_exact(run, whole, tmp_path, 
 
 def test_a_second_signal_ends_the_run_at_once(monkeypatch):
     now = mock.Mock(return_value=100.0)
-    monkeypatch.setattr(train.time, "monotonic", now)
-    with train.signals() as stopped:
+    monkeypatch.setattr(system.time, "monotonic", now)
+    with system.signals() as stopped:
         for _ in range(2):  # torchrun passes on what it gets
             signal.raise_signal(signal.SIGTERM)
-            now.return_value += 0.9 * train.SECOND_SIGNAL_S
+            now.return_value += 0.9 * system.SECOND_SIGNAL_S
         assert stopped() == signal.SIGTERM
-        now.return_value += train.SECOND_SIGNAL_S
+        now.return_value += system.SECOND_SIGNAL_S
         with pytest.raises(KeyboardInterrupt) as raised:
             signal.raise_signal(signal.SIGINT)
     assert raised.value.args == (signal.SIGINT,)
@@ -519,7 +546,7 @@ def test_an_ignored_signal_stays_ignored():
     """A script's background jobs ignore SIGINT: Ctrl-C is for the job in the foreground."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with train.signals() as stopped, train.signals() as inner:
+        with system.signals() as stopped, system.signals() as inner:
             signal.raise_signal(signal.SIGINT)
             assert stopped() is None
             signal.raise_signal(signal.SIGTERM)
@@ -571,8 +598,18 @@ def test_data_with_val_and_test_keep_them(run, images, tmp_path):
     assert [row["step"] for row in found.rows if "test_acc" in row] == [found.step]
     stored = found.config["data"]
     assert (stored["train"], stored["val"], stored["val_split"], stored["test"]) == (20, 6, "val", 6)
+    assert load_model(tmp_path / "run").info.record["test_acc, %"] == found.rows[-1]["test_acc"]
     with pytest.raises(FieldError, match=r"^tta must "):
         run(tmp_path / "none", tta="flip")
+
+
+def test_test_images_whose_mirror_images_have_no_class_are_not_mirrored(images, tmp_path):
+    data = replace(datasets.load(str(images)), flip=False)
+    recipe = recipes.quickstart(**SMALL | {"epochs": 1, "holdout": 4, "tta": "flip"})
+    runtime = recipes.Runtime(tracker="none", quiet=True, precision="fp32")
+    done = train.run(recipe, data, tmp_path / "run", runtime=runtime)
+    plain = evaluate(load_model(done.folder), data.prepare(recipe), "center", "test", device="cpu", precision="fp32")
+    assert done.final["test_loss"] == pytest.approx(plain["loss"], rel=1e-6)
 
 
 # --- what stops a run
@@ -772,6 +809,10 @@ def test_the_cosine_is_pytorchs_with_warmup_and_plateau():
         assert train.learning_rate(recipe, step, 10) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         scheduler.step()
+    warm = recipes.classic(epochs=3, warmup=1.0)  # after the warm-up, the cosine of the remaining epochs
+    assert [train.learning_rate(warm, 10 + step, 10) for step in range(20)] == pytest.approx(
+        [train.learning_rate(recipe, step, 10) for step in range(20)]
+    )
     warm = recipes.classic(epochs=2, warmup=0.5, schedule="plateau")
     assert [train.learning_rate(warm, step, 4) for step in range(3)] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
     assert train.learning_rate(warm, 5, 4, drops=2) == pytest.approx(1e-4)
@@ -829,6 +870,12 @@ def test_parameter_groups_hold_each_parameter_once(name):
             assert group.get("muon", False) == muon
             kept = recipe.weight_decay if kind == "weight" or recipe.decay_biases else 0.0
             assert group["weight_decay"] == (train.MUON_DECAY if muon else kept)
+            assert group["momentum"] == (train.MUON_MOMENTUM if muon else recipe.momentum)
+            for epoch in (0, 2 / 3, 0.75, 0.8):  # conv1 of the released code has a schedule of its own
+                step = round(1000 * epoch * recipe.epochs)
+                rate = train.learning_rate(recipe, step, 1000, layer=layer, bias=kind == "bias")
+                expected = rate * recipe.muon_lr / recipe.lr if muon else rate
+                assert train.group_rate(recipe, group, step, 1000, 0) == pytest.approx(expected)
 
 
 def test_the_norm_of_the_gradient_is_exact():
@@ -891,6 +938,10 @@ def test_a_stuck_loss_is_named_once():
         warning.row({"step": step, "train_loss": loss})
     assert len(lines) == 1
     assert all(word in lines[0] for word in ("300 steps", "no better", "ln 10 = 2.303", "zero-bias", "imagenet"))
+    given = {"given_model": True}  # whose initialisation is not known
+    warning.start(SimpleNamespace(recipe=recipes.reference(), config=given, num_classes=10, say=lines.append))
+    warning.row({"step": 300, "train_loss": 2.3})
+    assert len(lines) == 1
 
 
 def test_a_profile_leaves_a_table_and_a_trace_and_changes_nothing(run, whole, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Files of a run: written atomically, read without running code in them.
+"""Files of weights and the run folder: written atomically, read without running code in them.
 
 A run folder holds ``config.json`` (what ran where), ``metrics.jsonl`` (the logged rows), ``last.ckpt`` (everything that
 resuming needs), ``best.safetensors`` (the weights with the best validation accuracy), ``curves.png`` and the tracker's
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -26,6 +26,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from alexnet.data import datasets
+from alexnet.data.datasets import Dataset
 from alexnet.data.images import is_lfs_pointer
 from alexnet.errors import one_line
 from alexnet.model import WEIGHTS, AlexNet_2012, ModelInfo
@@ -36,9 +38,6 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-if TYPE_CHECKING:
-    from alexnet.data.datasets import Dataset
 
 __all__ = [
     "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_run_dir", "check_unused", "is_scheduled",
@@ -302,7 +301,7 @@ class Run:
 
     @cached_property
     def full_rows(self) -> list[dict[str, Any]]:
-        """The rows that have training and validation metrics; a row at an epoch's end may have its accuracy alone."""
+        """The rows that have training and validation metrics; a row at an epoch's end may have only its accuracy."""
         return [row for row in self.rows if "train_loss" in row and "val_acc" in row]
 
     @property
@@ -333,8 +332,6 @@ class Run:
         Args:
             data, data_dir: as in ``Recipe`` and ``Runtime``; by default, and if they name the run's own, the run's.
         """
-        from alexnet.data import datasets
-
         loaded = datasets.load(data or self.recipe.data, data_dir or self.runtime.get("data_dir", "data"))
         if not self.owns(data):
             return loaded
@@ -429,9 +426,9 @@ def parse_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def lock_run_dir(folder: Path) -> Iterator[None]:
     """Create ``folder`` and keep other processes' runs out of it. ValueError if one is using it.
 
-    The lock belongs to this process alone: it ends with the process, even if that is killed, and its data workers do
-    not inherit it, as they would with ``flock``. Must not be nested. Windows, and file systems without locks, keep
-    nobody out.
+    Only this process has the lock: it ends with the process, even if that is killed, and its data workers do
+    not inherit it, as they would with ``flock``. Must not be nested. On Windows, and on file systems without locks, no
+    lock is taken.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
@@ -446,7 +443,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
 
 
 def check_unused(folder: Path) -> None:
-    """ValueError if ``folder`` exists and holds anything but what a run leaves that was killed at its start."""
+    """ValueError if ``folder`` has files, other than those left by a run that was killed as it started."""
     if folder.exists() and {entry.name for entry in folder.iterdir()} - {LOCK, f"{CONFIG}.tmp"}:
         what = "resume the run in it" if (folder / CONFIG).exists() else "an empty one; this one holds no run"
         raise ValueError(f"{folder}: already exists; choose a different folder, or {what}")

@@ -173,7 +173,7 @@ def _flag(name: str) -> str:
 
 RUN = argument("run", str, "Run folder, checkpoint, .safetensors file, or cifar10-small, which is bundled.")
 RUN_IF_ANY = argument("run", str, "Run folder, checkpoint or .safetensors file; default: cifar10-small.", nargs="?")
-RESUME = argument("--resume", bool, "Resume what is in the folder; what decides the result cannot change.")
+RESUME = argument("--resume", bool, "Resume the run in the folder. Its recipe cannot be changed.")
 DATA_IF_ANY = argument(
     "--data",
     str,
@@ -215,7 +215,7 @@ def train(args: Namespace) -> Answer:
     document = {"folder": str(folder), "final": result.final, "best": result.best, "stopped_by": result.stopped_by}
     if result.stopped_by:
         return _stopped(document, result.stopped_by, ["train", "--resume", "--out", folder.as_posix()])
-    return Answer(document, _result_text(result, recipe) if _is_first_process() else "")
+    return Answer(document, _result_text(result, _example_image(folder, recipe)) if _is_first_process() else "")
 
 
 @command(
@@ -463,7 +463,7 @@ def reproduce(args: Namespace) -> Answer:
     if done.record is None:
         words = ["reproduce", args.experiment, "--resume", "--out", done.folder.as_posix()]
         for name in _given(args, "seeds", "data", "data_dir", "device"):
-            words += [_flag(name), str(options[name])]
+            words += recipes.flags(name, options[name])
         return _stopped({}, done.stopped_by or signal.SIGINT, [*words, *(["--full"] if args.full else [])])
     return Answer(done.record, format_record(done.record, done.folder))
 
@@ -556,8 +556,8 @@ def _dataset(args: Namespace, run: Run | None, *, download: bool = True) -> tupl
 # --- texts
 
 
-def _result_text(result: Result, recipe: Recipe) -> str:
-    """The metrics, and what to do next."""
+def _result_text(result: Result, image: str) -> str:
+    """The metrics, and what to do next; ``image`` is a file to try ``predict`` on."""
     from alexnet.curves import CURVES
 
     final, best, folder, lines = result.final, result.best, result.folder, []
@@ -573,7 +573,7 @@ def _result_text(result: Result, recipe: Recipe) -> str:
         f"curves: {folder / CURVES}",
         "next:",
         f"  {program} evaluate {place}",
-        f"  {program} predict {place} {_example_image(folder, recipe)}",
+        f"  {program} predict {place} {image}",
     ]
     return "\n".join(lines)
 
@@ -614,7 +614,10 @@ def _recipe_table() -> str:
     width = max(40, shutil.get_terminal_size().columns)
     for name, make in RECIPES.items():
         lines.append(f"  {name:12}{(make.__doc__ or name).splitlines()[0].replace('`', '')}")
-        flags = recipes.command_line(dataclasses.replace(make(), name="classic"), recipes.runtime_for(name)).split()[3:]
+        flags = [
+            *recipes.changed_flags(make(), Recipe()),
+            *recipes.changed_flags(recipes.runtime_for(name), Runtime()),
+        ]
         lines += textwrap.wrap(
             " ".join(flags), width - 2, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
         )

@@ -116,11 +116,7 @@ def draw_curves(folder: Path, classes: int = 0) -> Path:
 
 def points(rows: Iterable[Mapping[str, Any]], against: str, metric: str) -> list[tuple[float, float]]:
     """The values of a metric against ``step`` or ``epoch``. NaN, a gap in the line, stands for None."""
-    return [
-        (row[against], math.nan if row[metric] is None else row[metric])
-        for row in rows
-        if metric in row and row.get(against) is not None
-    ]
+    return [(row[against], math.nan if row[metric] is None else row[metric]) for row in rows if metric in row]
 
 
 def draw_lines(ax: Axes, lines: Sequence[Line], against: str, metric: str, classes: int = 0) -> None:
@@ -181,7 +177,7 @@ def mark_chance(ax: Axes, classes: int, *, is_loss: bool) -> None:
 
 
 def set_ticks(axis: Axis, *, whole: bool, thousands: bool) -> None:
-    """Few round tick values; ``whole`` numbers alone, with commas between ``thousands``."""
+    """Few round tick values; only ``whole`` numbers, with commas between ``thousands``."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=whole))

@@ -11,7 +11,7 @@ Gradient, with g = ∂L/∂y and the window mirrored:
 
 ``torch.nn.functional.local_response_norm`` computes the same with a 3-D average pooling, which takes a dozen passes
 over memory and does not support bfloat16 on a CPU. Here it is plain tensor code for whatever compiles, traces or
-transforms a function, and in eager mode the operator ``alexnet::local_response_norm``, which keeps its input alone for
+transforms a function, and in eager mode the operator ``alexnet::local_response_norm``, which keeps only its input for
 the gradient. On a CPU with a C++ compiler, where channels lie innermost, the operator is lrn.cpp, which takes one pass.
 """
 
@@ -183,7 +183,7 @@ def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 
 
 def _in_cpp(name: str, inputs: list[Tensor], out: Tensor, size: int, alpha: float, beta: float, k: float) -> bool:
-    """Fill ``out`` by lrn.cpp's ``name``; False where that cannot be done. Channels must lie innermost in memory."""
+    """Fill ``out`` by lrn.cpp's ``name``; False if that is not possible. Channels must lie innermost in memory."""
     channels, rows = out.shape[1], [tensor.movedim(1, -1) for tensor in (*inputs, out)]
     if beta != _BETA or size not in _SIZES or channels > _MAX_CHANNELS or out.dtype not in _TYPES:
         return False

@@ -318,10 +318,9 @@ class AlexNet_2012(
             width_mult = OLD_WIDTHS[check_choice("widths", widths, OLD_WIDTHS)]
         _check_network(variant, width_mult, dropout)
         full = VARIANTS[variant]
-        multiple = full.groups
         self.variant = replace(
             full,
-            widths=tuple(max(1, int(width * width_mult / multiple)) * multiple for width in full.widths),
+            widths=tuple(max(1, int(width * width_mult / full.groups)) * full.groups for width in full.widths),
             dropout=full.dropout if dropout is None else dropout,
         )
         self.width_mult = width_mult
@@ -343,7 +342,7 @@ class AlexNet_2012(
 
     @property
     def info(self) -> ModelInfo | None:
-        """What trained weights need beside them; an attribute of ``fc8``, because another one has other classes."""
+        """What trained weights need beside them. It is stored on ``fc8``, so that replacing ``fc8`` removes it."""
         return getattr(self._head(), "info", None)
 
     @info.setter

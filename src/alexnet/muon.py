@@ -1,7 +1,7 @@
 """SGD, and Muon for the parameter groups that ask for it.
 
 Muon (Jordan et al. 2024, github.com/KellerJordan/Muon) replaces the update of a weight matrix by a nearly orthogonal
-one. ``torch.optim.Muon`` takes matrices alone; here a convolution's weight ``[out, in, k, k]`` counts as the matrix
+one. ``torch.optim.Muon`` takes only matrices; here a convolution's weight ``[out, in, k, k]`` counts as the matrix
 ``[out, in · k · k]``, and one optimizer, with one state dict, serves all layers.
 """
 
@@ -35,7 +35,7 @@ class SGDMuon(torch.optim.SGD):
         self.dtype = dtype
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"dtype": self.dtype}  # torch copies its own attributes alone
+        return super().__getstate__() | {"dtype": self.dtype}  # torch copies only its own attributes
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]

@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from alexnet.errors import FieldError, check_choice, suggest
 
 __all__ = [
-    "OLD_WIDTHS", "RECIPES", "TTA", "Recipe", "Runtime", "choices_of", "classic", "command_line", "field_types",
-    "flags", "imagenet", "modern", "paper", "quickstart", "recipe_from_config", "reference", "runtime_for",
-    "runtime_from_config", "source", "sprint",
+    "OLD_WIDTHS", "RECIPES", "TTA", "Recipe", "Runtime", "changed_flags", "choices_of", "classic", "command_line",
+    "field_types", "flags", "imagenet", "modern", "paper", "quickstart", "recipe_from_config", "reference",
+    "runtime_for", "runtime_from_config", "source", "sprint",
 ]  # fmt: skip
 
 
@@ -57,7 +57,7 @@ class Recipe:
     augment: tuple[str, ...] = _data(
         ("random_resized_crop", "flip"),
         "Augmentations: random_resized_crop or random_crop, flip or alternating_flip, pca_color or pca_color_std, "
-        "cutout, or others of alexnet.data.augment.",
+        "cutout, or others that alexnet.data.augment.augmentation has registered.",
     )
     pca_color_until: float = _data(1.0, "Share of the epochs, from the first, that use pca_color.")
 
@@ -137,7 +137,7 @@ class Runtime:
         "data", "With several processes: split each batch (data), or split the paper's two towers (towers)."
     )
     compile: bool | None = _run(None, "Use torch.compile; default: on CUDA only.")
-    quiet: bool = _run(False, "Show no progress.")
+    quiet: bool = _run(False, "Print no progress, notes or warnings.")
     profile: int = _run(0, "Profile this many steps and write trace.json; 0: none.")
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ def classic(**changes: Any) -> Recipe:
 
     ``alexnet train classic``. It validates on the test set, as the published run does. RESULTS.md has its accuracy.
     """
-    return _make(Recipe(), changes)
+    return _make(changes)
 
 
 def reference(**changes: Any) -> Recipe:
@@ -196,7 +196,7 @@ def reference(**changes: Any) -> Recipe:
 
     ``alexnet train reference``. The chart in github.com/ajheshbasnet/ClassicCNNs ends at a val_acc of about 56.3%.
     """
-    return _make(Recipe(name="reference", input_scale="imagenet", init="zero-bias"), changes)
+    return _make(changes, name="reference", input_scale="imagenet", init="zero-bias")
 
 
 def paper(**changes: Any) -> Recipe:
@@ -206,11 +206,10 @@ def paper(**changes: Any) -> Recipe:
     ten crops of each test image. The initialisation is the released code's, and the gradient is clipped:
     docs/fidelity.md says why.
     """
-    base = Recipe(
-        name="paper", variant="paper", init="source", input_scale="mean-image",
+    return _make(
+        changes, name="paper", variant="paper", init="source", input_scale="mean-image",
         augment=("random_crop", "flip", "pca_color"), epochs=60, schedule="plateau", holdout=5000, tta="ten-crop",
     )  # fmt: skip
-    return _make(base, changes)
 
 
 def imagenet(**changes: Any) -> Recipe:
@@ -219,10 +218,8 @@ def imagenet(**changes: Any) -> Recipe:
     ``alexnet train imagenet --data FOLDER``, with FOLDER/train/CLASS/*.JPEG and FOLDER/val/CLASS/*.JPEG. The paper
     reports errors of 40.7% (top-1) and 18.2% (top-5). This recipe has not been run in full.
     """
-    base = dataclasses.replace(
-        paper(), name="imagenet", data="data/imagenet", epochs=90, holdout=50_000, val_every=5000
-    )
-    return _make(base, changes)
+    own = {"name": "imagenet", "data": "data/imagenet", "epochs": 90, "holdout": 50_000, "val_every": 5000}
+    return _make(changes, paper(), **own)
 
 
 def source(**changes: Any) -> Recipe:
@@ -230,17 +227,16 @@ def source(**changes: Any) -> Recipe:
 
     ``alexnet train source``. From layers/layers-145.cfg: the network and initial weights. From layer-params-145.cfg:
     epsW 0.01 (line 169), lowered at epochs 25, 51, 79 (169, 174, 180), in conv1 at 67, 72 (177, 179), of 91 (181);
-    epsB 0.02 (19); momentum 0.9, decay 0.0005 (4 to 6), of weights alone (src/layer.cu, 565); colour noise until epoch
+    epsB 0.02 (19); momentum 0.9, decay 0.0005 (4 to 6), of weights only (src/layer.cu, 565); colour noise until epoch
     67 (178). From convdata.py: mean image (39), crops and mirrors (253 to 259), ten views (240 to 247), noise by
     standard deviations (41, 113) and division by 1.1 (205). From convnet.py: batches of 128 (177). This recipe has not
     been run in full.
     """
-    base = Recipe(
-        name="source", variant="source", init="source", input_scale="mean-image",
+    return _make(
+        changes, name="source", variant="source", init="source", input_scale="mean-image",
         augment=("random_crop", "flip", "pca_color_std"), pca_color_until=67 / 91, epochs=91, schedule="source",
         bias_lr=2.0, decay_biases=False, clip_norm=0.0, holdout=5000, tta="ten-crop",
     )  # fmt: skip
-    return _make(base, changes)
 
 
 def modern(**changes: Any) -> Recipe:
@@ -248,12 +244,11 @@ def modern(**changes: Any) -> Recipe:
 
     ``alexnet train modern``. It holds out 5,000 training images and evaluates the test set once, at the end.
     """
-    base = Recipe(
-        name="modern", input_scale="imagenet", init="he", augment=("random_crop", "flip"), batch_size=64, lr=0.08,
-        muon_lr=0.01, warmup=1.0, nesterov=True, label_smoothing=0.1, dropout_ramp=True, ema=0.999, holdout=5000,
-        tta="flip",
+    return _make(
+        changes, name="modern", input_scale="imagenet", init="he", augment=("random_crop", "flip"), batch_size=64,
+        lr=0.08, muon_lr=0.01, warmup=1.0, nesterov=True, label_smoothing=0.1, dropout_ramp=True, ema=0.999,
+        holdout=5000, tta="flip",
     )  # fmt: skip
-    return _make(base, changes)
 
 
 def sprint(**changes: Any) -> Recipe:
@@ -261,11 +256,10 @@ def sprint(**changes: Any) -> Recipe:
 
     ``alexnet train sprint``. It validates once and evaluates the test set, both at the end.
     """
-    base = dataclasses.replace(
-        modern(), name="sprint", images=12_000, epochs=1, warmup=0.1, dropout=0.0, dropout_ramp=False, ema=0.0,
+    return _make(
+        changes, modern(), name="sprint", images=12_000, epochs=1, warmup=0.1, dropout=0.0, dropout_ramp=False, ema=0.0,
         val_every=1000, tta="center",
     )  # fmt: skip
-    return _make(base, changes)
 
 
 def quickstart(**changes: Any) -> Recipe:
@@ -273,12 +267,13 @@ def quickstart(**changes: Any) -> Recipe:
 
     ``alexnet train quickstart``. 1,438 training images, 45 steps an epoch.
     """
-    return _make(Recipe(name="quickstart", data="digits", batch_size=32, lr=0.02, epochs=5, val_every=45), changes)
+    return _make(changes, name="quickstart", data="digits", batch_size=32, lr=0.02, epochs=5, val_every=45)
 
 
-def _make(base: Recipe, changes: dict[str, Any]) -> Recipe:
+def _make(changes: dict[str, Any], base: Recipe | None = None, **own: Any) -> Recipe:
+    """``base``, or ``classic``, with the recipe's ``own`` values and then the caller's ``changes``."""
     _check_names(changes, [name for name in field_types(Recipe) if name != "name"])
-    return dataclasses.replace(base, **changes)
+    return dataclasses.replace(base or Recipe(), **own | changes)
 
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = {
@@ -330,14 +325,18 @@ def runtime_from_config(config: Mapping[str, Any]) -> Runtime:
 
 def command_line(recipe: Recipe, runtime: Runtime | None = None, data: str | None = None) -> str:
     """The command line that trains ``recipe``. ``data`` is written in place of the recipe's own path."""
-    words = ["alexnet", "train", recipe.name]
-    own = runtime_for(recipe.name)
-    for config, base in ((recipe, RECIPES[recipe.name]()), (runtime or own, own)):
-        for name in field_types(type(config)):  # type: ignore[arg-type]
-            value = getattr(config, name)
-            if name != "name" and value != getattr(base, name):
-                words += flags(name, data if name == "data" and data else value)
-    return shlex.join(words)
+    base, base_runtime = RECIPES[recipe.name](), runtime_for(recipe.name)
+    if data and recipe.data != base.data:
+        recipe = dataclasses.replace(recipe, data=data)
+    words = [*changed_flags(recipe, base), *changed_flags(runtime or base_runtime, base_runtime)]
+    return shlex.join(["alexnet", "train", recipe.name, *words])
+
+
+def changed_flags(config: Recipe | Runtime, base: Recipe | Runtime) -> list[str]:
+    """The words of a command line that turn ``base`` into ``config``."""
+    names = [name for name in field_types(type(config)) if name != "name"]  # type: ignore[arg-type]
+    changed = [name for name in names if getattr(config, name) != getattr(base, name)]
+    return [word for name in changed for word in flags(name, getattr(config, name))]
 
 
 def flags(field: str, value: Any) -> list[str]:

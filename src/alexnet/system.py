@@ -1,4 +1,4 @@
-"""The machine: device, precision, memory, compilers, and what a record says about them."""
+"""The machine: device, precision, memory, compilers, signals, and what a record says about them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import functools
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sysconfig
+import threading
+import time
 import timeit
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,8 +26,10 @@ from alexnet.errors import FieldError
 
 __all__ = [
     "autocast", "cache_folder", "can_compile", "cpp_compiler", "describe", "git_commit", "keep_freed_memory",
-    "out_of_memory", "pick_device", "pick_precision", "sum_dtype", "versions",
+    "out_of_memory", "pick_device", "pick_precision", "signals", "sum_dtype", "versions",
 ]  # fmt: skip
+
+SECOND_SIGNAL_S = 1.0  # a second signal within this time counts as a repetition of the first
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -87,7 +94,7 @@ def _bf16_is_faster_on_cpu() -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to bfloat16 if ``precision`` is ``bf16``, else a context that changes nothing."""
+    """Autocast to bfloat16 if ``precision`` is ``bf16``, else a context without autocast."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -142,6 +149,35 @@ def out_of_memory(error: BaseException) -> bool:
     return type(error) is RuntimeError and any(text in str(error) for text in texts)
 
 
+@contextlib.contextmanager
+def signals() -> Iterator[Callable[[], int | None]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; yields a function that returns its number, or None.
+
+    A second signal raises KeyboardInterrupt with its number, unless it comes within a second: a job scheduler signals
+    every process, and torchrun passes on what it gets. Outside the main thread, which gets no signals, nothing is
+    caught, and a signal that the process ignores stays ignored. Nested blocks share what they catch.
+    """
+    current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    outer = (getattr(handler, "caught", None) for handler in current.values())
+    caught: list[tuple[int, float]] = next((each for each in outer if each is not None), [])
+
+    def note(number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if caught and now - caught[0][1] > SECOND_SIGNAL_S:
+            raise KeyboardInterrupt(number)
+        caught.append((number, now))
+
+    note.caught = caught  # type: ignore[attr-defined]
+    is_main = threading.current_thread() is threading.main_thread()
+    handled = [number for number, handler in current.items() if is_main and handler not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, note) for number in handled}
+    try:
+        yield lambda: caught[0][0] if caught else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def describe(device: torch.device) -> dict[str, str | int]:
     """The machine, for a record: device, processor, cores, memory in GiB and the GPU's name."""
     found: dict[str, str | int] = {"device": device.type, "cpu": _cpu_name(), "cores": os.cpu_count() or 1}
@@ -162,18 +198,10 @@ def _cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """The versions that affect a result: this package, Python, torch, torchvision, accelerate and CUDA."""
-    import accelerate
-    import torchvision
-
     import alexnet
 
-    found = {
-        "alexnet": alexnet.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "accelerate": accelerate.__version__,
-    }
+    found = {"alexnet": alexnet.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    found |= {name: metadata.version(name) for name in ("torchvision", "accelerate")}  # to import them takes long
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 

@@ -299,17 +299,16 @@ class ProgressBar:
     """Progress on standard error: a bar on a terminal, a line every half minute elsewhere, nothing if ``quiet``."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet, self.total, self.first_step = quiet, 0, 0
+        self.quiet = quiet
         self.bar: Any = None
-        self.started = self.shown = time.monotonic()
 
     def start(self, total: int, done: int) -> None:
         """Begin at step ``done`` of ``total``."""
         self.total, self.first_step = total, done
         self.started = self.shown = time.monotonic()
-        if (
-            not self.quiet and not getattr(sys.stderr, "closed", False) and getattr(sys.stderr, "isatty", bool)()
-        ):  # a log object in its place may have no isatty
+        # standard error may be None, closed, or a log object without isatty
+        is_terminal = not getattr(sys.stderr, "closed", False) and getattr(sys.stderr, "isatty", bool)()
+        if is_terminal and not self.quiet:
             self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def is_due(self) -> bool:
@@ -328,16 +327,12 @@ class ProgressBar:
 
     def row(self, row: Mapping[str, float]) -> None:
         """Print a logged row."""
-        units = {
-            "train_loss": ".3f", "train_acc": ".1f%", "val_loss": ".3f", "val_acc": ".1f%", "epoch_val_acc": ".1f%",
-            "test_loss": ".3f", "test_acc": ".1f%", "images_per_sec": ".0f",
+        formats = {
+            "step": "{:.0f}", "epoch": "{:.2f}", "train_loss": "{:.3f}", "train_acc": "{:.1f}%", "val_loss": "{:.3f}",
+            "val_acc": "{:.1f}%", "epoch_val_acc": "{:.1f}%", "test_loss": "{:.3f}", "test_acc": "{:.1f}%",
+            "images_per_sec": "{:.0f}",
         }  # fmt: skip
-        parts = [f"step {row['step']:.0f}", f"epoch {row['epoch']:.2f}"]
-        for name, unit in units.items():
-            if name in row:
-                percent = "%" if unit.endswith("%") else ""
-                parts.append(f"{name} {row[name]:{unit.rstrip('%')}}{percent}")
-        self.line("  ".join(parts))
+        self.line("  ".join(f"{name} {text.format(row[name])}" for name, text in formats.items() if name in row))
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""

@@ -5,7 +5,7 @@
 
 ``run`` reads from top to bottom: set up, the functions that the loop calls, resume, the loop. A resumed run is bit for
 bit the run that was not interrupted: the checkpoint has the weights, the optimizer, the random states, the place in the
-schedule and the epoch, and the running sums; the order and the crops of an epoch depend on the seed alone.
+schedule and the epoch, and the running sums; the order and the crops of an epoch depend only on the seed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import dataclasses
 import itertools
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,8 +44,8 @@ from alexnet.lrn import lrn_backend
 from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.muon import SGDMuon
 from alexnet.recipes import Recipe, Runtime, runtime_for
-from alexnet.system import autocast, out_of_memory
-from alexnet.tracking import Callback, MetricsFile, ProgressBar, RunInfo, check_tracker, make_tracker, profiled
+from alexnet.system import autocast, out_of_memory, signals
+from alexnet.tracking import Callback, MetricsFile, ProgressBar, RunInfo, State, check_tracker, make_tracker, profiled
 
 __all__ = [
     "Callback", "DataParallel", "Result", "RunInfo", "TrainState", "TrainingError", "learning_rate", "run",
@@ -56,7 +54,6 @@ __all__ = [
 
 MUON_LAYERS = ("conv2", "conv3", "conv4", "conv5")
 MUON_MOMENTUM, MUON_DECAY = 0.9, 0.01
-SECOND_SIGNAL_S = 1.0  # a second signal within this time counts as a repetition of the first
 
 
 class TrainingError(RuntimeError):
@@ -101,6 +98,11 @@ class TrainState:
     """Epochs since then."""
     drops: int = 0
     """How often the plateau schedule has divided the learning rate by 10; other schedules ignore it."""
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The full row of the present step; empty if there is none."""
+        return self.row if self.row.get("step") == self.step else {}
 
     def note_epoch(self, val_acc: float, patience: int) -> None:
         """Divide the learning rate by 10, at most three times, after ``patience`` epochs without improvement."""
@@ -156,6 +158,9 @@ def run(
 ) -> Result:
     """Train as ``recipe`` says and leave a run folder.
 
+    It sets torch's global random seed, and for the whole process glibc's malloc options and, if the network is
+    compiled, torch.compile's recompile limit.
+
     Args:
         recipe: from ``alexnet.recipes``.
         data: cifar10, digits, a folder, hf:NAME or what ``datasets.load`` returned; by default the recipe's own.
@@ -204,24 +209,12 @@ def run(
     # --- data
     dataset = data if isinstance(data, Dataset) else datasets.load(recipe.data, runtime.data_dir)
     dataset = dataset.prepare(recipe)
-    described = {
-        "spec": recipe.data, "name": dataset.name, **dataset.fingerprints(),
-        "train": len(dataset.train), "val": len(dataset.val), "val_split": dataset.val_split,
-        "test": len(dataset.test or ()), "largest_class_pct": {
-            name: 100 * float(np.bincount(images.labels).max()) / len(images)
-            for name, images in (("val", dataset.val), ("test", dataset.test)) if images
-        },
-    }  # fmt: skip
-    test_changed = _check_same_images(before, described) if before else False
+    data_facts = _describe_data(recipe, dataset)
+    test_changed = _check_same_images(before, data_facts) if before else False
     norm = make_normalization(recipe.input_scale, dataset.train)
 
     # --- processes and device
-    chosen = AcceleratorState() if is_initialized() and not dist.is_initialized() else None  # for the whole process
-    if chosen and (chosen.device.type, chosen.mixed_precision) != (device.type, "no"):
-        AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no")
-    if accelerator.device.type != device.type:
-        raise FieldError("device", f"{accelerator.device.type}, which Accelerate already uses here", device.type)
+    accelerator = _start_accelerator(device)
     device, is_main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
     parallel = parallel or DataParallel(accelerator)
     shard: Shard = parallel.shard()
@@ -248,26 +241,13 @@ def run(
 
     # --- network and optimizer
     torch.manual_seed(recipe.seed)
-    given, classes = model is not None, len(dataset.classes)
+    given, num_classes = model is not None, len(dataset.classes)
     if before and before.get("given_model") and not given:  # which of its weights are trained is not known
         raise ValueError(f"{folder}: the run was given a network; to resume it, call train.run with model= again")
     if model is None:
-        model = AlexNet_2012(classes, recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
+        model = AlexNet_2012(num_classes, recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     net = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size: Any = getattr(net, "input_size", None)
-    if isinstance(net, AlexNet_2012):
-        size = net.variant.image_sizes[0]
-        if changed := net.changed_layer():
-            raise ValueError(
-                f"model must have the layers of variant {recipe.variant}, from which load_model builds it again, but "
-                f"{changed} differs; wrap it in nn.Sequential, with the attribute input_size, to train it all the same"
-            )
-        if net.num_classes != classes:
-            raise ValueError(f"model must have {classes} classes, as {dataset.name} has, but has {net.num_classes}")
-    if size is None:
-        raise ValueError("model must have the attribute input_size, the side of its input")
-    if not any(weight.requires_grad for weight in net.parameters()):
-        raise ValueError("model must have weights that require gradients; call model.requires_grad_()")
+    size = _check_network(net, recipe, dataset)
     width, dropout = recipe.width_mult, recipe.dropout
     info = ModelInfo(recipe.variant, dataset.classes, norm, dataset.name, width_mult=width, dropout=dropout)
     loader = open_loader(dataset, recipe, runtime, norm, size, device, shard)
@@ -298,21 +278,21 @@ def run(
     best_weights: dict[str, Tensor] | None = None  # of the best validation, until they are on disk
     stopping = False
     splits = {"val": dataset.val, "test": dataset.test} if dataset.test else {"val": dataset.val}
-    mine = {  # this process's images, which are decoded once
+    own_images = {  # of this process; decoded once
         name: images.subset(range(shard.rank, len(images), shard.world)) for name, images in splits.items()
     }
 
-    def evaluate(split: str, tta: str) -> dict[str, Any] | None:
+    def evaluate(split: str, tta: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
         """Metrics of all processes over a split; None if a signal came meanwhile."""
         count = len(splits[split])
-        batches: Iterator[loaders.Batch | None] = loader.eval(mine[split], tta)
+        batches: Iterator[loaders.Batch | None] = loader.eval(own_images[split], tta)
         if shard.world > 1:
             turns = -(-count // (shard.world * eval_batch_size(device)))  # of the largest shard
             batches = itertools.islice(itertools.chain(batches, itertools.repeat(None)), turns)
             for buffer in eval_net.buffers():  # those that are saved; DDP shares them before the next step only
                 dist.broadcast(buffer, 0)
         viewing = eval_net if tta == "center" else TestTimeAugmentation(eval_net, size, mirror=dataset.flip)
-        metrics = Metrics(len(dataset.classes), device)
+        metrics = Metrics(num_classes, device)
         with autocast(device, precision):
             complete = measure(viewing, batches, metrics, lambda: any_process(stopped() is not None)[0])
         if not complete:
@@ -324,8 +304,8 @@ def run(
         """The weight of this process's mean loss. DDP averages over processes, which may have unequal shares."""
         if shard.world == 1:
             return 1.0
-        before = state.step % steps_per_epoch * recipe.batch_size  # images of the epoch
-        return len(labels) * shard.world / min(recipe.batch_size, len(dataset.train) - before)
+        seen = state.step % steps_per_epoch * recipe.batch_size  # images of the epoch
+        return len(labels) * shard.world / min(recipe.batch_size, len(dataset.train) - seen)
 
     def check_finite() -> None:
         """TrainingError if the loss or the gradient of a step was NaN or infinite. Waits for the device."""
@@ -335,17 +315,17 @@ def run(
         if bad_step:
             raise _diverged("the loss or its gradient", bad_step, state, sums, recipe)
 
-    def log_row() -> bool:
+    def log_row(stopped: Callable[[], int | None]) -> bool:
         """Validate and log a row. False if a signal stopped the validation."""
         nonlocal stopping
         check_finite()
         began = time.perf_counter()
-        val, test = evaluate("val", "center"), None
+        val, test = evaluate("val", "center", stopped), None
         if val and not math.isfinite(val["loss"]):  # the step's loss was computed before its update
             raise _diverged("the validation loss", state.step, state, sums, recipe)
         opens_test = dataset.test is not None and state.step == total_steps
         if val and opens_test:
-            test = evaluate("test", recipe.tta)
+            test = evaluate("test", recipe.tta, stopped)
         if val is None or (opens_test and test is None):
             return False
         state.validating += time.perf_counter() - began
@@ -355,7 +335,7 @@ def run(
         state.logged = state.step
         if is_main:
             metrics_file.add(row)
-        ends = [callback.row(dict(row)) for callback in following]  # of the main process; each gets the row
+        ends = [callback.row(dict(row)) for callback in active]  # of the main process; each gets the row
         train_net.train()  # a callback may have evaluated the network
         stopping |= any_process(any(ends))[0]
         bar.row(row)
@@ -420,10 +400,11 @@ def run(
                 checkpoint.save_weights(folder / BEST, best_weights, describe_weights(record))
                 best_weights = None
             snapshot["progress"] = dataclasses.asdict(state)
-            row = state.row if state.row.get("step") == state.step else {}
             metrics = ("val_acc", "val_loss", "test_acc", "test_loss")
             record = {"step": state.step}
-            record |= {f"{name}, %" if name.endswith("acc") else name: row[name] for name in metrics if name in row}
+            for name in metrics:
+                if name in state.final:
+                    record[f"{name}, %" if name.endswith("acc") else name] = state.final[name]
             checkpoint.save_checkpoint(folder / LAST, snapshot, describe_weights(record))
         state.saving += time.perf_counter() - began
 
@@ -459,8 +440,7 @@ def run(
 
     def result(stopped_by: int | None) -> Result:
         best = {"val_acc": state.best_acc, "step": state.best_step} if state.best_step else {}
-        final = state.row if state.row.get("step") == state.step else {}
-        return Result(folder, final, best, stopped_by)
+        return Result(folder, state.final, best, stopped_by)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lost_process(world))
@@ -486,7 +466,7 @@ def run(
             ended = f"is complete ({state.step} steps)" if last_step == total_steps else stopped_early
             bar.line(f"nothing to do: the run in {folder} {ended}")
             if is_main:  # it may have been killed between its last checkpoint and the picture
-                draw_curves(folder, len(dataset.classes))
+                draw_curves(folder, num_classes)
             return result(None)
         part = {
             "step": state.step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "device": device.type,
@@ -496,7 +476,7 @@ def run(
         }  # fmt: skip
         config = {
             "recipe": dataclasses.asdict(recipe), "runtime": dataclasses.asdict(runtime), "seed": recipe.seed,
-            "data": described,
+            "data": data_facts,
             "classes": list(dataset.classes), "given_model": given,
             "normalization": {"mean": norm.mean, "std": norm.std, "mean_image": bool(norm.mean_image)},
             "total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "val_every": val_every,
@@ -511,9 +491,9 @@ def run(
             checkpoint.write_config(folder, config)
 
         # --- callbacks
-        following: list[Callback] = []
+        active: list[Callback] = []
         started: list[Callback] = []
-        outcome: Any = "failed"
+        outcome: State = "failed"
         summary: dict[str, float] = {}
         if is_main:
             metrics_file = MetricsFile(folder / METRICS, state.logged if resume else None)
@@ -521,9 +501,9 @@ def run(
             if metrics_file.last_step < state.logged:
                 missing = f"steps {metrics_file.last_step + 1} to {state.logged}"
                 bar.line(f"warning: {METRICS} lacks the rows of {missing}, which the checkpoint has")
-            following = [make_tracker(runtime.tracker), StuckWarning(), Curves(), *callbacks]
+            active = [make_tracker(runtime.tracker), StuckWarning(), Curves(), *callbacks]
             run_info = RunInfo(
-                recipe, runtime, folder, config, net, dataset, len(dataset.classes), total_steps, steps_per_epoch,
+                recipe, runtime, folder, config, net, dataset, num_classes, total_steps, steps_per_epoch,
                 metrics_file.count, state.logged if resume else None, bar.line,
             )  # fmt: skip
 
@@ -533,7 +513,7 @@ def run(
                         ends.callback(callback.end, summary, outcome)
 
             stack.callback(end_callbacks)
-            for callback in following:
+            for callback in active:
                 callback.start(run_info)
                 started.append(callback)
         bar.line(_headline(recipe, dataset, part, folder, last_step, total_steps))
@@ -553,7 +533,7 @@ def run(
                 train_net.train()
                 while True:
                     scheduled = is_scheduled(state.step, val_every, steps_per_epoch, total_steps)
-                    if state.step > state.logged and (scheduled or state.step == last_step) and not log_row():
+                    if state.step > state.logged and (scheduled or state.step == last_step) and not log_row(stopped):
                         break  # a signal came; the resumed run starts with this row
                     if state.step == last_step or stopping:
                         break
@@ -569,8 +549,8 @@ def run(
                             layer.p = p * state.step / total_steps
                     with autocast(device, precision):
                         logits = train_net(images)
-                    if logits.shape[1] != classes:
-                        raise ValueError(f"model must have {classes} outputs, one per class, got {logits.shape[1]}")
+                    if logits.shape[1] != num_classes:
+                        raise ValueError(f"model must have {num_classes} outputs, one per class, got {logits.shape[1]}")
                     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
                     (loss * loss_share(labels)).backward()  # type: ignore[no-untyped-call]
                     grad_norm = clip_gradient(net, recipe.clip_norm or math.inf, parallel.grad_norm)
@@ -665,7 +645,7 @@ def group_rate(recipe: Recipe, group: Mapping[str, Any], step: int, steps_per_ep
 
 
 def make_optimizer(net: Any, recipe: Recipe, device: torch.device, precision: str = "fp32") -> SGDMuon:
-    """The recipe's optimizer, fused where torch has it. ``precision`` is that of Muon's matrix products."""
+    """The recipe's optimizer, fused if torch has it. ``precision`` is that of Muon's matrix products."""
     groups = net.param_groups(recipe) if hasattr(net, "param_groups") else list(_param_groups(net, recipe))
     optimizer = SGDMuon(
         groups,
@@ -690,19 +670,14 @@ def _param_groups(net: nn.Module, recipe: Recipe) -> Iterator[dict[str, Any]]:
         yield {"params": list(net.parameters())}
         return
     own = MUON_LAYERS if recipe.muon_lr else ("conv1",) if recipe.schedule == "source" else ()
-    layers = list(net.weight_layers())
+    muon = {"muon": True, "momentum": MUON_MOMENTUM, "weight_decay": MUON_DECAY if recipe.weight_decay else 0.0}
+    bias_decay = {} if recipe.decay_biases else {"weight_decay": 0.0}
     for is_own in (False, True) if own else (False,):
-        chosen = [layer for name, layer in layers if (name in own) == is_own]
-        weights, biases = [layer.weight for layer in chosen], [layer.bias for layer in chosen]
-        special: dict[str, Any] = {}
-        if is_own and recipe.muon_lr:
-            own_decay = MUON_DECAY if recipe.weight_decay else 0.0
-            special = {"muon": True, "momentum": MUON_MOMENTUM, "weight_decay": own_decay}
-        elif is_own:
-            special = {"layer": "conv1"}
-        yield {"params": weights, "bias": False, **special}
-        decay = {} if recipe.decay_biases else {"weight_decay": 0.0}
-        yield {"params": biases, "bias": True, "layer": special.get("layer", ""), **decay}
+        layers = [layer for name, layer in net.weight_layers() if (name in own) == is_own]
+        special: dict[str, Any] = {} if not is_own else muon if recipe.muon_lr else {"layer": "conv1"}
+        yield {"params": [layer.weight for layer in layers], "bias": False, **special}
+        biases = {"params": [layer.bias for layer in layers], "bias": True, "layer": special.get("layer", "")}
+        yield biases | bias_decay
 
 
 def clip_gradient(net: nn.Module, max_norm: float, whole_norm: Callable[[Tensor], Tensor]) -> Tensor:
@@ -768,9 +743,7 @@ class RunningSums:
     def restore(self, saved: Mapping[str, Tensor], shard: Shard) -> None:
         """This process's sums. If the number of processes has changed, the first one takes all of them."""
         sums = saved["sums"].view(-1, 3)
-        if len(sums) != shard.world:
-            sums = F.pad(sums.sum(0, keepdim=True), (0, 0, 0, shard.world - 1))
-        self.sums.copy_(sums[shard.rank])
+        self.sums.copy_(sums[shard.rank] if len(sums) == shard.world else sums.sum(0) * (shard.rank == 0))
         self.grad_norm = saved["grad_norm"].to(self.sums.device)
 
 
@@ -778,7 +751,7 @@ class RunningSums:
 
 
 class StuckWarning(Callback):
-    """Says once, from step 200 on, that the loss is no better than that of guessing, and the likely cause."""
+    """Warns once, from step 200 on, if the training loss is at chance level, and names the likely cause."""
 
     def start(self, run: RunInfo) -> None:
         self.run, self.warned = run, run.config["given_model"]  # the hint is about a recipe's own start
@@ -807,6 +780,20 @@ def stuck_hint(recipe: Recipe) -> str:
     return f"{pair}: weights this small are made for raw pixels. Try input_scale raw, or init he"
 
 
+def _describe_data(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """What ``config.json`` says about the data."""
+    largest = {
+        name: 100 * float(np.bincount(images.labels).max()) / len(images)
+        for name, images in (("val", dataset.val), ("test", dataset.test))
+        if images
+    }
+    return {
+        "spec": recipe.data, "name": dataset.name, **dataset.fingerprints(), "train": len(dataset.train),
+        "val": len(dataset.val), "val_split": dataset.val_split, "test": len(dataset.test or ()),
+        "largest_class_pct": largest,
+    }  # fmt: skip
+
+
 def _check_same_images(before: Mapping[str, Any], described: Mapping[str, Any]) -> bool:
     """FieldError if these are not the images that the run was started with. Whether its test images differ."""
     old = before.get("data", {})
@@ -816,6 +803,37 @@ def _check_same_images(before: Mapping[str, Any], described: Mapping[str, Any]) 
             requirement = f"the images that the run was started with ({name} {old[name]}, not {described[name]})"
             raise FieldError("data", requirement, described["spec"])
     return by_split and bool(old.get("test_fingerprint") != described.get("test_fingerprint"))
+
+
+def _start_accelerator(device: torch.device) -> Accelerator:
+    """Accelerate on ``device``. ``FieldError`` if this process already uses it on another device."""
+    chosen = AcceleratorState() if is_initialized() and not dist.is_initialized() else None  # for the whole process
+    if chosen and (chosen.device.type, chosen.mixed_precision) != (device.type, "no"):
+        AcceleratorState._reset_state(reset_partial_state=True)  # there is no public way to choose again
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no")
+    if accelerator.device.type != device.type:
+        raise FieldError("device", f"{accelerator.device.type}, which Accelerate already uses here", device.type)
+    return accelerator
+
+
+def _check_network(net: nn.Module, recipe: Recipe, dataset: Dataset) -> int:
+    """The side of the network's input. ``ValueError`` if the network cannot be trained on this data set."""
+    size: Any = getattr(net, "input_size", None)
+    if isinstance(net, AlexNet_2012):
+        size = net.variant.image_sizes[0]
+        if changed := net.changed_layer():
+            raise ValueError(
+                f"model must have the layers of variant {recipe.variant}, from which load_model builds it again, but "
+                f"{changed} differs; wrap it in nn.Sequential, with the attribute input_size, to train it all the same"
+            )
+        if net.num_classes != len(dataset.classes):
+            count = len(dataset.classes)
+            raise ValueError(f"model must have {count} classes, as {dataset.name} has, but has {net.num_classes}")
+    if size is None:
+        raise ValueError("model must have the attribute input_size, the side of its input")
+    if not any(weight.requires_grad for weight in net.parameters()):
+        raise ValueError("model must have weights that require gradients; call model.requires_grad_()")
+    return int(size)
 
 
 def continue_config(before: Mapping[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -894,35 +912,6 @@ def _all_or_none(any_process: Callable[..., list[bool]], here: bool, folder: Pat
     if seen and missed:
         raise ValueError(f"{folder}: some processes see its {LAST} and others do not; use a folder that all share")
     return here
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[Callable[[], int | None]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; yields a function that returns its number, or None.
-
-    A second signal raises KeyboardInterrupt with its number, unless it comes within a second: a job scheduler signals
-    every process, and torchrun passes on what it gets. Outside the main thread, which gets no signals, nothing is
-    caught, and a signal that the process ignores stays ignored. Nested blocks share what they catch.
-    """
-    current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    outer = (getattr(handler, "caught", None) for handler in current.values())
-    caught: list[tuple[int, float]] = next((each for each in outer if each is not None), [])
-
-    def note(number: int, _frame: object) -> None:
-        now = time.monotonic()
-        if caught and now - caught[0][1] > SECOND_SIGNAL_S:
-            raise KeyboardInterrupt(number)
-        caught.append((number, now))
-
-    note.caught = caught  # type: ignore[attr-defined]
-    is_main = threading.current_thread() is threading.main_thread()
-    handled = [number for number, handler in current.items() if is_main and handler not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, note) for number in handled}
-    try:
-        yield lambda: caught[0][0] if caught else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

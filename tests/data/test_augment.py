@@ -89,6 +89,22 @@ def test_alternating_flip_mirrors_each_image_in_every_other_epoch():
     assert torch.equal(even, later)
     assert even.any()
     assert odd.any()
+    first, other = draws(), draws()  # another order of the images, as each epoch has
+    other.order = other.order.roll(5)
+    own, rolled = (
+        AUGMENTATIONS["alternating_flip"].apply(Boxes.central(16, 224), each).mirrored for each in (first, other)
+    )
+    assert torch.equal(own.roll(5), rolled)
+    assert not torch.equal(own, rolled)
+
+
+def test_crops_reach_all_edges():
+    found = boxes("random_crop", count=4000)
+    assert all((side.min(), side.max()) == (0, 32) for side in (found.top, found.left))
+    found = boxes("random_resized_crop", count=4000)
+    for start, length in ((found.top, found.height), (found.left, found.width)):
+        assert start.min() == 0
+        assert (start + length)[length < 256].max() == 256
 
 
 @pytest.mark.parametrize(("name", "divisor"), [("pca_color", 1.0), ("pca_color_std", 1.1)])

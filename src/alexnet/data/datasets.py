@@ -115,18 +115,12 @@ class Table:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        contents = pc.struct_field(self.column, [self.column.type.get_field_index("bytes")])
+        contents = pc.struct_field(self.column, "bytes")
         sizes = pc.fill_null(pc.binary_length(contents.cast(pa.large_binary())), -1).to_numpy().astype(np.int64)[rows]
         for place in np.flatnonzero(sizes < 0):
             source = self.read(int(rows[place]))[0]
             sizes[place] = Path(source).stat().st_size if isinstance(source, str) else len(source)
         return sizes, b""
-
-
-def _content(source: np.ndarray | bytes | str) -> bytes:
-    if isinstance(source, np.ndarray):
-        return source.tobytes()
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +152,10 @@ class Images:
 
     def encoded(self, index: int) -> bytes:
         """Image ``index`` as it is stored: the bytes of its file, or its pixels."""
-        return _content(self._read(index)[0])
+        source, _ = self._read(index)
+        if isinstance(source, np.ndarray):
+            return source.tobytes()
+        return source if isinstance(source, bytes) else Path(source).read_bytes()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Images:
         """The images at ``indices``, in that order. Nothing is copied but the labels."""
@@ -236,18 +233,18 @@ class Dataset:
     train: Images
     val: Images
     val_split: str
-    """``test`` or ``val``, or ``holdout`` where it was cut from the training images."""
+    """``test`` or ``val``, or ``holdout`` if it was cut from the training images."""
     flip: bool = True
     """Whether a mirrored image is still of its class; a mirrored digit is not."""
     test: Images | None = None
-    """What a run is evaluated on once, at its end; None where ``val`` is the test set."""
+    """What a run is evaluated on once, at its end; None if ``val`` is the test set."""
     fewer: int | None = None
     """What ``with_fewer`` was called with."""
     notes: tuple[str, ...] = ()
     """Lines for the user, such as how many files of a folder are no images."""
 
     def eval_images(self, split: str) -> tuple[str, Images]:
-        """The images of ``val`` or ``test``, and what they are called. ValueError where there are none."""
+        """The images of ``val`` or ``test``, and what they are called. ValueError if there are none."""
         if split == "test" and self.test is not None:
             return "test", self.test
         if split == "test" and self.val_split != "test":
@@ -382,7 +379,7 @@ def _used_splits(spec: str, found: Collection[str]) -> list[str]:
 
 
 def _dataset(spec: str, name: str, classes: Mapping[str, tuple[str, ...]], images: Mapping[str, Images]) -> Dataset:
-    """A data set of splits, whose classes must be the same where they are known.
+    """A data set of splits, whose classes must be the same if they are known.
 
     Where there is no split to validate on, a tenth of the training images is held out, and ``val_split`` says so.
     """
@@ -429,7 +426,7 @@ def _checked(dataset: Dataset) -> Dataset:
 
 
 def _some(names: Sequence[str]) -> str:
-    """A list for an error message, cut short where it is long."""
+    """A list for an error message, cut short if it is long."""
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -460,21 +457,21 @@ FIRST_MD5 = ("7498ec3214f887802a195993574a9714",)
 def _cifar10(data_dir: Path, download: bool) -> Dataset:
     from filelock import FileLock
 
-    dataset = _cifar10_on_disk(data_dir)
-    if dataset is None and not download:
+    if (dataset := _cifar10_on_disk(data_dir)) is not None:
+        return dataset
+    if not download:
         raise ValueError(f"CIFAR-10 is not in '{data_dir}'; it is downloaded when it is used (about 150 MB)")
-    if dataset is None:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(data_dir / ".cifar10.lock"):  # of several processes one downloads, the others find it done
-            if _cifar10_on_disk(data_dir) is None:
-                _download_cifar10(data_dir)
-        dataset = _cifar10_on_disk(data_dir)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(data_dir / ".cifar10.lock"):  # one process downloads; the others wait and find the files
+        if (dataset := _cifar10_on_disk(data_dir)) is None:
+            _download_cifar10(data_dir)
+            dataset = _cifar10_on_disk(data_dir)
     assert dataset is not None
     return dataset
 
 
 def _cifar10_on_disk(data_dir: Path) -> Dataset | None:
-    """CIFAR-10, or None where it is not there or not whole."""
+    """CIFAR-10, or None if it is missing or incomplete."""
     from torchvision.datasets import CIFAR10
 
     root = data_dir.resolve().parent if data_dir.resolve().name == CIFAR10.base_folder else data_dir
@@ -588,7 +585,7 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
     classes = {split: tuple(sorted(own)) for split, own in found.items()}
     if left_out:
         count = f"{len(left_out):,} files and folders"
-        notes.append(f"left out {count} that are no images of a class, such as {left_out[0]}")
+        notes.append(f"ignored {count} that are not images of a class, such as {left_out[0]}")
     return replace(_dataset(spec, _display_name(folder), classes, images), notes=tuple(notes))
 
 
@@ -659,7 +656,7 @@ def _parquet_folder(spec: str, folder: Path, files: Path) -> Dataset:
 
 
 def _read_parquet(paths: Sequence[Path]) -> SplitTable:
-    """A split's files, in memory or, where large, mapped from the copy that the datasets library makes.
+    """A split's files, in memory or, if large, mapped from the copy that the datasets library makes.
 
     Parquet itself cannot be mapped: a row cannot be read without the hundreds or thousands around it.
     """
@@ -749,7 +746,7 @@ def _from_tables(spec: str, name: str, tables: Mapping[str, SplitTable], folders
 
 
 class _NoLabelsError(ValueError):
-    """A split has no column of labels, or none in it."""
+    """A split has no label column, or the column is empty."""
 
 
 def _labelled(

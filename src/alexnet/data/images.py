@@ -37,7 +37,7 @@ class ImageError(ValueError):
 def open_image(source: str | Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file to RGB, turned upright by its EXIF orientation.
 
-    Transparency is laid over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits, and only the first frame of an animation is used.
 
     Args:
         source: a path, or the content of an image file.
@@ -79,7 +79,7 @@ def prefetch(work: Callable[[_Item], _Result], items: Iterable[_Item], most: int
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:  # also where nobody takes the rest
+        finally:  # also if nobody takes the rest
             for future in waiting:
                 future.cancel()
 

@@ -74,7 +74,7 @@ def open_loader(
     dataset: Dataset, recipe: Recipe, runtime: Runtime, norm: Normalization, size: int, device: torch.device,
     shard: Shard = Shard(),
 ) -> Loader:  # fmt: skip
-    """The resident path where ``runtime.loader`` allows it and the images fit it, else the path of workers.
+    """The resident path if ``runtime.loader`` allows it and the images fit it, else the path of workers.
 
     Args:
         size: side of the network's input, 224 to 256.
@@ -126,9 +126,10 @@ class BatchLoader:
         self.steps_per_epoch = -(-len(self.images) // recipe.batch_size)
         array = self.images.array() if kind == "resident" else None
         self.pixels = None if array is None else torch.from_numpy(array).to(device)  # [N, side, side, 3]
-        self.mean = mean_pixels(norm, None if self.pixels is None else self.pixels.shape[1]).to(device)
+        side = None if array is None else array.shape[1]
+        self.mean = mean_pixels(norm, side).to(device)
         self.std = torch.tensor(norm.std, device=device)[:, None, None] * 255
-        self.cut = BoxCrops(self.mean.shape[-1] if self.pixels is None else self.pixels.shape[1], size, device)
+        self.cut = BoxCrops(side or self.mean.shape[-1], size, device)
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         count, step, rank, world = len(self.images), self.recipe.batch_size, self.shard.rank, self.shard.world

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +32,7 @@ __all__ = [
 RESIZE = 256  # side of the patch of an image that crops are taken from (the paper, section 2)
 SMALL_SIDE = 96  # of larger images, the resident path's matrices would be larger than the images
 STRIP = 32  # times as long as wide: no crop reaches beyond the middle of such an image
-LARGE_IMAGES = 2000  # of larger images, so many are enough for the statistics
+LARGE_IMAGES = 2000  # the statistics of larger images come from so many
 LARGE_MEAN_SIDE = 32  # of the mean image of large images; each of its pixels is the mean over 8×8
 
 
@@ -139,7 +139,7 @@ def encode_mean_image(pixels: np.ndarray) -> str:
 
 
 def _decoded(mean_image: str) -> np.ndarray:
-    """float64 ``[side, side, 3]``. ValueError where the text is anything but a mean image."""
+    """float64 ``[side, side, 3]``. ValueError if the text is not a mean image."""
     try:
         data = base64.b64decode(mean_image, validate=True)
     except (TypeError, binascii.Error, ValueError):
@@ -186,12 +186,21 @@ class Statistics:
         return values[::-1].clip(min=0), vectors[:, ::-1]
 
 
-@functools.lru_cache(maxsize=1)
+_known: weakref.WeakKeyDictionary[Images, Statistics] = weakref.WeakKeyDictionary()
+
+
 def statistics(images: Images) -> Statistics:
     """The statistics of a split. ``ImageError`` for a damaged image.
 
     Small squares are taken whole, all of them; of other images, the central 256×256 pixels of 2,000 at equal distances.
+    They are computed once for each ``Images``.
     """
+    if images not in _known:
+        _known[images] = _compute_statistics(images)
+    return _known[images]
+
+
+def _compute_statistics(images: Images) -> Statistics:
     small = are_small(images)
     count, total, squares = 0, np.zeros(()), np.zeros((3, 3))
     for block in _blocks(images, small):

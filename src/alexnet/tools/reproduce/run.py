@@ -92,7 +92,7 @@ def run_experiment(
         if settings.images and settings.images >= len(dataset.train):
             arms[name] = replace(settings, images=None)
     runtime = Runtime(data_dir=data_dir, tracker="none", device=device, quiet=quiet)  # type: ignore[arg-type]
-    with lock_run_dir(folder), train.signals() as stopped:
+    with lock_run_dir(folder), system.signals() as stopped:
         total = len(arms) * seeds + sum(len(arm.rates) for arm in experiment.arms)
         runs = _Runs(experiment, folder, dataset, runtime, say, stopped, total)
         plan = runs.plan(arms, full=full)
