@@ -857,7 +857,7 @@ def test_the_dropout_ramp_grows_with_the_steps(run, tmp_path):
 
 @pytest.mark.parametrize("name", [*recipes.RECIPES, "muon"])
 def test_parameter_groups_hold_each_parameter_once(name):
-    recipe = recipes.modern(decay_biases=False) if name == "muon" else recipes.RECIPES[name]()
+    recipe = recipes.modern(decay_biases=False, momentum=0.5) if name == "muon" else recipes.RECIPES[name]()
     net = AlexNet_2012(10, recipe.variant, width_mult=1 / 16)
     groups = train.make_optimizer(net, recipe, torch.device("cpu")).param_groups
     held = [id(p) for group in groups for p in group["params"]]
