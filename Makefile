@@ -6,7 +6,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint con
 # Without .pyc files, every process of the tests would compile the sources of torch again, nine seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test test-slow lint format results bench faults bench-gpu accuracy-gpu wheel-test hub clean
+.PHONY: setup quickstart test test-slow test-oldest lint format results bench faults bench-gpu accuracy-gpu wheel-test hub clean
 
 setup: .venv/dev  ## Create .venv with everything for development
 
@@ -32,6 +32,12 @@ test: .venv/dev  ## The fast tests
 
 test-slow: .venv/dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-oldest: .venv/bin/uv  ## The fast tests with the oldest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/oldest
+	$(BIN)/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable .
+	$(BIN)/uv pip install --quiet --python build/oldest/bin/python --editable '.[dev]'
+	build/oldest/bin/python -m pytest -n auto --dist worksteal
 
 lint: .venv/dev  ## Style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -840,7 +840,7 @@ def test_the_source_schedule_lowers_its_rates_where_the_released_code_did(epochs
 def test_the_plateau_schedule_lowers_the_rate_three_times():
     state, drops = train.TrainState(), []
     for accuracy in (50, 60, 60, 59, 61, 61, 61, 61, 61, 61, 61):
-        state.note_epoch(accuracy, patience=2)
+        state.update_plateau(accuracy, patience=2)
         drops.append(state.drops)
     assert drops == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 

@@ -36,7 +36,7 @@ __all__ = [
     "measure", "predict", "progress_bar",
 ]  # fmt: skip
 
-COLUMNS = 100
+TERMINAL_COLUMNS = 100
 MAX_CONFUSION_CLASSES = 20  # a confusion matrix of more does not fit a terminal
 
 
@@ -173,13 +173,13 @@ def evaluate(
     info = info_of(model)
     name, images = dataset.eval_images(split)
     check_classes(dataset, info.classes)
-    place, size = pick_device(device), model.variant.image_sizes[0]
-    model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = eval_batches(images, info.normalization, RESIZE if tta == "ten-crop" else size, place)
+    torch_device, size = pick_device(device), model.variant.image_sizes[0]
+    model.to(torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = eval_batches(images, info.normalization, RESIZE if tta == "ten-crop" else size, torch_device)
     viewing = model if tta == "center" else TestTimeAugmentation(model, size, mirror=dataset.flip)
-    metrics = Metrics(len(dataset.classes), place)
-    with autocast(place, pick_precision(precision, place)):
-        measure(viewing, progress_bar(batches, len(images), place) if progress else batches, metrics)
+    metrics = Metrics(len(dataset.classes), torch_device)
+    with autocast(torch_device, pick_precision(precision, torch_device)):
+        measure(viewing, progress_bar(batches, len(images), torch_device) if progress else batches, metrics)
     found = metrics.result(expected=len(images))
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]
@@ -221,7 +221,7 @@ def format_evaluation(found: dict[str, Any], tta: str) -> str:
         lines.append(f"{name:{width}}  {total:>6}  {'-' if share is None else f'{share:.1f}%':>7}  {confused}")
     if len(names) > MAX_CONFUSION_CLASSES:
         return "\n".join(lines)
-    needed, room = len(str(max(map(max, matrix)))) + 1, (COLUMNS - width) // len(names)
+    needed, room = len(str(max(map(max, matrix)))) + 1, (TERMINAL_COLUMNS - width) // len(names)
     cell = max(needed, 4, min(room, 1 + max(map(len, names))))
     lines += ["", "confusion matrix: a row for each class, a column for each prediction"]
     lines.append(" " * width + "".join(f" {name[: cell - 1]:>{cell - 1}}" for name in names))
@@ -268,9 +268,9 @@ def predict(
         raise FieldError("top_k", f"between 1 and the model's {info.num_classes} classes", top_k)
     if batch_size < 1:
         raise FieldError("batch_size", "1 or more", batch_size)
-    place = pick_device(device)
-    precision = pick_precision(precision, place)
-    model.to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    torch_device = pick_device(device)
+    precision = pick_precision(precision, torch_device)
+    model.to(torch_device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     size, norm = model.variant.image_sizes[0], info.normalization
 
     def read(file: str | Path) -> tuple[str, np.ndarray | ImageError]:
@@ -285,8 +285,8 @@ def predict(
         while batch := list(islice(decoded, batch_size)):
             pixels = [image for _, image in batch if isinstance(image, np.ndarray)]
             if pixels:
-                images = normalized(pixels, norm, place)
-                with torch.inference_mode(), autocast(place, precision):
+                images = normalized(pixels, norm, torch_device)
+                with torch.inference_mode(), autocast(torch_device, precision):
                     best = model(images).float().softmax(1).topk(top_k, dim=1)
                 tops = iter(zip(best.indices.tolist(), best.values.tolist(), strict=True))
             for file, image in batch:

@@ -34,8 +34,8 @@ __all__ = ["INITS", "VARIANTS", "AlexNet_2012", "Init", "ModelInfo", "Scale", "V
 
 
 WEIGHTS = "model.safetensors"
-NETWORK = ("num_classes", "variant", "width_mult", "dropout")  # the arguments that must match the weights
-DOWNLOAD = {"revision", "cache_dir", "force_download", "local_files_only", "token"}  # options of huggingface_hub's
+NETWORK_ARGUMENTS = ("num_classes", "variant", "width_mult", "dropout")  # the arguments that must match the weights
+HUB_OPTIONS = {"revision", "cache_dir", "force_download", "local_files_only", "token"}  # options of huggingface_hub's
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _check_network(variant: str, width_mult: float, dropout: float | None) -> No
         raise FieldError("dropout", "at least 0 and less than 1, or None for the variant's own", dropout)
 
 
-README = """---
+CARD_TEMPLATE = """---
 {{ card_data }}
 ---
 
@@ -278,7 +278,7 @@ class AlexNet_2012(
     license="mit",
     pipeline_tag="image-classification",
     tags=["alexnet", "image-classification"],
-    model_card_template=README,
+    model_card_template=CARD_TEMPLATE,
 ):
     """AlexNet (2012): five convolutions, response normalisation and three fully connected layers.
 
@@ -412,7 +412,7 @@ class AlexNet_2012(
         Raises:
             ValueError: the weights do not fit ``info``.
         """
-        arguments = {name: getattr(info, name) for name in NETWORK}
+        arguments = {name: getattr(info, name) for name in NETWORK_ARGUMENTS}
         model = cls._with_weights(weights, **arguments)
         model.info = info
         return model
@@ -449,7 +449,8 @@ class AlexNet_2012(
             if (Path(name) / CONFIG).is_file():
                 read_config(Path(name))  # huggingface_hub does not name a damaged file
             return super().from_pretrained(name, **options)
-        if unknown := options.keys() - {*NETWORK, *DOWNLOAD, "widths", "init", "config", "map_location", "strict"}:
+        known = {*NETWORK_ARGUMENTS, *HUB_OPTIONS, "widths", "init", "config", "map_location", "strict"}
+        if unknown := options.keys() - known:
             raise TypeError(f"from_pretrained() got unexpected arguments: {', '.join(sorted(unknown))}")
         if options.get("widths") is not None:
             options["width_mult"] = OLD_WIDTHS[check_choice("widths", options["widths"], OLD_WIDTHS)]
@@ -471,14 +472,14 @@ class AlexNet_2012(
     ) -> Self:
         from alexnet.checkpoint import read_safetensors
 
-        where = {name: options.pop(name) for name in DOWNLOAD & options.keys()}
+        where = {name: options.pop(name) for name in HUB_OPTIONS & options.keys()}
         file = Path(model_id) / WEIGHTS
         if not Path(model_id).is_dir():
             file = Path(hf_hub_download(model_id, WEIGHTS, **where))
         weights, metadata = read_safetensors(file, map_location)
         text = metadata.get("card") or json.dumps((config or {}).get("card"))  # 0.1.0 had it in config.json
         info = None if text == "null" else ModelInfo.from_json(text, file)
-        own = {name: getattr(info, name) for name in NETWORK} if info else {}
+        own = {name: getattr(info, name) for name in NETWORK_ARGUMENTS} if info else {}
         for name, value in own.items():
             value = VARIANTS[own["variant"]].dropout if value is None else value
             if options.get(name, value) != value:
@@ -506,7 +507,7 @@ class AlexNet_2012(
     def _arguments(self) -> dict[str, Any]:
         """The arguments that must match the weights."""
         own = (self.num_classes, self.variant.name, self.width_mult, self.variant.dropout)
-        return dict(zip(NETWORK, own, strict=True))
+        return dict(zip(NETWORK_ARGUMENTS, own, strict=True))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         from alexnet.checkpoint import save_weights

@@ -104,7 +104,7 @@ class TrainState:
         """The full row of the present step; empty if there is none."""
         return self.row if self.row.get("step") == self.step else {}
 
-    def note_epoch(self, val_acc: float, patience: int) -> None:
+    def update_plateau(self, val_acc: float, patience: int) -> None:
         """Divide the learning rate by 10, at most three times, after ``patience`` epochs without improvement."""
         self.stale = 0 if val_acc > self.plateau_acc else self.stale + 1
         self.plateau_acc = max(val_acc, self.plateau_acc)
@@ -365,7 +365,7 @@ def run(
                 state.seconds = state.waited = state.validating = state.saving = 0.0
         if step % steps_per_epoch == 0:
             row["epoch_val_acc"] = val["top1"]
-            state.note_epoch(val["top1"], recipe.patience)
+            state.update_plateau(val["top1"], recipe.patience)
         if test:
             row |= {"test_loss": test["loss"], "test_acc": test["top1"]}
         if is_full:

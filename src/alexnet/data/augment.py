@@ -201,12 +201,12 @@ def _pca_color(images: Tensor, draws: Draws, scale: Callable[[np.ndarray], np.nd
 
 
 @augmentation("crop")
-def cutout(images: Tensor, draws: Draws, side: int = 64) -> Tensor:
+def cutout(images: Tensor, draws: Draws) -> Tensor:
     """Set a square of 64 pixels to the mean, which is 0; its centre lies anywhere (DeVries and Taylor 2017)."""
     pixels = torch.arange(images.shape[-1])
     centre = (draws.rand(2, 1) * len(pixels)).long()
-    offset = pixels - centre + side // 2
-    inside = (offset >= 0) & (offset < side)
+    offset = pixels - centre + 32
+    inside = (offset >= 0) & (offset < 64)
     inside = inside.to(images.device, non_blocking=images.is_cuda)  # [B, 2, S]
     return images.masked_fill((inside[:, 0, :, None] & inside[:, 1, None])[:, None], 0.0)
 

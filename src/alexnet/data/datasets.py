@@ -208,11 +208,11 @@ class Images:
 
 def hold_out(images: Images, part: float) -> tuple[Images, Images]:
     """Hold out one image in ``part`` of each class, always the same ones. A class of one image stays in training."""
-    held = _one_in(part, images.labels, spare=1)
+    held = _stratified(part, images.labels, spare=1)
     return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
 
 
-def _one_in(part: float, labels: np.ndarray, spare: int) -> np.ndarray:
+def _stratified(part: float, labels: np.ndarray, spare: int) -> np.ndarray:
     """A mask: one in ``part`` of each class, at least one, but leaving ``spare`` of a class."""
     random = np.random.RandomState(HELD_OUT_SEED)  # the generator whose numbers NumPy promises never to change
     taken = np.zeros(len(labels), bool)
@@ -263,7 +263,7 @@ class Dataset:
         if self.fewer == count:
             return self
         self._check_count("images", count)
-        taken = _one_in(len(self.train) / count, self.train.labels, spare=0)
+        taken = _stratified(len(self.train) / count, self.train.labels, spare=0)
         return replace(self, train=self.train.subset(np.flatnonzero(taken)), fewer=count)
 
     def with_holdout(self, count: int) -> Dataset:
@@ -360,12 +360,14 @@ def _open(spec: str, data_dir: str | Path, *, download: bool) -> Dataset:
                 return _parquet_folder(spec, folder, files)
         if (folder / "train").is_dir():
             return _image_folder(spec, folder)
-        raise _refused(spec, "neither train-*.parquet (there, in data/ or in plain_text/) nor train/CLASS/*.jpg found")
+        raise _data_error(
+            spec, "neither train-*.parquet (there, in data/ or in plain_text/) nor train/CLASS/*.jpg found"
+        )
     reason = "a file" if folder.is_file() else "no such data set or folder"
-    raise _refused(spec, reason + suggest(spec.lower(), ("cifar10", "digits")))
+    raise _data_error(spec, reason + suggest(spec.lower(), ("cifar10", "digits")))
 
 
-def _refused(spec: str, reason: str) -> FieldError:
+def _data_error(spec: str, reason: str) -> FieldError:
     requirement = "a folder that can be trained on" if spec and Path(spec).is_dir() else ALLOWED
     return FieldError("data", requirement, spec, f" ({reason})")
 
@@ -374,7 +376,7 @@ def _used_splits(spec: str, found: Collection[str]) -> list[str]:
     """Of the splits that are there: train, one to validate on, and test."""
     val = [split for split in VAL_SPLITS if split in found and split != "test"]
     if len(val) > 1:
-        raise _refused(spec, f"{' and '.join(val)} are both there; keep the one to validate on")
+        raise _data_error(spec, f"{' and '.join(val)} are both there; keep the one to validate on")
     return [split for split in ("train", *val, "test") if split in found]
 
 
@@ -386,9 +388,9 @@ def _dataset(spec: str, name: str, classes: Mapping[str, tuple[str, ...]], image
     for split, own in classes.items():
         if own and own != classes["train"]:
             extra = {"train": set(classes["train"]) - set(own), split: set(own) - set(classes["train"])}
-            found = [f"{name} alone has {_some(sorted(names))}" for name, names in extra.items() if names]
+            found = [f"{name} alone has {_listed(sorted(names))}" for name, names in extra.items() if names]
             difference = "; ".join(found) or "their order differs"
-            raise _refused(spec, f"train and {split} must have the same classes; {difference}")
+            raise _data_error(spec, f"train and {split} must have the same classes; {difference}")
     train, names = images["train"], classes["train"]
     if len(images) == 1:
         return Dataset(spec, name, names, *hold_out(train, 10), f"val (a tenth of train, seed {HELD_OUT_SEED})")
@@ -404,28 +406,28 @@ def _checked(dataset: Dataset) -> Dataset:
     for split, images in splits.items():
         if not len(images):
             one_each = "; no image can be held out, because each class has one" if split.startswith("val (") else ""
-            raise _refused(dataset.spec, f"the split {split} is empty{one_each}")
+            raise _data_error(dataset.spec, f"the split {split} is empty{one_each}")
     count = len(dataset.classes)
     if count < 2:
-        raise _refused(dataset.spec, f"only one class, '{dataset.classes[0]}'; at least two are needed")
+        raise _data_error(dataset.spec, f"only one class, '{dataset.classes[0]}'; at least two are needed")
     if len(set(dataset.classes)) < count:
         name = next(name for name in dataset.classes if dataset.classes.count(name) > 1)
-        raise _refused(dataset.spec, f"two classes are called '{name}'")
+        raise _data_error(dataset.spec, f"two classes are called '{name}'")
     for images in splits.values():
         for index in np.flatnonzero((images.labels < 0) | (images.labels >= count))[:1]:
             reason = f"{images.name(index)}: label {images.labels[index]} is not in 0..{count - 1}"
-            raise _refused(dataset.spec, reason)
+            raise _data_error(dataset.spec, reason)
     notes = list(dataset.notes)
     for split, images in splits.items():
         if len(empty := np.flatnonzero(np.bincount(images.labels, minlength=count) == 0)):
-            names = _some([dataset.classes[i] for i in empty])
+            names = _listed([dataset.classes[i] for i in empty])
             if split == "train":
-                raise _refused(dataset.spec, f"no training image of {names}")
+                raise _data_error(dataset.spec, f"no training image of {names}")
             notes.append(f"no image of {names} in {split}")
     return replace(dataset, notes=tuple(notes))
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """A list for an error message, cut short if it is long."""
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -577,10 +579,10 @@ def _image_folder(spec: str, folder: Path) -> Dataset:
     linked = Counter(os.path.realpath(path) for own in found.values() for path in chain(*own.values()))
     for path, uses in linked.most_common(1):
         if uses > 1:
-            raise _refused(spec, f"{path} is the folder of {uses} classes or splits; remove the links to it")
+            raise _data_error(spec, f"{path} is the folder of {uses} classes or splits; remove the links to it")
     for split, own in found.items():
         if not own:
-            raise _refused(spec, f"{split}/ has no folders; the images of each class must be in a folder of its own")
+            raise _data_error(spec, f"{split}/ has no folders; the images of each class must be in a folder of its own")
     images = {split: _class_files(folder / split, own, left_out) for split, own in found.items()}
     classes = {split: tuple(sorted(own)) for split, own in found.items()}
     if left_out:
@@ -713,7 +715,7 @@ def _arrow(split: Any) -> pa.Table:
 def _hugging_face(spec: str) -> Dataset:
     name = spec.removeprefix("hf:")
     if not name:
-        raise _refused(spec, "hf: needs a name, such as hf:uoft-cs/cifar10")
+        raise _data_error(spec, "hf: needs a name, such as hf:uoft-cs/cifar10")
     import datasets
     from huggingface_hub import constants
 
@@ -723,7 +725,7 @@ def _hugging_face(spec: str) -> Dataset:
         kind = ConnectionError if isinstance(error, ConnectionError | TimeoutError) else ValueError
         raise kind(f"data {spec!r}: {one_line(error)}") from error
     if "train" not in splits:
-        raise _refused(spec, f"no train split; there are {_some(list(splits))}")
+        raise _data_error(spec, f"no train split; there are {_listed(list(splits))}")
     caches = (constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE))
     tables = {split: (_arrow(splits[split]), [(0, f"{name} {split}")]) for split in _used_splits(spec, splits)}
     return _from_tables(spec, name, tables, (name, *caches))
@@ -779,9 +781,9 @@ def _columns(title: str, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
     found = [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
     images = found if len(found) == 1 else [name for name in found if name in ("image", "img")]
     if len(images) != 1:
-        raise ValueError(f"{title}: must have one image column (a struct with bytes), has {_some(found) or 'none'}")
+        raise ValueError(f"{title}: must have one image column (a struct with bytes), has {_listed(found) or 'none'}")
     labels = [name for name in LABELS if name in schema.names][:1]
     labels = labels or [name for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"]
     if len(labels) != 1:
-        raise _NoLabelsError(f"{title}: must have a column {', '.join(LABELS)}, has {_some(schema.names)}")
+        raise _NoLabelsError(f"{title}: must have a column {', '.join(LABELS)}, has {_listed(schema.names)}")
     return images[0], labels[0], tuple(kinds.get(labels[0], {}).get("names") or ())
