@@ -36,7 +36,6 @@ __all__ = ["Demo", "launch"]
 MAX_FILE, MAX_PIXELS = "20mb", 50_000_000  # of an upload; phones take photographs of 12 to 50 million pixels
 MAX_WAITING = 32  # visitors
 KEEP, SWEEP = 900, 60  # seconds for which an upload is kept, and between two clean-ups
-NEIGHBOURS = 6
 BLOCK = 512  # training images between two reports of progress
 
 
@@ -110,10 +109,7 @@ class Demo:
             self._known.append(analysis.collect_outputs(self.model, block, precision=self.precision))
         self._known = [analysis.concatenated(self._known)]
         own = analysis.outputs_of(self.model, image[None].to(self.device), precision=self.precision)
-        found = {}
-        for space in ("fc7", "pixels"):
-            distances, indices = analysis.nearest(getattr(own, space), getattr(self._known[0], space), NEIGHBOURS)
-            found[space] = draw_neighbours(self.training, self.info.classes, distances[0], indices[0])
+        (found,) = draw_neighbours(self.training, self.info.classes, self._known[0], own)
         yield render("demo/neighbours.html", found=found)
 
     def build(self) -> "gr.Blocks":

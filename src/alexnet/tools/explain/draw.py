@@ -12,7 +12,14 @@ from torch import Tensor
 from alexnet.data.datasets import Images
 from alexnet.evaluate import info_of
 from alexnet.model import AlexNet_2012
-from alexnet.tools.explain.analysis import Explanation, ReceptiveField, correlation, receptive_field
+from alexnet.tools.explain.analysis import (
+    Explanation,
+    Outputs,
+    ReceptiveField,
+    correlation,
+    nearest,
+    receptive_field,
+)
 from alexnet.tools.html import png_uri
 
 __all__ = ["draw_explanation", "draw_neighbours", "evidence_image", "map_image", "patch_image", "thumbnail"]
@@ -21,6 +28,7 @@ POSITIVE, NEGATIVE = np.array([192.0, 86.0, 47.0]), np.array([47.0, 102.0, 144.0
 OPACITY = 0.85  # of the strongest cell over a picture
 SIDE = 64  # of small pictures
 MAPS = 6  # of each convolution
+NEIGHBOURS = 6
 
 
 def draw_explanation(model: AlexNet_2012, found: Explanation, classes: Sequence[str]) -> dict[str, Any]:
@@ -50,19 +58,22 @@ def draw_explanation(model: AlexNet_2012, found: Explanation, classes: Sequence[
     }
 
 
-def draw_neighbours(
-    images: Images, classes: Sequence[str], distances: Tensor, indices: Tensor, *, side: int = SIDE
-) -> list[dict[str, Any]]:
-    """The images that ``nearest`` found for one query: file, class, distance and picture."""
-    return [
-        {
-            "file": images.name(index),
-            "class": classes[images.labels[index]],
-            "distance": distance,
-            "uri": png_uri(thumbnail(images.image(index), side)),
-        }
-        for distance, index in zip(distances.tolist(), indices.tolist(), strict=True)
-    ]
+def draw_neighbours(images: Images, classes: Sequence[str], known: Outputs, own: Outputs) -> list[dict[str, Any]]:
+    """For each query in ``own``, its nearest images by fc7 and by pixels; ``known`` is their outputs."""
+    found: list[dict[str, Any]] = [{} for _ in own.logits]
+    for space in ("fc7", "pixels"):
+        distances, indices = nearest(getattr(own, space), getattr(known, space), NEIGHBOURS)
+        for each, *near in zip(found, distances.tolist(), indices.tolist(), strict=True):
+            each[space] = [
+                {
+                    "file": images.name(index),
+                    "class": classes[images.labels[index]],
+                    "distance": distance,
+                    "uri": png_uri(thumbnail(images.image(index))),
+                }
+                for distance, index in zip(*near, strict=True)
+            ]
+    return found
 
 
 def map_image(values: Tensor, scale: float) -> Image.Image:

@@ -31,7 +31,7 @@ __all__ = ["MAX_IMAGES", "explain", "format_explanation"]
 
 MAX_IMAGES = 12  # the page stays below 10 MB even if they do not compress
 VALIDATION = 5_000  # images that are evaluated: half a minute on two slow cores
-NEIGHBOURS, PATCHES, ERRORS = 6, 9, 8  # shown
+PATCHES, ERRORS = 9, 8  # shown
 
 
 def explain(
@@ -106,11 +106,8 @@ def explain(
         known = analysis.collect_outputs(model, training, precision=precision, progress=titles[1])
         x = torch.stack([found.input for found in explanations]).to(place)
         own = analysis.outputs_of(model, x, precision=precision)
-        for space in ("fc7", "pixels"):
-            nearest = analysis.nearest(getattr(own, space), getattr(known, space), NEIGHBOURS)
-            for entry, distances, indices in zip(shown, *nearest, strict=True):
-                entry["neighbours"] = entry["neighbours"] or {}
-                entry["neighbours"][space] = draw_neighbours(training, info.classes, distances, indices)
+        for entry, near in zip(shown, draw_neighbours(training, info.classes, known, own), strict=True):
+            entry["neighbours"] = near
 
     drawn = iter([draw_explanation(model, found, info.classes) for found in explanations])
     page = render(
