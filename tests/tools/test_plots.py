@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.tools.filters import filter_sheet
+from alexnet.tools.filters import filter_order, filter_sheet
 from alexnet.tools.plots import confusion
 
 
@@ -37,6 +37,13 @@ def test_another_shape_is_refused(tmp_path, matrix):
     with pytest.raises(ValueError, match="matrix must have 2 rows"):
         confusion(matrix, ["a", "b"], tmp_path / "c.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_filters_are_sorted_within_their_tower():
+    scores = torch.tensor([1.0, 3.0, 3.0, 9.0, 0.0, 9.5])
+    assert filter_order(scores, 1).tolist() == [[5, 3, 1, 2, 0, 4]]
+    assert filter_order(scores, 2).tolist() == [[1, 2, 0], [5, 3, 4]]
+    assert filter_order(torch.zeros(4), 2).tolist() == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize(("filters", "size"), [(1, (11, 11)), (2, (23, 11)), (13, (143, 23))])

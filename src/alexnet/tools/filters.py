@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from alexnet.checkpoint import Run
 
-__all__ = ["conv1_filters", "filter_changes", "filter_sheet", "initial_model"]
+__all__ = ["conv1_filters", "filter_changes", "filter_order", "filter_sheet", "initial_model"]
 
 
 def conv1_filters(model: AlexNet_2012) -> Tensor:
@@ -43,6 +43,12 @@ def filter_changes(after: Tensor, before: Tensor) -> Tensor:
     """How much training changed filters ``[N, 3, side, side]``: ‖after − before‖ / ‖before‖, ``[N]``."""
     change: Tensor = (after - before).square().sum((1, 2, 3)).sqrt()
     return change / before.square().sum((1, 2, 3)).sqrt()
+
+
+def filter_order(scores: Tensor, towers: int) -> Tensor:
+    """Indices ``[towers, N / towers]`` that sort each tower's filters by ``scores`` ``[N]``, the highest first."""
+    order = scores.view(towers, -1).argsort(descending=True, stable=True)
+    return order + len(scores) // towers * torch.arange(towers)[:, None]
 
 
 def filter_sheet(weight: Tensor, columns: int = 12) -> Image:

@@ -24,7 +24,7 @@ from alexnet.system import pick_device
 from alexnet.tools.explain import analysis
 from alexnet.tools.explain.analysis import BINS, Outputs, convolutions, receptive_field
 from alexnet.tools.explain.draw import draw_explanation, draw_neighbours, patch_image, thumbnail
-from alexnet.tools.filters import conv1_filters, filter_changes, filter_sheet, initial_model
+from alexnet.tools.filters import conv1_filters, filter_changes, filter_order, filter_sheet, initial_model
 from alexnet.tools.html import check_page, inline_svg, png_uri, render
 
 __all__ = ["MAX_IMAGES", "explain", "format_explanation"]
@@ -179,14 +179,13 @@ def _filters(model: AlexNet_2012, run: Path | None) -> dict[str, Any]:
             initial, problem = None, f"{run} is the folder of another network"
     after, before = conv1_filters(model), conv1_filters(initial) if initial else None
     scores = analysis.filter_smoothness(after) if before is None else filter_changes(after, before)
-    towers, size = [], len(after) // model.variant.groups
-    for first in range(0, len(after), size):
-        order = first + scores[first : first + size].argsort(descending=True, stable=True)
+    towers = []
+    for order in filter_order(scores, model.variant.groups):
         sheets = [
-            None if each is None else png_uri(filter_sheet(each[order], columns=12 if size > 36 else 8))
+            None if each is None else png_uri(filter_sheet(each[order], columns=12 if len(order) > 36 else 8))
             for each in (after, before)
         ]
-        towers.append({"after": sheets[0], "before": sheets[1], "count": size})
+        towers.append({"after": sheets[0], "before": sheets[1], "count": len(order)})
     most, median = float(scores.max()), float(scores.median())
     return {"towers": towers, "most": most, "median": median, "problem": None if initial else problem}
 

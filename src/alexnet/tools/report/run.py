@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from markupsafe import Markup
 
 from alexnet.checkpoint import Run
 from alexnet.curves import COLOURS, Line, canvas, draw_lines, points
 from alexnet.recipes import RECIPES, Recipe, command_line, runtime_for
-from alexnet.tools.filters import conv1_filters, filter_changes, filter_sheet, initial_model
+from alexnet.tools.filters import conv1_filters, filter_changes, filter_order, filter_sheet, initial_model
 from alexnet.tools.html import inline_svg, png_uri, render
 from alexnet.tracking import duration
 
@@ -298,12 +299,8 @@ def _filters(run: Run) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         return {"error": str(error), "sheets": []}
     after, given = conv1_filters(model), run.config.get("given_model", False)
-    before = after if given else conv1_filters(initial_model(run))
-    towers = zip(after.chunk(model.variant.groups), before.chunk(model.variant.groups), strict=True)
-    sheets = [
-        png_uri(filter_sheet(tower[filter_changes(tower, first).argsort(descending=True, stable=True)]))
-        for tower, first in towers
-    ]
+    scores = torch.zeros(len(after)) if given else filter_changes(after, conv1_filters(initial_model(run)))
+    sheets = [png_uri(filter_sheet(after[order])) for order in filter_order(scores, model.variant.groups)]
     return {"count": len(after), "side": after.shape[-1], "sheets": sheets, "sorted": not given}
 
 
