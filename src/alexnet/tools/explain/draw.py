@@ -12,14 +12,7 @@ from torch import Tensor
 from alexnet.data.datasets import Images
 from alexnet.evaluate import info_of
 from alexnet.model import AlexNet_2012
-from alexnet.tools.explain.analysis import (
-    Explanation,
-    Outputs,
-    ReceptiveField,
-    correlation,
-    nearest,
-    receptive_field,
-)
+from alexnet.tools.explain.analysis import Explanation, Outputs, ReceptiveField, correlation, nearest, receptive_field
 from alexnet.tools.html import png_uri
 
 __all__ = ["draw_explanation", "draw_neighbours", "evidence_image", "map_image", "patch_image", "thumbnail"]

@@ -72,17 +72,7 @@ def explain(
             model's, no such layer, channel, device or folder, or a damaged image of the data set.
     """
     info, place = info_of(model), pick_device(device)
-    if not files and dataset is None:
-        raise ValueError("name image files, or the data that the network was trained on")
-    if len(files) > MAX_IMAGES:
-        raise FieldError("images", f"at most {MAX_IMAGES} files", len(files))
-    if neighbours < 0:
-        raise FieldError("neighbours", "0 or more", neighbours)
-    if dataset:
-        check_classes(dataset, info.classes)
-    check_page(out)
-    if layer is not None or channel is not None:
-        analysis.check_channel(model, layer or "", channel)
+    _check_arguments(model, files, dataset, out, layer, channel, neighbours)
     model.to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     entries, pictures = _open(files, dataset, info.classes)
@@ -100,15 +90,14 @@ def explain(
     if dataset:
         images = analysis.fixed_choice(dataset.val, VALIDATION)
         outputs = analysis.collect_outputs(model, images, precision=precision, progress=titles[0])
-        split = _split(model, images, outputs, {layer: channel})
-    if dataset and neighbours and shown:
+        split = _split(model, images, outputs, layer, channel)
+    if dataset and neighbours:
         training = analysis.fixed_choice(dataset.train, neighbours)
         known = analysis.collect_outputs(model, training, precision=precision, progress=titles[1])
         x = torch.stack([found.input for found in explanations]).to(place)
         own = analysis.outputs_of(model, x, precision=precision)
         for entry, near in zip(shown, draw_neighbours(training, info.classes, known, own), strict=True):
             entry["neighbours"] = near
-
     drawn = iter([draw_explanation(model, found, info.classes) for found in explanations])
     page = render(
         "explain.html",
@@ -125,8 +114,37 @@ def explain(
         date=time.strftime("%Y-%m-%d"),
     )
     write_atomically(out, lambda file: file.write_text(page, encoding="utf-8"))
+    return {"out": str(out), **_document(model, dataset, entries, split)}
 
-    for entry in shown:
+
+def _check_arguments(
+    model: AlexNet_2012,
+    files: Sequence[str | Path],
+    dataset: Dataset | None,
+    out: Path,
+    layer: str | None,
+    channel: int | None,
+    neighbours: int,
+) -> None:
+    """ValueError as ``explain``, before the work begins."""
+    if not files and dataset is None:
+        raise ValueError("name image files, or the data that the network was trained on")
+    if len(files) > MAX_IMAGES:
+        raise FieldError("images", f"at most {MAX_IMAGES} files", len(files))
+    if neighbours < 0:
+        raise FieldError("neighbours", "0 or more", neighbours)
+    if dataset:
+        check_classes(dataset, info_of(model).classes)
+    check_page(out)
+    if layer is not None or channel is not None:
+        analysis.check_channel(model, layer or "", channel)
+
+
+def _document(
+    model: AlexNet_2012, dataset: Dataset | None, entries: list[dict[str, Any]], split: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What ``explain`` returns: the layers, the entries of ``images`` without the page's pictures, the metrics."""
+    for entry in entries:
         for near in (entry["neighbours"] or {}).values():
             for each in near:
                 del each["uri"]
@@ -137,7 +155,7 @@ def explain(
         cells = {"size": field.size, "stride": field.stride, "start": field.start}
         layers.append({"name": name, "maps": maps, "channel": channels.get(name), "receptive_field": cells})
     measured = {"data": dataset.name, "split": dataset.val_split, **split["metrics"]} if split and dataset else None
-    return {"out": str(out), "layers": layers, "images": entries, "validation": measured}
+    return {"layers": layers, "images": entries, "validation": measured}
 
 
 def _open(
@@ -190,8 +208,10 @@ def _filters(model: AlexNet_2012, run: Path | None) -> dict[str, Any]:
     return {"towers": towers, "most": most, "median": median, "problem": None if initial else problem}
 
 
-def _split(model: AlexNet_2012, images: Images, outputs: Outputs, asked: dict[str | None, Any]) -> dict[str, Any]:
-    """What the page shows of the validation images. ``asked`` has the channel that was asked for in a layer."""
+def _split(
+    model: AlexNet_2012, images: Images, outputs: Outputs, layer: str | None, channel: int | None
+) -> dict[str, Any]:
+    """What the page shows of the validation images. ``channel`` is the one that was asked for in ``layer``."""
     classes, labels = info_of(model).classes, torch.from_numpy(images.labels)
     metrics = Metrics(len(classes), torch.device("cpu"))
     metrics.add(outputs.logits, labels)
@@ -209,8 +229,9 @@ def _split(model: AlexNet_2012, images: Images, outputs: Outputs, asked: dict[st
     ]
     patches = []
     for name in convolutions(model):
-        channel = asked[name] if name in asked else analysis.salient_channel(outputs.peaks[name])
-        strongest = analysis.strongest_patches(model, images, outputs.peaks[name], name, channel, PATCHES)
+        peaks = outputs.peaks[name]
+        chosen = channel if name == layer and channel is not None else analysis.salient_channel(peaks)
+        strongest = analysis.strongest_patches(model, images, peaks, name, chosen, PATCHES)
         shown = [
             {
                 "uri": png_uri(patch_image(analysis.network_view(model, images.image(each.index)), each.box)),
@@ -222,7 +243,7 @@ def _split(model: AlexNet_2012, images: Images, outputs: Outputs, asked: dict[st
         ]
         common = Counter(each["class"] for each in shown).most_common(3)
         field = receptive_field(model, name).size
-        patches.append({"name": name, "channel": channel, "field": field, "classes": common, "shown": shown})
+        patches.append({"name": name, "channel": chosen, "field": field, "classes": common, "shown": shown})
     return {
         "metrics": result | {"expected_error": 100 * found.expected_error},
         "errors": errors,
