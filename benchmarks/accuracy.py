@@ -21,7 +21,7 @@ from alexnet import recipes, train
 from alexnet.checkpoint import load_run
 from alexnet.errors import check_choice
 from alexnet.evaluate import evaluate
-from alexnet.tools.report.run import seconds
+from alexnet.tools.report.facts import seconds
 from record import RESULTS, write_record
 
 ORIGIN = ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")

@@ -16,7 +16,7 @@ from alexnet.checkpoint import LAST, load_run, save_checkpoint
 from alexnet.data.normalization import Normalization
 from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.tools.filters import initial_model
-from alexnet.tools.report import comparison, report, run
+from alexnet.tools.report import comparison, facts, report, run
 from alexnet.tools.report.comparison import compare, differences, settings_of
 
 SVG = "{http://www.w3.org/2000/svg}svg"
@@ -110,11 +110,11 @@ def test_findings_of_a_run(tmp_path, changes, words):
 
 def test_the_command_keeps_a_tracker_that_is_not_the_recipes(tmp_path):
     found = make_run(tmp_path / "a", recipe={"name": "classic"})
-    assert "--tracker none" in run.command_of(load_run(found))
+    assert "--tracker none" in facts.command_of(load_run(found))
 
 
 def test_settings_are_shown_as_they_are():
-    assert [run.shown(each) for each in (0.9999, 0.01004, 1e-3, 13)] == ["0.9999", "0.01004", "0.001", "13"]
+    assert [facts.shown(each) for each in (0.9999, 0.01004, 1e-3, 13)] == ["0.9999", "0.01004", "0.001", "13"]
 
 
 def test_time_is_counted_once(tmp_path):
@@ -126,7 +126,7 @@ def test_time_is_counted_once(tmp_path):
     no_waits = [{name: value for name, value in row.items() if name != "wait_seconds"} for row in logged]
     damaged = make_run(tmp_path / "damaged", logged=no_waits, max_steps=100)
     for folder, times in ((new, (3 * 9.8, 4.5)), (old, (0, 0)), (damaged, (3 * 10, 4.5))):
-        spent = run.seconds(load_run(folder))
+        spent = facts.seconds(load_run(folder))
         assert (spent["computing"], spent["validating"]) == pytest.approx(times)
 
 
@@ -316,7 +316,7 @@ def test_runs_without_results(tmp_path):
     second = make_run(tmp_path / "b", logged=[{"step": 4, "epoch": 0.1, "train_loss": None, "val_acc": None}])
     for chosen in ([first], [second], [first, second]):
         parsed(report(chosen, tmp_path / "x.html")["out"])
-    assert run.accuracies(load_run(first)) == []
+    assert facts.accuracies(load_run(first)) == []
 
 
 def test_a_resumed_run_shows_where(tmp_path):

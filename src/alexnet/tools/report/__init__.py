@@ -1,7 +1,7 @@
 """``alexnet report``: a self-contained HTML page of one run, or of several runs compared.
 
 ``run.py`` and ``templates/run.html`` make the page of one run; ``comparison.py`` and ``templates/comparison.html`` that
-of several. Both read run folders through ``alexnet.checkpoint.load_run``.
+of several. Both read run folders through ``alexnet.checkpoint.load_run``; ``facts.py`` has what they state of a run.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from alexnet.checkpoint import Run
 from alexnet.curves import Line, points
 from alexnet.recipes import Recipe
 from alexnet.tools.html import render
-from alexnet.tools.report import run as one
+from alexnet.tools.report import facts
+from alexnet.tools.report.run import chart
 
 __all__ = ["Setting", "compare", "differences", "findings", "page", "settings_of"]
 
@@ -52,12 +53,12 @@ class Setting:
     @property
     def diverged(self) -> list[str]:
         """The names of the runs that diverged, and that no finished run of their seed replaces."""
-        return [str(run.folder) for run in self.runs if one.diverged(run) and run.recipe.seed not in self.finished]
+        return [str(run.folder) for run in self.runs if facts.diverged(run) and run.recipe.seed not in self.finished]
 
     @cached_property
-    def results(self) -> dict[int, one.Accuracy]:
+    def results(self) -> dict[int, facts.Accuracy]:
         """The accuracy of each finished run by seed: on the test set if it was evaluated, else on validation."""
-        return {seed: one.accuracies(self.finished[seed])[0] for seed in sorted(self.finished)}
+        return {seed: facts.accuracies(self.finished[seed])[0] for seed in sorted(self.finished)}
 
     @property
     def measured_on(self) -> str:
@@ -76,7 +77,7 @@ class Setting:
 
 
 def is_finished(run: Run) -> bool:
-    return run.final.get("step") == run.last_step and not one.diverged(run) and bool(one.accuracies(run))
+    return run.final.get("step") == run.last_step and not facts.diverged(run) and bool(facts.accuracies(run))
 
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
@@ -100,12 +101,12 @@ def _identity(run: Run) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Recipe) if field.compare and field.name not in ("name", "seed")]
     recipe = {name: getattr(run.recipe, name) for name in names}
     torch = (run.config.get("versions") or {}).get("torch")
-    return one.facts(run) | recipe | {"max_steps": run.runtime.get("max_steps"), "torch": torch}
+    return facts.origin_of(run) | recipe | {"max_steps": run.runtime.get("max_steps"), "torch": torch}
 
 
 def _commit(run: Run) -> str:
     """The commit that the run started from."""
-    return one.parts(run)[0].get("commit") or "not recorded"
+    return facts.parts(run)[0].get("commit") or "not recorded"
 
 
 def differences(groups: Sequence[Sequence[Run]]) -> dict[str, list[Any]]:
@@ -121,7 +122,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     if len(different) > 1:
         different.pop("commit", None)  # it may have nothing to do with what was varied
     described = [
-        ", ".join(f"{name} {one.shown(values[i])}" for name, values in different.items()) for i in range(len(groups))
+        ", ".join(f"{name} {facts.shown(values[i])}" for name, values in different.items()) for i in range(len(groups))
     ]
     folders = [group[0].folder.resolve().name for group in groups]
     for labels in ([group[0].recipe.name for group in groups], described, folders):
@@ -211,7 +212,7 @@ def page(runs: Sequence[Run]) -> tuple[str, list[str]]:
     said = findings(settings, comparisons)
     different = differences([setting.runs for setting in settings])
     data = {
-        "runs": [one.document(run) for run in runs],
+        "runs": [facts.document(run) for run in runs],
         "settings": [
             {"label": each.label, "runs": [str(run.folder) for run in each.runs], "values": each.values}
             for each in settings
@@ -228,10 +229,10 @@ def page(runs: Sequence[Run]) -> tuple[str, list[str]]:
         charts=_charts(settings),
         has_chance=len({len(run.classes) for run in runs}) == 1,
         rows=[_row(run, setting) for setting in settings for run in setting.runs],
-        commands=[one.command_of(run) for run in runs],
+        commands=[facts.command_of(run) for run in runs],
         data=data,
         look=look,
-        shown=one.shown,
+        shown=facts.shown,
         made=time.strftime("%Y-%m-%d %H:%M"),
     )
     return html, said
@@ -254,14 +255,14 @@ def _charts(settings: Sequence[Setting]) -> list[dict[str, str]]:
             found = [points(run.rows, "epoch", metric) for run in setting.runs]
             lines += [Line(each, colour, style=style) for each in found if each]
         if lines:
-            svg = one.chart(title, lines, "epoch", metric, classes)
+            svg = chart(title, lines, "epoch", metric, classes)
             charts.append({"title": title, "unit": unit, "caption": "", "svg": svg})
     return charts
 
 
 def _row(run: Run, setting: Setting) -> dict[str, Any]:
     """A row of the table of runs."""
-    first = next(iter(one.accuracies(run)), None)
+    first = next(iter(facts.accuracies(run)), None)
     return {
         "setting": setting.label,
         "run": str(run.folder),

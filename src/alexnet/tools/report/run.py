@@ -1,11 +1,9 @@
-"""The page of one run: findings in words, curves, results, filters, settings and time; and the facts they come from."""
+"""The page of one run: findings in words, curves, results, filters, settings and time."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +11,15 @@ from markupsafe import Markup
 
 from alexnet.checkpoint import Run
 from alexnet.curves import COLOURS, Line, canvas, draw_lines, points
-from alexnet.recipes import RECIPES, Recipe, command_line, runtime_for
 from alexnet.tools.filters import conv1_filters, filter_changes, filter_order, filter_sheet, initial_model
 from alexnet.tools.html import inline_svg, png_uri, render
+from alexnet.tools.report import facts
 from alexnet.tracking import duration
 
-__all__ = [
-    "Accuracy", "accuracies", "chart", "command_of", "diverged", "document", "facts", "findings", "page", "parts",
-    "shown",
-]  # fmt: skip
+__all__ = ["chart", "findings", "page"]
 
 LEAST_WAITING = 10  # percent of the time of steps; above it, waiting for data is worth a sentence
 LEAST_RISE = 0.05  # nats that the validation loss rises above its lowest value before it counts as overfitting
-SPENT = {"computing": "training steps", "waiting": "waiting for data", "validating": "validation", "saving": "saving"}
-SPLITS = {"test": "test", "val": "validation", "train": "training"}
 # Title, unit, caption and metrics of each chart.
 CHARTS = (
     (
@@ -44,103 +37,10 @@ CHARTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """An accuracy of the last full row."""
-
-    name: str
-    value: float
-    """Percent."""
-    interval: tuple[float, float]
-    """Its 95% interval in percent: how exact it is for so many images. Another seed changes it further."""
-    images: str
-    """What it was measured on, such as "10,000 test images"."""
-
-    @property
-    def range(self) -> str:
-        return "{:.1f} to {:.1f}%".format(*self.interval)
-
-
-def accuracies(run: Run) -> list[Accuracy]:
-    """The accuracies of the last full row: on the test set if it was evaluated, then on the validation images.
-
-    The interval is Wilson's (1927), as Brown, Cai and DasGupta recommend (Statistical Science 16, 2001, 101-133).
-    """
-    from scipy.stats import binomtest
-
-    data, found = run.config["data"], []
-    for key, split in (("test", "test"), ("val", data["val_split"])):
-        value, count = run.final.get(f"{key}_acc"), data[key]
-        if value is not None and count:
-            low, high = binomtest(round(value * count / 100), count).proportion_ci(0.95, "wilson")
-            name, _, origin = split.partition(" ")  # as in "val (a tenth of train, seed 0)"
-            images = f"{count:,} {SPLITS.get(name, name.replace('holdout', 'held-out'))} images {origin}".strip()
-            found.append(Accuracy(f"{key}_acc", value, (100 * float(low), 100 * float(high)), images))
-    return found
-
-
-def diverged(run: Run) -> bool:
-    """Whether the loss or its gradient became NaN or infinite."""
-    return "diverged" in run.config or any(run.final.get(name, 0.0) is None for name in ("train_loss", "val_loss"))
-
-
-def parts(run: Run) -> list[dict[str, Any]]:
-    """What each start or resume of the run recorded: ``step``, ``started``, ``commit``, ``hardware``, ``versions``."""
-    return run.config.get("parts") or [{"step": 0} | run.config]
-
-
-def facts(run: Run) -> dict[str, Any]:
-    """What is recorded of a run's data and of how it was computed, without its recipe; None if it is not recorded."""
-    config, data = run.config, run.config["data"]
-    return {
-        "data": data["name"],
-        "images of data": ", ".join(f"{data[key]:,} {key}" for key in ("train", "val", "test") if data.get(key)),
-        "fingerprint": data.get("fingerprint"),
-        "validation split": data["val_split"],
-        **{name: config.get(name) for name in ("device", "precision", "loader", "compiled", "lrn", "processes")},
-    }
-
-
-def command_of(run: Run) -> str:
-    """The command that trains the run again; empty if it was given a network, or has a recipe of another version."""
-    name = run.recipe.name
-    if name not in RECIPES or run.config.get("given_model"):
-        return ""
-    own = {name: run.runtime[name] for name in ("max_steps", "tracker") if name in run.runtime}
-    return command_line(run.recipe, runtime_for(name, **own))
-
-
-def changes(run: Run) -> dict[str, dict[str, Any]]:
-    """The fields in which the run differs from its named recipe: the value of the ``run`` and of the ``recipe``."""
-    own, default = (dataclasses.asdict(each) for each in (run.recipe, RECIPES.get(run.recipe.name, Recipe)()))
-    return {
-        name: {"run": own[name], "recipe": default[name]}
-        for name in own
-        if name != "name" and own[name] != default[name]
-    }
-
-
-def seconds(run: Run) -> dict[str, float]:
-    """Seconds up to the last full row, by what they were spent on: the keys of ``SPENT``. 0.1.0 did not record them."""
-    spent = dict.fromkeys(SPENT, 0.0)
-    for row in run.full_rows:
-        if row.get("seconds") is None or (row["step"] % run.val_every and row is not run.final):
-            continue  # a row at max_steps; the next one includes its time
-        waiting = row.get("wait_seconds") or 0.0
-        spent["computing"] += row["seconds"] - waiting
-        spent["waiting"] += waiting
-        spent["validating"] += row.get("val_seconds") or 0.0
-        spent["saving"] += row.get("save_seconds") or 0.0
-    return spent
-
-
-# --- findings
-
-
 def findings(run: Run) -> list[str]:
     """What the run shows, in sentences; the verdict first."""
-    resumed = [f"{part['step']:,}" for part in parts(run)[1:]]
-    commits = dict.fromkeys(part.get("commit") or "" for part in parts(run))
+    resumed = [f"{part['step']:,}" for part in facts.parts(run)[1:]]
+    commits = dict.fromkeys(part.get("commit") or "" for part in facts.parts(run))
     return [
         _verdict(run),
         *_overfitting(run),
@@ -157,10 +57,10 @@ def _verdict(run: Run) -> str:
     if not final:
         return f"{name} has not logged a full row yet; one comes every {run.val_every:,} steps."
     at = f"step {final['step']:,} of {total:,}, epoch {final['epoch']:.3g}"
-    if diverged(run):
+    if facts.diverged(run):
         return f"{name} diverged: its loss is not a finite number at {at}."
     verdict = f"{name} was not validated."
-    if found := accuracies(run):
+    if found := facts.accuracies(run):
         first = found[0]
         largest = run.config["data"].get("largest_class_pct", {}).get(first.name.removesuffix("_acc"), 0.0)
         chance, guess = 100 / len(run.classes), "guessing"
@@ -193,7 +93,7 @@ def _overfitting(run: Run) -> list[str]:
 
 
 def _time(run: Run) -> list[str]:
-    spent = seconds(run)
+    spent = facts.seconds(run)
     total, stepping = sum(spent.values()), spent["computing"] + spent["waiting"]
     if not stepping:
         return []
@@ -208,56 +108,38 @@ def _time(run: Run) -> list[str]:
 
 def page(run: Run) -> tuple[str, list[str]]:
     """The HTML of the page, and the findings."""
-    said, spent = findings(run), seconds(run)
+    said, spent = findings(run), facts.seconds(run)
     total = sum(spent.values())
     html = render(
         "run.html",
         name=run.folder.resolve().name,
         run=run,
         findings=said,
-        command=command_of(run),
+        command=facts.command_of(run),
         charts=_charts(run),
-        resumed=len(parts(run)) > 1,
+        resumed=len(facts.parts(run)) > 1,
         results=_results(run),
         filters=_filters(run),
-        changes=changes(run),
-        facts=facts(run),
-        parts=[_part(part) for part in parts(run)],
-        spent=[(SPENT[what], duration(s), 100 * s / total) for what, s in spent.items() if total],
-        data={"runs": [document(run)], "findings": said},
-        shown=shown,
+        changes=facts.changes(run),
+        facts=facts.origin_of(run),
+        parts=[_part(part) for part in facts.parts(run)],
+        spent=[(facts.SPENT[what], duration(s), 100 * s / total) for what, s in spent.items() if total],
+        data={"runs": [facts.document(run)], "findings": said},
+        shown=facts.shown,
         made=time.strftime("%Y-%m-%d %H:%M"),
     )
     return html, said
 
 
-def document(run: Run) -> dict[str, Any]:
-    """All of a run that a page shows, for programs."""
-    return {
-        "folder": str(run.folder),
-        "recipe": run.recipe.name,
-        "seed": run.recipe.seed,
-        "changes": changes(run),
-        "last_step": run.last_step,
-        "finished": run.final.get("step") == run.last_step,
-        "final": run.final,
-        "figures": [dataclasses.asdict(accuracy) for accuracy in accuracies(run)],
-        "best_picked": run.best,
-        "seconds": seconds(run),
-        "config": run.config,
-        "rows": run.rows,
-    }
-
-
 def _charts(run: Run) -> list[dict[str, str]]:
-    resumed, charts = [part["step"] for part in parts(run)[1:]], []
+    resumed, charts = [part["step"] for part in facts.parts(run)[1:]], []
     for title, unit, caption, *metrics in CHARTS:
         lines = []
         for metric in metrics:
             split = metric.partition("_")[0]
             if found := points(run.rows, "step", metric):
                 colour = COLOURS["validation" if split == "val" else "train"]
-                lines.append(Line(found, colour, SPLITS.get(split, "")))
+                lines.append(Line(found, colour, facts.SPLITS.get(split, "")))
         if lines:
             svg = chart(title, lines, "step", metrics[0], len(run.classes), resumed)
             charts.append({"title": title, "unit": unit, "caption": caption, "svg": svg})
@@ -279,9 +161,9 @@ def chart(
 
 def _results(run: Run) -> list[dict[str, str]]:
     """The metrics of the last full row, each with its unit, its interval and what it was measured on."""
-    measured = {accuracy.name: accuracy for accuracy in accuracies(run)}
+    measured = {accuracy.name: accuracy for accuracy in facts.accuracies(run)}
     rows = []
-    for split, name in SPLITS.items():
+    for split, name in facts.SPLITS.items():
         on = measured.get(f"{split}_acc")
         images = on.images if on else "training batches since the row before" if split == "train" else ""
         for kind, word, form in (("acc", "accuracy", "{:.1f}%"), ("loss", "loss", "{:.3g} nats")):
@@ -313,12 +195,3 @@ def _part(part: dict[str, Any]) -> dict[str, str]:
         "hardware": hardware.get("gpu") or f"{hardware.get('cpu', '')}, {hardware.get('cores', '?')} cores",
         "versions": ", ".join(f"{name} {version}" for name, version in (part.get("versions") or {}).items()),
     }
-
-
-def shown(value: Any) -> str:
-    """The value of a setting as text."""
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    if isinstance(value, list | tuple):
-        return ", ".join(map(shown, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
