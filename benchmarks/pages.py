@@ -26,6 +26,7 @@ import jinja2
 import compare
 import trials
 from alexnet.curves import canvas, draw_curves, mark_chance, save_png, set_ticks
+from alexnet.tools.report.facts import wilson
 from alexnet.tools.reproduce import EXPERIMENTS
 from alexnet.tools.reproduce.record import draw as draw_experiment
 from record import ROOT
@@ -164,11 +165,9 @@ def test_accuracy(record: Record) -> float:
 
 def with_interval(record: Record) -> str:
     """A run's test accuracy and its Wilson interval."""
-    from scipy.stats import binomtest
-
     images = record["data"]["test"] if "test_acc" in record["final"] else record["data"]["val"]
-    found = binomtest(round(test_accuracy(record) * images / 100), images).proportion_ci(method="wilson")
-    return f"{test_accuracy(record):.2f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    low, high = wilson(test_accuracy(record), images)
+    return f"{test_accuracy(record):.2f} ({low:.1f} to {high:.1f})"
 
 
 def accuracy_table(accuracy: Iterable[Record], *, short: bool = False) -> str:
