@@ -25,6 +25,13 @@ def test_a_missing_value_is_an_error():
         html.render("run.html")
 
 
+def test_a_page_forbids_scripts_and_what_is_elsewhere():
+    page = html._environment().from_string('{% extends "base.html" %}').render()
+    tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page)
+    (policy,) = (each.get("content") for each in tree.iter("meta") if each.get("http-equiv"))
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
 def test_a_figure_becomes_an_svg_element():
     first = html.inline_svg(figure(), "one", EVIL)
     assert first == html.inline_svg(figure(), "one", EVIL)
