@@ -42,7 +42,8 @@ except ImportError:  # Windows
 __all__ = [
     "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_run_dir", "check_unused", "is_scheduled",
     "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config",
-    "read_pickled", "read_safetensors", "save_checkpoint", "save_weights", "write_atomically", "write_config",
+    "read_pickled", "read_rows", "read_safetensors", "save_checkpoint", "save_weights", "write_atomically",
+    "write_config",
 ]  # fmt: skip
 
 CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.ckpt", "best.safetensors"
@@ -377,8 +378,7 @@ def load_run(folder: str | Path) -> Run:
     )
     if not described or not isinstance(config.get("runtime") or {}, dict):
         raise ValueError(f"{folder / CONFIG}: does not describe where and how the run was computed")
-    rows = [row for _, row in parse_rows(folder / METRICS)] if (folder / METRICS).is_file() else []
-    return Run(folder, config, recipe, rows)
+    return Run(folder, config, recipe, read_rows(folder))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -400,6 +400,12 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     # a class name may hold half of a surrogate pair, which becomes an escape that JSON reads back
     write_atomically(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``; none if there is no such file. ValueError as ``parse_rows``."""
+    path = folder / METRICS
+    return [row for _, row in parse_rows(path)] if path.is_file() else []
 
 
 def parse_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:

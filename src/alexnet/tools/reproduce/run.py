@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import system, train
-from alexnet.checkpoint import METRICS, load_model, lock_run_dir, parse_rows
+from alexnet.checkpoint import load_model, lock_run_dir, read_rows
 from alexnet.data import datasets
 from alexnet.data.datasets import Dataset
 from alexnet.errors import FieldError
@@ -215,7 +215,7 @@ class _Runs:
                 train.run(replace(recipe, seed=seed), dataset, folder, runtime=runtime, resume=True)
         except train.TrainingError:
             diverged = True
-        rows = [row for _, row in parse_rows(folder / METRICS)] if (folder / METRICS).is_file() else []
+        rows = read_rows(folder)
 
         @functools.cache
         def evaluate_on(split: str) -> Mapping[str, float]:

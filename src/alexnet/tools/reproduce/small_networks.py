@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet import train
-from alexnet.checkpoint import METRICS, parse_rows
+from alexnet.checkpoint import read_rows
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.loaders import Batch, epoch_order
 from alexnet.data.normalization import SMALL_SIDE, are_small, statistics
@@ -308,7 +308,7 @@ def train_small(settings: Small, dataset: Dataset, seed: int, runtime: Runtime, 
     than an epoch of few images.
     """
     stop = _StopAt(settings.stop_at)
-    rows = [row for _, row in parse_rows(folder / METRICS)] if (folder / METRICS).is_file() else []
+    rows = read_rows(folder)
     torch.manual_seed(seed)
     model = SmallNetwork(settings, dataset)
     train.run(
