@@ -29,7 +29,7 @@ from torch import Tensor
 from alexnet.data import datasets
 from alexnet.data.datasets import Dataset
 from alexnet.data.images import is_lfs_pointer
-from alexnet.errors import one_line
+from alexnet.errors import FieldError, one_line
 from alexnet.model import WEIGHTS, AlexNet_2012, ModelInfo
 from alexnet.recipes import Recipe, field_types, recipe_from_config
 from alexnet.system import out_of_memory
@@ -40,10 +40,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_run_dir", "check_unused", "is_scheduled",
-    "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows", "read_config",
-    "read_pickled", "read_rows", "read_safetensors", "save_checkpoint", "save_weights", "write_atomically",
-    "write_config",
+    "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_out", "check_run_dir", "check_unused",
+    "is_scheduled", "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows",
+    "read_config", "read_pickled", "read_rows", "read_safetensors", "save_checkpoint", "save_weights",
+    "write_atomically", "write_config",
 ]  # fmt: skip
 
 CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.ckpt", "best.safetensors"
@@ -116,6 +116,18 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], info: ModelInfo) -> 
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     # not save_file, which makes files that only their owner can read
     write_atomically(path, lambda file: file.write_bytes(safetensors.torch.save(tensors, metadata)))
+
+
+def check_out(path: Path, suffix: str) -> None:
+    """Check that a file can be written to ``path``, before the work on it begins.
+
+    Raises:
+        FieldError: ``path`` (``out``) does not end in ``suffix``, is a folder, or its folder does not exist.
+    """
+    if path.suffix != suffix:
+        raise FieldError("out", f"a file name that ends in {suffix}", str(path))
+    if path.is_dir() or not path.parent.is_dir():
+        raise FieldError("out", "a file in a folder that exists", str(path))
 
 
 # --- reading

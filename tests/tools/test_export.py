@@ -10,6 +10,7 @@ import torch
 from alexnet import load_model
 from alexnet.checkpoint import load_weights, save_weights
 from alexnet.data.normalization import Normalization, encode_mean_image
+from alexnet.errors import FieldError
 from alexnet.model import ModelInfo
 from alexnet.tools import export as export_module
 from alexnet.tools.export import export
@@ -112,10 +113,12 @@ def test_onnx_without_its_packages(weights, tmp_path, monkeypatch, package):
         ("tflite", "x.tflite", ValueError, "tflite"),
         ("onnx", "x.bin", ValueError, "x.bin"),
         ("onnx", "nowhere/x.onnx", ValueError, "nowhere"),
+        ("onnx", "folder.onnx", FieldError, "out must be a file in a folder that exists"),
         ("onnx", "x.onnx", FileNotFoundError, "missing"),
     ],
 )
 def test_refusals(tmp_path, format, out, error, named):
+    (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(error, match=named) as caught:
         export(tmp_path / "missing", format, tmp_path / out)
     assert "\n" not in str(caught.value)

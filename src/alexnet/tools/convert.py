@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alexnet.checkpoint import FORMAT, read_pickled, read_safetensors, save_weights
+from alexnet.checkpoint import FORMAT, check_out, read_pickled, read_safetensors, save_weights
 from alexnet.data.normalization import IMAGENET, RESIZE, Normalization, encode_mean_image
-from alexnet.errors import FieldError, check_choice
+from alexnet.errors import check_choice
 from alexnet.lrn import ResponseNorm
 from alexnet.model import VARIANTS, AlexNet_2012, ModelInfo
 from alexnet.tools.caffe import CaffeLayer, read_binaryproto, read_caffemodel
@@ -77,10 +77,7 @@ def convert(source: str | Path, out: str | Path, variant: str | None = None) -> 
             names the layer.
     """
     source, out = Path(source), Path(out)
-    if out.suffix != ".safetensors":
-        raise FieldError("out", "a file name that ends in .safetensors", str(out))
-    if not out.parent.is_dir():
-        raise FieldError("out", "a file in a folder that exists", str(out))
+    check_out(out, ".safetensors")
     if variant is not None:
         check_choice("variant", variant, VARIANTS)
     if source.is_dir():

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.checkpoint import load_model, load_weights, save_weights, write_atomically
-from alexnet.errors import FieldError, check_choice
+from alexnet.checkpoint import check_out, load_model, load_weights, save_weights, write_atomically
+from alexnet.errors import check_choice
 from alexnet.evaluate import info_of
 from alexnet.lrn import ResponseNorm
 from alexnet.model import AlexNet_2012, ModelInfo
@@ -48,10 +48,7 @@ def export(path: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     """
     check_choice("format", format, FORMATS)
     out = Path(out)
-    if out.suffix != f".{format}":
-        raise FieldError("out", f"a file name that ends in .{format}", str(out))
-    if not out.parent.is_dir():
-        raise FieldError("out", "a file in a folder that exists", str(out))
+    check_out(out, f".{format}")
     model = load_model(path)
     result: dict[str, Any] = {"file": str(out), "format": format}
 
