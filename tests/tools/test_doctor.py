@@ -60,6 +60,16 @@ def test_digits():
     assert "will start to learn" in doctor.format_report(good)
 
 
+def test_a_probe_leaves_the_callers_random_numbers_alone():
+    recipe, dataset = recipes.quickstart(width_mult=1 / 16, seed=3), datasets.load("digits")
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    first = doctor.probe_recipe(recipe, dataset)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(1)
+    assert doctor.probe_recipe(recipe, dataset) == first
+
+
 def test_without_a_recipe_or_without_data(tmp_path):
     machine = doctor.examine()
     assert set(machine) == {

@@ -126,10 +126,11 @@ def examine(recipe: Recipe | None = None, runtime: Runtime | None = None) -> dic
 
 def probe_recipe(recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
     """``probe`` the recipe's fresh network on a batch of the training images, on the CPU."""
-    generator = torch.manual_seed(recipe.seed)
-    model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)  # the network is on the CPU
+        model = AlexNet_2012(len(dataset.classes), recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
+        order = torch.randperm(len(dataset.train))[:PROBE_BATCH].tolist()
     normalization = make_normalization(recipe.input_scale, dataset.train)
-    order = torch.randperm(len(dataset.train), generator=generator)[:PROBE_BATCH].tolist()
     size = model.variant.image_sizes[0]
     return probe(model, *next(eval_batches(dataset.train.subset(order), normalization, size, torch.device("cpu"))))
 
