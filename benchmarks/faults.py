@@ -340,7 +340,7 @@ LINES = (
     "convert IMAGE OUT.safetensors --variant paper",
     "train quickstart --max-steps 1 --batch-size 8 --lr 0.01 --seed 3 --width-mult 0.0625 --val-every 2 --out OUT",
     "reproduce figure-1 --seeds 2 --out OUT",
-    "doctor quickstart --init he --input-scale raw",
+    "doctor --recipe quickstart --init he --input-scale raw",
 )
 JUNK = ("", "-1", "0", "nan", "inf", "1e999", "x" * 300, "💥", "../..", "--", "-", "none", "yes", "/dev/null", "%s")
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import faults
+from alexnet import cli
 from faults import FOLDER, Moment
 
 
@@ -15,6 +16,11 @@ def test_an_unexpected_answer_is_wrong(monkeypatch):
     assert faults.answer(["train"])[1]
     monkeypatch.setattr(faults, "alexnet", lambda words: [][0])
     assert "IndexError" in faults.answer(["train"])[1]
+
+
+@pytest.mark.parametrize("line", faults.LINES)
+def test_each_line_is_right_before_it_is_changed(line):
+    assert cli.parse(line.split())
 
 
 def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest():
