@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ from record import RESULTS, write_record
 ORIGIN = ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
 
 
-def record_of(folder: Path, notes: str = "") -> dict[str, Any]:
-    """The record of the run in ``folder``. ValueError if the run logged no full row."""
+def record_of(folder: Path, notes: str = "", found: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The record of the run in ``folder``. ValueError if the run logged no full row.
+
+    Args:
+        found: what ``evaluate`` returned for the images of the result; by default the network is evaluated here.
+    """
     run = load_run(folder)
     if not run.final:
         raise ValueError(f"{folder}: has no row with training and validation metrics yet")
@@ -36,8 +41,9 @@ def record_of(folder: Path, notes: str = "") -> dict[str, Any]:
     weights = hashlib.sha256()
     for tensor in model.state_dict().values():
         weights.update(tensor.numpy().tobytes())
-    tta, split = (recipe.tta, "test") if "test_acc" in run.final else ("center", "val")
-    found = evaluate(model, dataset, tta, split, device=run.config["device"], precision=run.config["precision"])
+    if found is None:
+        tta, split = (recipe.tta, "test") if "test_acc" in run.final else ("center", "val")
+        found = evaluate(model, dataset, tta, split, device=run.config["device"], precision=run.config["precision"])
     timed = all("seconds" in row for row in run.full_rows)
     return {
         "kind": "accuracy",

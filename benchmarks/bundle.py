@@ -43,7 +43,7 @@ def main() -> None:
         "test_acc, %": test["top1"], "test_loss": test["loss"], "test-time augmentation": recipe.tta,
     }  # fmt: skip
     save_weights(file, bundled.half().state_dict(), dataclasses.replace(info, record=origin))
-    record = record_of(args.run, args.notes)
+    record = record_of(args.run, args.notes, test)
     runtime = recipes.runtime_for(recipe.name, max_steps=step if step < run.total_steps else None)
     record["command"] = recipes.command_line(recipe, runtime, data="FOLDER" if Path(recipe.data).is_dir() else None)
     record["steps"] = step
@@ -54,7 +54,6 @@ def main() -> None:
         "val_loss": full["loss"],
     }
     record["final"] |= {"test_acc": test["top1"], "test_loss": test["loss"]}
-    record["confusion"] = test["confusion"]
     record["bundled"] = {
         "file": str(file.relative_to(PRETRAINED.parents[2])),
         "bytes": file.stat().st_size,
