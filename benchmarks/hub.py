@@ -16,8 +16,7 @@ from pathlib import Path
 from alexnet import load_model
 from alexnet.evaluate import info_of
 from alexnet.model import AlexNet_2012
-from pages import data_of, machine, with_interval
-from record import RESULTS
+from record import RESULTS, data_of, machine, with_interval
 
 CARD = """## Results
 

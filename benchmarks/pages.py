@@ -19,22 +19,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 import compare
 import trials
 from alexnet.curves import canvas, draw_curves, mark_chance, save_png, set_ticks
-from alexnet.tools.report.facts import wilson
 from alexnet.tools.reproduce import EXPERIMENTS
 from alexnet.tools.reproduce.record import draw as draw_experiment
-from record import ROOT
+from record import LOSSY, ROOT, Record, data_of, machine, test_accuracy, with_interval
 
-Record = dict[str, Any]
-LOSSY = "lossy copy of CIFAR-10 (JPEG q75)"
 USUAL = "AMD EPYC, 2 cores; torch 2.15.0+cu132"  # the machine that RESULTS.md names once
-NAMES = {"CIFAR-10 (JPEG q75 copy)": LOSSY, "synthetic 32×32": "noise in CIFAR-10's shape"}
 COLOURS = {
     "classic": "#1b6ca8", "modern": "#2e8b57", "reference": "#d1495b", "source": "#2e8b57", "paper": "#1b6ca8",
     "zero-bias": "#d1495b", "caffe": "#8a6fb0", "he": "#c98a1b",
@@ -90,19 +85,6 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def data_of(record: Record) -> str:
-    data = record.get("data") or record["runs"][0]["data"]
-    name = data if isinstance(data, str) else data["name"]
-    return NAMES.get(name, name)
-
-
-def machine(record: Record) -> str:
-    """Hardware and torch's version."""
-    hardware = record["hardware"]
-    name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['cores']} cores"
-    return f"{name}; torch {record['versions']['torch']}"
-
-
 def origins(record: Record) -> str:
     """Machines of a growing record, and the commits on each."""
     commits: dict[str, list[str]] = defaultdict(list)
@@ -156,18 +138,6 @@ def commits(runs: Sequence[Record]) -> str:
         changed = [f"{b['commit']} from step {b['step']}" for a, b in pairwise(parts) if a["commit"] != b["commit"]]
         found.append(", ".join([f"commit {run['commit']}", *changed]))
     return "; ".join(dict.fromkeys(found))
-
-
-def test_accuracy(record: Record) -> float:
-    """Percent of the test images: validated on at every row, or evaluated once at the end."""
-    return float(record["final"].get("test_acc", record["final"]["val_acc"]))
-
-
-def with_interval(record: Record) -> str:
-    """A run's test accuracy and its Wilson interval."""
-    images = record["data"]["test"] if "test_acc" in record["final"] else record["data"]["val"]
-    low, high = wilson(test_accuracy(record), images)
-    return f"{test_accuracy(record):.2f} ({low:.1f} to {high:.1f})"
 
 
 def accuracy_table(accuracy: Iterable[Record], *, short: bool = False) -> str:
@@ -332,8 +302,11 @@ def results_page(found: dict[str, list[Record]]) -> str:
     files = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=files, undefined=jinja2.StrictUndefined, autoescape=False)
     environment.filters["link"] = link
-    functions = {name: each for name, each in globals().items() if callable(each)}
-    environment.globals |= functions | {"lossy": LOSSY, "usual": USUAL}
+    functions = (
+        accuracy_table, claims_table, commits, data_of, effect, faults_table, groups, learning_table, length, machine,
+        notes, on, origins, rate_of, scope, seeds, speed_table, standard_error, time_to, trials_table,
+    )  # fmt: skip
+    environment.globals |= {each.__name__: each for each in functions} | {"lossy": LOSSY, "usual": USUAL}
     return environment.get_template("RESULTS.md.jinja").render(found=found).rstrip() + "\n"
 
 

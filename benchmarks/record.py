@@ -12,9 +12,13 @@ import torch
 
 from alexnet import system
 from alexnet.checkpoint import write_atomically
+from alexnet.tools.report.facts import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+LOSSY = "lossy copy of CIFAR-10 (JPEG q75)"
+NAMES = {"CIFAR-10 (JPEG q75 copy)": LOSSY, "synthetic 32×32": "noise in CIFAR-10's shape"}
+Record = dict[str, Any]
 
 
 def origin(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -28,7 +32,7 @@ def origin(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record`` as JSON, a key a line; lists of objects or lists have an element a line."""
+    """Write ``record`` as JSON, one key per line; lists of objects or lists have one element per line."""
     lines = []
     for key, value in record.items():
         text = json.dumps(value, ensure_ascii=False)
@@ -37,6 +41,31 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         lines.append(f" {json.dumps(key)}: {text}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8"))
+
+
+def data_of(record: Record) -> str:
+    data = record.get("data") or record["runs"][0]["data"]
+    name = data if isinstance(data, str) else data["name"]
+    return NAMES.get(name, name)
+
+
+def machine(record: Record) -> str:
+    """Hardware and torch's version."""
+    hardware = record["hardware"]
+    name = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['cores']} cores"
+    return f"{name}; torch {record['versions']['torch']}"
+
+
+def test_accuracy(record: Record) -> float:
+    """Percent of the test images: validated on at every row, or evaluated once at the end."""
+    return float(record["final"].get("test_acc", record["final"]["val_acc"]))
+
+
+def with_interval(record: Record) -> str:
+    """A run's test accuracy and its Wilson interval."""
+    images = record["data"]["test"] if "test_acc" in record["final"] else record["data"]["val"]
+    low, high = wilson(test_accuracy(record), images)
+    return f"{test_accuracy(record):.2f} ({low:.1f} to {high:.1f})"
 
 
 class GrowingRecord:
