@@ -23,6 +23,7 @@ from alexnet.checkpoint import load_run
 from alexnet.errors import check_choice
 from alexnet.evaluate import evaluate
 from alexnet.tools.report.facts import seconds
+from alexnet.tools.reproduce.record import published
 from record import RESULTS, write_record
 
 ORIGIN = ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
@@ -47,11 +48,9 @@ def record_of(folder: Path, notes: str = "", found: Mapping[str, Any] | None = N
     timed = all("seconds" in row for row in run.full_rows)
     return {
         "kind": "accuracy",
-        "command": recipes.command_line(recipe, data="FOLDER" if Path(recipe.data).is_dir() else None),
+        "command": recipes.command_line(recipe, data=published(recipe.data)),
         **({"notes": notes} if notes else {}),
-        "data": run.config["data"]
-        | {"name": dataset.name}
-        | ({"spec": "FOLDER"} if Path(recipe.data).is_dir() else {}),
+        "data": run.config["data"] | {"name": dataset.name, "spec": published(recipe.data)},
         "recipe": dataclasses.asdict(recipe) | {"data": dataset.name},
         "parameters": sum(each.numel() for each in model.parameters()),
         "steps": run.final["step"],

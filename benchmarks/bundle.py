@@ -17,6 +17,7 @@ from accuracy import record_of
 from alexnet import load_model, load_run, recipes
 from alexnet.checkpoint import PRETRAINED, save_weights
 from alexnet.evaluate import evaluate, info_of
+from alexnet.tools.reproduce.record import published
 from record import write_record
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     save_weights(file, bundled.half().state_dict(), dataclasses.replace(info, record=origin))
     record = record_of(args.run, args.notes, test)
     runtime = recipes.runtime_for(recipe.name, max_steps=step if step < run.total_steps else None)
-    record["command"] = recipes.command_line(recipe, runtime, data="FOLDER" if Path(recipe.data).is_dir() else None)
+    record["command"] = recipes.command_line(recipe, runtime, data=published(recipe.data))
     record["steps"] = step
     record["final"] |= {
         "step": step,

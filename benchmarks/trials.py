@@ -1,4 +1,4 @@
-"""Trials: what one change of a recipe gives to the accuracy on held-out training images.
+"""Trials: how one change to a recipe affects accuracy on held-out training images.
 
     python benchmarks/trials.py --data FOLDER [--epochs 13] [--holdout 5000] [--width-mult 1] [--seeds 0]
                                 [--only NAME ...] [--tta flip ...] [--json FILE]
@@ -33,6 +33,7 @@ from alexnet.data.datasets import Dataset
 from alexnet.errors import check_choice
 from alexnet.evaluate import evaluate
 from alexnet.system import pick_device
+from alexnet.tools.reproduce.record import published
 from record import RESULTS, GrowingRecord, origin
 
 RUNTIME = recipes.Runtime(save_every=1e9, tracker="none", quiet=True)
@@ -139,11 +140,10 @@ def measure(recipe: recipes.Recipe, dataset: Dataset, tta: Sequence[str] = ()) -
         run = load_run(result.folder)
         by_tta = {each: evaluate(run.model(), dataset, each)["top1"] for each in tta}
     kept = ("val_acc", "val_loss", "train_acc", "train_loss", "grad_norm", "step")
-    place = {"spec": "FOLDER"} if Path(dataset.spec).is_dir() else {}
     return {
         **{key: run.final[key] for key in kept},
         "seconds": round(seconds, 1),
-        "data": run.config["data"] | place,
+        "data": run.config["data"] | {"spec": published(dataset.spec)},
         **({"tta": by_tta} if by_tta else {}),
     }
 

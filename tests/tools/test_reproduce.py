@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("figure-1", "lrn", "overlap", "dropout", "ten-crop", "colour", "biases", "depth")
 TINY = Small("19pct", init="today", crop=32, decay=0, rate=0.02, images=64, stages=(Stage(2),))
 RELU, TANH = Arm("relu", TINY), Arm("tanh", replace(TINY, neuron="tanh"))
+DIGITS = datasets.load("digits")
 END = Measure("last training loss", lambda run: run.rows[-1]["train_loss"])
 
 
@@ -305,6 +306,16 @@ def test_finished_runs_are_never_repeated(tmp_path):
     assert said == []
     run(tested, tmp_path / "x", seeds=2, resume=True, say=said.append)  # more seeds of the same
     assert [line[:20] for line in said] == ["tiny: relu, seed-1; ", "tiny: tanh, seed-1; "]
+
+
+def test_data_of_the_hub_are_named_and_older_plans_of_them_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda *_: replace(DIGITS, spec="hf:someone/digits"))
+    tested, plan = experiment(RELU, TANH), tmp_path / "x" / "plan.json"
+    record = run(tested, tmp_path / "x", seeds=1)
+    assert record["data"]["spec"] == "hf:someone/digits"
+    assert "--data hf:someone/digits" in record["command"]
+    plan.write_text(plan.read_text().replace("hf:someone/digits", "FOLDER"))
+    assert run(tested, tmp_path / "x", seeds=1, resume=True) == record
 
 
 def test_another_experiment_is_not_resumed(tmp_path):

@@ -38,7 +38,10 @@ from alexnet.tools.reproduce.experiments import WIDTH, Arm, Comparison, Experime
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Finding", "compare", "draw", "format_record", "judge", "make_record", "settings_of", "spread", "write_json"]
+__all__ = [
+    "Finding", "compare", "draw", "format_record", "judge", "make_record", "published", "settings_of", "spread",
+    "write_json",
+]  # fmt: skip
 
 MIN_SEEDS = 3
 
@@ -176,6 +179,11 @@ def make_record(
         **{name: plan[name] for name in ("data", "device", "precision", "hardware", "versions", "commit", "date")},
         "seconds": round(sum(run["seconds"] for runs in (*results.values(), *sweeps.values()) for run in runs), 1),
     }
+
+
+def published(spec: str) -> str:
+    """The data as a record names them: a folder, whose path helps nobody else, is FOLDER."""
+    return spec if spec in ("cifar10", "digits") or spec.startswith("hf:") else "FOLDER"
 
 
 def settings_of(arm: Arm, settings: Settings) -> dict[str, Any]:

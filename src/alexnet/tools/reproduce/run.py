@@ -27,7 +27,7 @@ from alexnet.evaluate import evaluate
 from alexnet.recipes import Recipe, Runtime
 from alexnet.tools.reproduce import small_networks
 from alexnet.tools.reproduce.experiments import Arm, Experiment, FinishedRun, Settings, Small, Stage
-from alexnet.tools.reproduce.record import draw, make_record, settings_of, write_json
+from alexnet.tools.reproduce.record import draw, make_record, published, settings_of, write_json
 
 __all__ = ["ExperimentResult", "run_experiment"]
 
@@ -140,7 +140,7 @@ class _Runs:
             "device": device.type,
             "precision": system.pick_precision("auto", device),
             "data": {
-                "spec": dataset.spec if dataset.spec in ("cifar10", "digits") else "FOLDER",
+                "spec": published(dataset.spec),
                 "name": dataset.name,
                 "fingerprint": dataset.fingerprint(),
                 "train": len(dataset.train),
@@ -149,6 +149,8 @@ class _Runs:
         }
         if path.is_file():
             plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if dataset.spec.startswith("hf:") and isinstance(plan.get("data"), dict):
+                plan["data"]["spec"] = dataset.spec  # FOLDER in older plans; the fingerprint is compared
             for name, value in json.loads(json.dumps(asked)).items():
                 if plan.get(name) != value:
                     raise ValueError(f"{path}: the experiment was started with other {name}; choose a different folder")
