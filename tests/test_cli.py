@@ -355,7 +355,7 @@ def test_evaluate_uses_the_holdout_and_warns_on_test(images, tmp_path, capsys, m
     held_out = ["--holdout", "4", "--images", "8", "--max-steps", "1"]
     assert main(["train", "--data", str(images), "--out", out, *SMALL, *held_out]) == 0
     error = OSError(errno.EROFS, "Read-only file system", "confusion.png")
-    monkeypatch.setattr("alexnet.tools.plots.confusion", mock.Mock(side_effect=error))  # costs no result
+    monkeypatch.setattr("alexnet.tools.confusion.confusion", mock.Mock(side_effect=error))  # costs no result
     no_picture, no_holdout = "confusion.png: Read-only file system", "not on those that the run held out"
     for words, split, count, note in (
         ([], "holdout", 4, no_picture),

@@ -239,7 +239,7 @@ def evaluate(args: Namespace) -> Answer:
     if args.out and (Path(args.out).suffix.lower() != ".png" or not Path(args.out).parent.is_dir()):
         raise FieldError("out", "a .png file in a folder that exists", args.out)
     from alexnet.evaluate import evaluate, format_evaluation
-    from alexnet.tools import plots
+    from alexnet.tools.confusion import confusion
 
     model, run = _load(args.run)
     dataset, _ = _dataset(args, run)
@@ -256,7 +256,7 @@ def evaluate(args: Namespace) -> Answer:
         picture = run.folder / "confusion.png"
     if picture:
         try:
-            plots.confusion(found["confusion"], dataset.classes, picture)
+            confusion(found["confusion"], dataset.classes, picture)
             answer.text += f"\n\nconfusion matrix as an image: {picture}"
         except OSError as error:  # the result is printed all the same
             answer.code = int(args.out is not None)

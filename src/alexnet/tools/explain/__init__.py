@@ -6,3 +6,4 @@
 from alexnet.tools.explain.analysis import *  # noqa: F403
 from alexnet.tools.explain.page import explain as explain
 from alexnet.tools.explain.page import format_explanation as format_explanation
+from alexnet.tools.filters import filter_changes as filter_changes

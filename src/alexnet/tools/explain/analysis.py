@@ -28,12 +28,11 @@ from alexnet.evaluate import info_of, progress_bar
 from alexnet.lrn import WithinMapNorm
 from alexnet.model import AlexNet_2012
 from alexnet.system import autocast, pick_precision
-from alexnet.tools.filters import filter_changes
 
 __all__ = [
     "Calibration", "Explanation", "Outputs", "Patch", "ReceptiveField", "activations", "calibration",
     "check_channel", "choose_examples", "collect_outputs", "concatenated", "confident_errors", "convolutions",
-    "correlation", "explain_images", "filter_changes", "filter_smoothness", "fixed_choice", "grad_cam", "inputs",
+    "correlation", "explain_images", "filter_smoothness", "fixed_choice", "grad_cam", "inputs",
     "layers", "nearest", "network_view", "outputs_of", "receptive_field", "salient_channel", "strongest_patches",
     "with_new_fc8",
 ]  # fmt: skip

@@ -1,12 +1,12 @@
-"""Confusion matrices, lines and filters as pictures."""
+"""Confusion matrices and filters as pictures."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from alexnet.tools.confusion import confusion
 from alexnet.tools.filters import filter_order, filter_sheet
-from alexnet.tools.plots import confusion
 
 
 def test_a_class_with_few_images_is_as_dark_as_one_with_many(tmp_path):
