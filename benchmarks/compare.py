@@ -62,7 +62,7 @@ UNITS = {
     "validation": "s", "classic_job": "s", "classic_job_one_pass": "s", "inference": "images/s", "peak_memory": "GiB",
 }  # fmt: skip
 MORE_IS_BETTER = {"matrix_rate_share", "data_path", "inference"}
-Figures = dict[str, dict[str, list[float]]]  # values by measure and side
+Measurements = dict[str, dict[str, list[float]]]  # values by measure and side
 
 
 # --- the baseline
@@ -177,8 +177,8 @@ def measure_baseline(
     side = Baseline(spec, device, files)
     for first in (True, *[False] * (rounds - 1)):
         pipe.recv()
-        figures = {"train_step": side.train_step(), "validation": side.validation()}
-        pipe.send(figures | ({"peak_memory": peak_memory(device)} if first else {}))
+        measured = {"train_step": side.train_step(), "validation": side.validation()}
+        pipe.send(measured | ({"peak_memory": peak_memory(device)} if first else {}))
     for _ in range(rounds):
         pipe.recv()
         lrn = side.lrn()
@@ -204,10 +204,10 @@ class Rounds(Callback):
             return
         per_image = row["val_seconds"] / len(self.run.dataset.val) / self.validations
         self.validations = 1
-        figures = {"train_step": row["seconds"] / self.steps, "validation": per_image * VALIDATED}
+        measured = {"train_step": row["seconds"] / self.steps, "validation": per_image * VALIDATED}
         if row["step"] == self.steps:
-            figures["peak_memory"] = peak_memory(next(self.run.model.parameters()).device)
-        self.pipe.send(figures)
+            measured["peak_memory"] = peak_memory(next(self.run.model.parameters()).device)
+        self.pipe.send(measured)
         self.pipe.recv()
 
 
@@ -235,7 +235,7 @@ def measure_ours(
     for turn in range(rounds):
         if turn:  # Rounds has waited for the first turn
             pipe.recv()
-        figures = {
+        measured = {
             "data_path": images_per_second(loader.train(0), 300 if quick else 40, device),
             "lrn": lrn(torch.bfloat16 if is_bf16 else torch.float32),
             "lrn_float32": lrn(torch.float32),
@@ -243,7 +243,7 @@ def measure_ours(
             "copy_rate": copy_rate(device),
             "matrix_rate": matrix_rate(device),
         }
-        pipe.send(figures)
+        pipe.send(measured)
 
 
 def copy_rate(device: torch.device) -> float:
@@ -327,7 +327,7 @@ def load(spec: str) -> datasets.Dataset:
 # --- the comparison
 
 
-def measure(spec: str, device: torch.device, repeats: int, files: list[Path], folder: str) -> Figures:
+def measure(spec: str, device: torch.device, repeats: int, files: list[Path], folder: str) -> Measurements:
     """All measures of both sides, ``repeats`` times in turn after a first round that does not count."""
     context = multiprocessing.get_context("spawn")
     rounds = repeats + 1
@@ -338,7 +338,7 @@ def measure(spec: str, device: torch.device, repeats: int, files: list[Path], fo
         processes.append(context.Process(target=work, args=(other, spec, device, files, rounds, folder)))
         processes[-1].start()
         other.close()  # if the process ends, so does the waiting for it
-    figures: Figures = {}
+    measured: Measurements = {}
     try:
         for turn in range(2 * rounds):
             for side, pipe in pipes.items():
@@ -346,12 +346,12 @@ def measure(spec: str, device: torch.device, repeats: int, files: list[Path], fo
                 for name, value in pipe.recv().items():
                     print(f"  {name:12} {side:9} {value:10.4g}", flush=True)
                     if turn % rounds or name == "peak_memory":
-                        figures.setdefault(name, {"ours": [], "baseline": []})[side].append(value)
+                        measured.setdefault(name, {"ours": [], "baseline": []})[side].append(value)
     finally:
         for process in processes:
             process.join(60 if sys.exc_info()[0] is None else 0)
             process.kill()
-    return figures
+    return measured
 
 
 def training_flop() -> float:
@@ -369,30 +369,28 @@ def full_job(spec: str, device: torch.device) -> float:
         return time.perf_counter() - began
 
 
-def to_rows(figures: Figures, job: list[float], bytes_per_value: int = 2) -> list[dict[str, Any]]:
-    """One row a measure: medians, all values, and the ratio, which is above 1 if ours is better."""
+def to_rows(measured: Measurements, job: list[float], bytes_per_value: int = 2) -> list[dict[str, Any]]:
+    """One row per measure: medians, all values, and the ratio, which is above 1 if ours is better."""
     sides = ("ours", "baseline")
-    flop, rate = training_flop() * BATCH, statistics.median(figures["matrix_rate"]["ours"]) * 1e12
-    values = {name: dict(each) for name, each in figures.items()}
+    flop, rate = training_flop() * BATCH, statistics.median(measured["matrix_rate"]["ours"]) * 1e12
+    values = {name: dict(each) for name, each in measured.items()}
     values["matrix_rate_share"] = {
-        side: [100 * flop / seconds / rate for seconds in figures["train_step"][side]] for side in sides
+        side: [100 * flop / seconds / rate for seconds in measured["train_step"][side]] for side in sides
     }
     for name, passes in (("classic_job", 2 * HUNDREDS + EPOCHS), ("classic_job_one_pass", HUNDREDS + EPOCHS)):
         validations = {"ours": HUNDREDS + EPOCHS, "baseline": passes / 2}  # the baseline's is timed over two passes
         values[name] = {
             side: [
                 STEPS * step + validations[side] * validation
-                for step, validation in zip(figures["train_step"][side], figures["validation"][side], strict=True)
+                for step, validation in zip(measured["train_step"][side], measured["validation"][side], strict=True)
             ]
             for side in sides
         }
         if job:
             values[name]["ours"] = job[1:]
     moved = 5 * bytes_per_value * LRN_SHAPE[0] * LRN_SHAPE[1] * LRN_SHAPE[2] * LRN_SHAPE[3]  # five passes at least
-    lrn_rate = moved / (statistics.median(figures["lrn"]["ours"]) / 1000) / 1e9
-    more = {
-        "lrn": {"share_of_copy_pct": round(100 * lrn_rate / statistics.median(figures["copy_rate"]["ours"]), 1)},
-    }
+    lrn_rate = moved / (statistics.median(measured["lrn"]["ours"]) / 1000) / 1e9
+    share = {"share_of_copy_pct": round(100 * lrn_rate / statistics.median(measured["copy_rate"]["ours"]), 1)}
     rows = []
     for name, unit in UNITS.items():
         ours, baseline = (statistics.median(values[name][side]) for side in sides)
@@ -403,7 +401,7 @@ def to_rows(figures: Figures, job: list[float], bytes_per_value: int = 2) -> lis
                 "ours": round(ours, 4),
                 "baseline": round(baseline, 4),
                 "ratio": round(ours / baseline if name in MORE_IS_BETTER else baseline / ours, 2),
-                **more.get(name, {}),
+                **(share if name == "lrn" else {}),
                 **{f"{side}_all": [round(value, 4) for value in values[name][side]] for side in sides},
             }
         )
@@ -417,25 +415,25 @@ def compare(spec: str, device: torch.device, repeats: int) -> dict[str, Any]:
         for i in range(FILES):
             files.append(Path(folder) / f"{i}.png")
             dataset.val.image(i % len(dataset.val)).resize((256, 256)).save(files[-1])
-        figures = measure(spec, device, repeats, files, folder)
+        measured = measure(spec, device, repeats, files, folder)
     job = [full_job(spec, device) for _ in range(3)] if device.type == "cuda" and not is_noise else []
-    rows = to_rows(figures, job, 2 if system.pick_precision("auto", device) == "bf16" else 4)
+    rows = to_rows(measured, job, 2 if system.pick_precision("auto", device) == "bf16" else 4)
     first = f", ours run in full; the first one, with its compilation, took {job[0]:.1f} s" if job else ""
-    print_table(rows, device)
+    print_table(rows)
     return {
         "kind": "compare",
         "command": f"python benchmarks/compare.py --repeats {repeats}" + " --data FOLDER" * (not is_noise),
         "data": dataset.name,
         **origin(device),
-        "matrix_tflops_bf16": round(statistics.median(figures["matrix_rate"]["ours"]), 3),
-        "copy_gb_per_s": round(statistics.median(figures["copy_rate"]["ours"]), 1),
+        "matrix_tflops_bf16": round(statistics.median(measured["matrix_rate"]["ours"]), 3),
+        "copy_gb_per_s": round(statistics.median(measured["copy_rate"]["ours"]), 1),
         "notes": "classic_job is 5,083 steps and 63 validations, the baseline's of 113 passes, computed from the "
         f"measured parts{first}",
         "rows": rows,
     }
 
 
-def print_table(rows: list[dict[str, Any]], device: torch.device) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     print(f"\n{'':18}{'ours':>12}{'baseline':>12}{'ratio':>8}   spread of ours, of baseline")
     for row in rows:
         spreads = ", ".join(f"{min(v):.4g} to {max(v):.4g}" for v in (row["ours_all"], row["baseline_all"]))

@@ -9,7 +9,7 @@ import torch
 import compare
 from alexnet import recipes, train
 
-FIGURES = {
+MEASURED = {
     "train_step": {"ours": [2.0, 2.2, 2.1], "baseline": [8.0, 8.4, 8.2]},
     "validation": {"ours": [50.0, 52.0, 51.0], "baseline": [400.0, 420.0, 410.0]},
     "peak_memory": {"ours": [2.0], "baseline": [3.0]},
@@ -23,7 +23,7 @@ FIGURES = {
 
 
 def test_a_ratio_above_one_means_that_this_project_is_better():
-    rows = {row["name"]: row for row in compare.to_rows(FIGURES, [])}
+    rows = {row["name"]: row for row in compare.to_rows(MEASURED, [])}
     assert list(rows) == list(compare.UNITS)
     assert {name: rows[name]["ratio"] for name in ("train_step", "data_path", "lrn", "lrn_float32", "inference")} == {
         "train_step": 3.9, "data_path": 8.0, "lrn": 40.0, "lrn_float32": 32.0, "inference": 3.5
@@ -35,7 +35,7 @@ def test_a_ratio_above_one_means_that_this_project_is_better():
     assert rows["matrix_rate_share"]["ours"] == pytest.approx(842e9 / 2.1 / 0.4e12 * 100, rel=1e-3)
     for row in rows.values():
         assert row["ours"] == pytest.approx(statistics.median(row["ours_all"]), abs=1e-3)
-    timed = {row["name"]: row for row in compare.to_rows(FIGURES, [99.0, 70.0, 71.0, 72.0])}
+    timed = {row["name"]: row for row in compare.to_rows(MEASURED, [99.0, 70.0, 71.0, 72.0])}
     assert timed["classic_job"]["ours"] == 71  # the first one compiles
 
 
@@ -58,8 +58,8 @@ class Pipe:
     def recv(self):
         return "go"
 
-    def send(self, figures):
-        self.sent.append(figures)
+    def send(self, measured):
+        self.sent.append(measured)
 
 
 @pytest.mark.slow
@@ -74,10 +74,10 @@ def test_each_side_has_each_measure(side, tmp_path, monkeypatch):
     work = compare.measure_ours if side == "ours" else compare.measure_baseline
     work(pipe := Pipe(), "synthetic", torch.device("cpu"), files, 2, str(tmp_path))
     assert len(pipe.sent) == 4
-    measured = {name for figures in pipe.sent for name in figures}
+    names = {name for measured in pipe.sent for name in measured}
     rates = {"copy_rate", "matrix_rate"} if side == "ours" else set()
-    assert measured == rates | (compare.UNITS.keys() - {"matrix_rate_share", "classic_job", "classic_job_one_pass"})
-    assert all(value > 0 for figures in pipe.sent for value in figures.values())
+    assert names == rates | (compare.UNITS.keys() - {"matrix_rate_share", "classic_job", "classic_job_one_pass"})
+    assert all(value > 0 for measured in pipe.sent for value in measured.values())
 
 
 @pytest.mark.parametrize(("accuracies", "ratio"), [((57.0, 58.0, 59.0), 171.3), ((57.0, 56.3, 59.0), None)])
