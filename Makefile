@@ -6,9 +6,12 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint con
 # Without .pyc files, every process of the tests would compile the sources of torch again, nine seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test test-slow test-oldest lint format results bench faults bench-gpu accuracy-gpu wheel-test hub clean
+.PHONY: setup help quickstart test test-slow test-oldest lint format results bench faults bench-gpu accuracy-gpu wheel-test hub clean
 
 setup: .venv/dev  ## Create .venv with everything for development
+
+help:  ## What each target does
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit("make: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=") if sys.version_info < (3, 11) else None'
@@ -45,7 +48,7 @@ lint: .venv/dev  ## Style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/dev
+format: .venv/dev  ## Put the code into the style that lint checks
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -60,7 +63,7 @@ bench: .venv/run  ## Compare with plain PyTorch code, on this machine's CPU
 faults: .venv/dev  ## Kill runs, fail their disk, damage their files: docs/reliability.md; some hours
 	$(BIN)/python benchmarks/faults.py --json results/faults-cpu.json
 
-bench-gpu: .venv/run  ## The same on CUDA, with DATA=FOLDER; classic with five seeds, and in float32 with three
+bench-gpu: .venv/run  ## make bench on CUDA, with DATA=FOLDER; classic with five seeds, and in float32 with three
 	$(BIN)/python benchmarks/compare.py --device cuda --data $(DATA) --json results/compare-gpu.json
 	$(BIN)/python benchmarks/accuracy.py classic --seeds 0 1 2 3 4 --label gpu --data $(DATA)
 	$(BIN)/python benchmarks/accuracy.py classic --plain --seeds 0 1 2 --label gpu --data $(DATA)
@@ -84,5 +87,5 @@ OUT ?= build/hub
 hub: .venv/run  ## A folder to push to the Hugging Face Hub: RUN=a run folder or a bundled network, OUT=FOLDER
 	$(BIN)/python benchmarks/hub.py $(RUN) $(OUT)
 
-clean:
+clean:  ## Remove .venv and all that was built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
