@@ -406,7 +406,7 @@ def draw_learning(record: Record, path: Path) -> None:
 
 
 def draw_full_runs(runs: Sequence[Record], path: Path) -> None:
-    """Training loss and validation accuracy over epochs: a colour a recipe, a line a seed, dashed if narrower."""
+    """Training loss and validation accuracy over epochs: one colour per recipe, one line per seed, dashed if narrow."""
     with canvas(11, 4.2) as figure:
         loss, accuracy = figure.subplots(1, 2)
         for record in sorted(runs, key=lambda each: (setting(each), each["recipe"]["seed"])):

@@ -123,7 +123,7 @@ def command(*arguments: Argument, example: str = "") -> Callable[[Function], Fun
 
 
 def argument(name: str, kind: Any, help: str, default: Any = None, **options: Any) -> Argument:
-    """An argument of type ``kind``: bool, str, int, float, a Literal, or one of these or None."""
+    """An argument of type ``kind``: bool, str, int, float, a Literal, a tuple of strings, or one of these or None."""
     kinds, choices = get_args(kind) if get_origin(kind) is UnionType else (kind,), choices_of(kind)
     if not all(choice in help for choice in choices):
         help += f" One of {', '.join(choices)}."

@@ -1,8 +1,10 @@
 """``alexnet demo``: a local web page on which a trained network explains its answers to your images.
 
-The page is a Gradio app with Gradio's own limits. It listens on this machine only, unless ``host`` says otherwise, and
-sends nothing anywhere. Answers are drawn as on the page of ``alexnet explain``.
+The page is a Gradio app. It listens on this machine only, unless ``host`` says otherwise, and sends nothing anywhere.
+Answers are drawn as on the page of ``alexnet explain``.
 """
+
+# No ``from __future__ import annotations``: Gradio reads the annotation of ``choose``, in which ``gr`` is a local name.
 
 import atexit
 import os
@@ -161,15 +163,14 @@ def launch(
 ) -> "gr.Blocks":
     """Serve the page of ``Demo`` until the program ends.
 
-    The returned app has its address (``local_url``), can wait for Ctrl-C (``block_thread()``) and be closed
-    (``close()``).
+    The returned app has its address, ``local_url``. Use ``block_thread()`` to wait for Ctrl-C and ``close()`` to stop.
 
     Args:
         host: the address to listen on; the default can be reached from this machine only.
         port: by default the first free one from 7860.
 
     Raises:
-        ValueError: as ``Demo``, a port that is none, or Gradio is not installed.
+        ValueError: as ``Demo``, an invalid port, or Gradio is not installed.
         OSError: the address cannot be used, or the port is not free.
     """
     if port is not None and not 1 <= port <= 65535:

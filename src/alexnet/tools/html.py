@@ -1,7 +1,7 @@
 """Self-contained HTML pages: Jinja2 templates with autoescape, and pictures embedded in the page.
 
 The pages run no script and load nothing from the network: a page can be opened offline, kept beside a run and mailed.
-Templates are in ``templates/``; each extends ``base.html``, which holds the style.
+Templates are in ``templates/``; each page extends ``base.html``, which holds the style.
 """
 
 from __future__ import annotations
