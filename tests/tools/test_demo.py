@@ -1,11 +1,13 @@
 """The demo: its HTML whatever a class is called, what it refuses, and the page in a browser without a network."""
 
+import asyncio
 import dataclasses
 import os
 import re
 import shutil
 import socket
 import sys
+from pathlib import Path
 from unittest import mock
 
 import html5lib
@@ -124,11 +126,17 @@ def test_a_bad_file_is_answered_with_one_line(shown, picture, monkeypatch, data)
     assert "\n" not in line.text
 
 
-def test_only_open_image_reads_an_upload(shown):
+def test_only_open_image_reads_an_upload(shown, tmp_path):
     gradio = pytest.importorskip("gradio", reason="needs gradio: pip install 'alexnet-2012[demo]'")
-    (photo,) = (block for block in shown.build().blocks.values() if isinstance(block, gradio.Image))
+    blocks = shown.build()
+    (photo,) = (block for block in blocks.blocks.values() if isinstance(block, gradio.Image))
     assert photo.preprocess(photo.data_model(path="no image.heic")) == "no image.heic"
     assert photo.preprocess(None) is None
+    (changed,) = (each for each in blocks.fns.values() if each.inputs == [photo])
+    (tmp_path / "no image.heic").write_bytes(b"text")
+    upload = {"path": str(tmp_path / "no image.heic"), "meta": {"_type": "gradio.FileData"}}
+    (file,) = asyncio.run(blocks.preprocess_data(changed, [upload], None, explicit_call=True))  # Gradio calls it
+    assert Path(file).read_bytes() == b"text"
 
 
 def test_names_that_are_not_utf_8_are_shown(model, monkeypatch, picture):
@@ -150,14 +158,16 @@ def test_addresses_that_cannot_be_used(model):
         launch(model, host="no.such.host.invalid")
 
 
-def test_uploads_are_deleted_and_nothing_leaves_the_machine(model, monkeypatch):
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_uploads_are_deleted_and_nothing_leaves_the_machine(model, monkeypatch, host):
     at_exit = []
     monkeypatch.setattr(demo.atexit, "register", lambda *call, **_: at_exit.append(call))
     with mock.patch("gradio.Blocks.launch") as launch:
-        blocks = demo.launch(model, device="cpu")
+        blocks = demo.launch(model, device="cpu", host=host)
     assert at_exit[0] == (shutil.rmtree, os.environ["GRADIO_TEMP_DIR"])
     assert blocks.delete_cache == (60, 900)  # each minute, what is older than a quarter of an hour
     assert launch.call_args.kwargs["share"] is False
+    assert launch.call_args.kwargs["show_error"] is (host == "127.0.0.1")
     assert not blocks.analytics_enabled
 
 

@@ -38,6 +38,7 @@ __all__ = ["Demo", "launch"]
 MAX_FILE, MAX_PIXELS = "20mb", 50_000_000  # of an upload; phones take photographs of 12 to 50 million pixels
 MAX_WAITING = 32  # visitors
 KEEP, SWEEP = 900, 60  # seconds for which an upload is kept, and between two clean-ups
+LOCAL = ("127.0.0.1", "localhost")  # elsewhere, visitors do not see the text of an unexpected error
 BLOCK = 512  # training images between two reports of progress
 
 
@@ -194,7 +195,8 @@ def launch(
     blocks = demo.build()
     analysis.explain_images(demo.model, [new("RGB", (8, 8))])  # the first one is slow
     blocks.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, share=False, quiet=True, show_error=True,
+        server_name=host, server_port=port, prevent_thread_lock=True, share=False, quiet=True,
+        show_error=host in LOCAL,
         max_file_size=MAX_FILE, theme=gr.themes.Soft(primary_hue="blue", font=[text], font_mono=[code]),
         css=render("demo/style.css"), footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False,
     )  # fmt: skip
