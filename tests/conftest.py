@@ -1,16 +1,14 @@
 """What all tests share."""
 
 import os
+import re
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported. Another number of threads adds in another order, and several test processes with a thread
 # for every core slow each other down tenfold.
 os.environ["OMP_NUM_THREADS"] = "1"
-if "gpu" not in sys.argv:  # of `-m gpu`
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the promises bit for bit are for a CPU
 
 import pytest
 from hypothesis import settings
@@ -18,6 +16,12 @@ from hypothesis import settings
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background ignores it
 settings.register_profile("no deadline", deadline=None)  # other tests may run beside it
 settings.load_profile("no deadline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPU, unless ``-m`` asks for its tests: the promises bit for bit are for a CPU."""
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch is not imported yet
 
 
 @pytest.fixture(autouse=True, scope="session")
