@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -147,16 +144,17 @@ def short(number: int) -> str:
 
 def draw(file: Path) -> None:
     """Write the picture: SVG with the same bytes each time, or what else the file's ending says."""
-    with plt.rc_context():
-        plt.rcdefaults()
-        plt.rcParams.update({"svg.hashsalt": "alexnet-2012", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {"svg.hashsalt": "alexnet-2012", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+        )
         figure = compose()
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    plt.close(figure)
 
 
 def compose() -> Figure:
-    figure = plt.figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72, facecolor="white")
+    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, WIDTH)
     axes.set_ylim(0, HEIGHT)
