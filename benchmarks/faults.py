@@ -351,11 +351,9 @@ class Hang(BaseException):
 
 def make_good(folder: Path) -> SmallRun:
     """A folder ``good`` with a good file of each kind, and a run."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from alexnet.model import AlexNet_2012
     from caffe_files import blob, caffe_layers, caffemodel
+    from pictures import parquet_folder
 
     small, good = SmallRun(folder, list(KINDS)[-1]), folder / "good"
     (good / "caffe").mkdir(parents=True)
@@ -363,16 +361,11 @@ def make_good(folder: Path) -> SmallRun:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
     for kind in IMAGES:
         picture.save(good / f"image.{kind}", kind)
-    rows = [
-        {"img": {"bytes": path.read_bytes(), "path": path.name}, "label": int(path.parent.name == "light")}
-        for path in sorted(small.images.glob("val/*/*.png"))
-    ]
+    files = sorted(small.images.glob("val/*/*.png"))
+    rows = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
+    labels = [int(path.parent.name == "light") for path in files]
     features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["dark", "light"]}}
-    info = {"huggingface": json.dumps({"info": {"features": features}})}
-    for split in ("train", "test"):
-        pq.write_table(
-            pa.Table.from_pylist(rows).replace_schema_metadata(info), good / f"{split}-00000-of-00001.parquet"
-        )
+    parquet_folder(good, labels, labels, features, rows=rows)
     torch.manual_seed(0)
     torch.save(AlexNet_2012(5, width_mult=1 / 16).state_dict(), good / "weights.pth")
     layers = caffe_layers(AlexNet_2012(5, "caffe", width_mult=1 / 16).requires_grad_(False))

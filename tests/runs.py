@@ -13,9 +13,7 @@ from alexnet.checkpoint import load_checkpoint, load_weights
 from alexnet.recipes import Runtime, field_types
 
 SMALL: dict[str, Any] = {"batch_size": 8, "val_every": 2, "seed": 1, "epochs": 4, "width_mult": 1 / 16}
-COMMAND = ["train", "quickstart"]
-for _name, _value in SMALL.items():
-    COMMAND += [f"--{_name.replace('_', '-')}", str(_value)]
+COMMAND = ["train", "quickstart", *(word for name, value in SMALL.items() for word in recipes.flags(name, value))]
 
 # every part of a run that classic leaves out
 MANY: dict[str, Any] = {
