@@ -108,7 +108,7 @@ def _read(path: Path, message: str, what: str) -> Any:
 def _array(blob: Any, path: Path) -> np.ndarray:
     """The values of a BlobProto as float32, in its ``shape`` or the four sides of older files."""
     with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite
-        values = np.array(blob.double_data if blob.double_data else blob.data, dtype=np.float32)
+        values = np.array(blob.double_data or blob.data, dtype=np.float32)
     old = [blob.num, blob.channels, blob.height, blob.width]
     shape = list(blob.shape.dim) if blob.HasField("shape") else old
     if min(shape, default=0) < 0 or math.prod(shape) != values.size:
