@@ -139,28 +139,9 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
         ``count``, ``mean``, ``low``, ``high`` (points) and ``p``; None if nothing can be claimed.
     """
     seeds = [seed for seed in first.results if seed in second.results]
-    measured = [
-        (setting.finished[seed].config["data"], accuracy)
-        for setting in (first, second)
-        for seed, accuracy in setting.results.items()
-    ]
-    prints = [data.get(accuracy.name.replace("acc", "fingerprint")) for data, accuracy in measured]
-    if None in prints:  # older runs recorded the fingerprint of the whole data set alone
-        prints = [data.get("fingerprint") for data, _ in measured]
-    images = {(data["name"], accuracy.images, each) for (data, accuracy), each in zip(measured, prints, strict=True)}
     before, after = ([setting.results[seed].value for seed in seeds] for setting in (first, second))
-    gaps = {round(b - a, 9) for a, b in zip(before, after, strict=True)}
-    lost = [name for setting in (first, second) for name in setting.diverged]
-    difference, reason = None, ""
-    if len(images) > 1:
-        reason = "they were measured on different images"
-    elif lost:
-        reason = f"{len(lost)} of their runs diverged"
-    elif len(seeds) < FEWEST_SEEDS:
-        reason = f"a claim needs {FEWEST_SEEDS} seeds that each of them has finished; they share {len(seeds)}"
-    elif len(gaps) == 1:
-        reason = f"all their seeds differ by {gaps.pop():+.2f} points, for which the test is not defined"
-    if reason:
+    difference = None
+    if reason := _no_claim(first, second, before, after):
         text = f"No claim about {second.label} and {first.label}: {reason}."
     else:
         mean, low, high, p = _paired_difference(before, after)
@@ -172,6 +153,34 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
             f"(95% interval {interval}, paired over {len(seeds)} seeds, p = {p:.2g})."
         )
     return {"first": first.label, "second": second.label, "seeds": seeds, "difference": difference, "text": text}
+
+
+def _no_claim(first: Setting, second: Setting, before: Sequence[float], after: Sequence[float]) -> str:
+    """Why nothing can be claimed about two settings; empty if something can.
+
+    Args:
+        before, after: their accuracies with the seeds that both have finished.
+    """
+    measured = [
+        (setting.finished[seed].config["data"], accuracy)
+        for setting in (first, second)
+        for seed, accuracy in setting.results.items()
+    ]
+    prints = [data.get(accuracy.name.replace("acc", "fingerprint")) for data, accuracy in measured]
+    if None in prints:  # older runs recorded the fingerprint of the whole data set alone
+        prints = [data.get("fingerprint") for data, _ in measured]
+    images = {(data["name"], accuracy.images, each) for (data, accuracy), each in zip(measured, prints, strict=True)}
+    gaps = {round(b - a, 9) for a, b in zip(before, after, strict=True)}
+    lost = [name for setting in (first, second) for name in setting.diverged]
+    if len(images) > 1:
+        return "they were measured on different images"
+    if lost:
+        return f"{len(lost)} of their runs diverged"
+    if len(before) < FEWEST_SEEDS:
+        return f"a claim needs {FEWEST_SEEDS} seeds that each of them has finished; they share {len(before)}"
+    if len(gaps) == 1:
+        return f"all their seeds differ by {gaps.pop():+.2f} points, for which the test is not defined"
+    return ""
 
 
 def _paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float, float]:
