@@ -118,35 +118,12 @@ def make_record(
         results, sweeps: of each arm, the results of its runs, one a seed or one a rate.
         plan: the content of plan.json.
     """
-    first, *others = (measure.name for measure in experiment.measures)
-    values = {
-        arm: {name: [run["values"][name] for run in runs] for name in (first, *others)} for arm, runs in results.items()
-    }
-    entries = []
-    for arm in experiment.arms:
-        runs, own = results[arm.name], values[arm.name]
-        reached = [value for value in own[first] if value is not None]
-        complete = len(reached) == len(runs)  # without a value that was not reached, the mean would be too good
-        entry = {
-            "name": arm.name,
-            "settings": settings_of(arm, arms[arm.name]),
-            "seeds": [run["seed"] for run in runs],
-            "values": own[first],
-            "mean": statistics.mean(reached) if complete else None,
-            "std": statistics.stdev(reached) if complete and len(reached) > 1 else None,
-            "also": {name: own[name] for name in others},
-            "images_per_sec": round(max(run["images_per_sec"] for run in runs)),
-        }
-        if points := sweeps.get(arm.name):
-            entry["sweep"] = [
-                {"rate": point["rate"], "value": point["values"][first]}
-                | {name: point[name] for name in ("epochs", "training_error")}
-                for point in points
-            ]
-        if experiment.chart != "values":
-            entry["curves"] = [run["curve"] for run in runs]
-        entries.append(entry)
-
+    names = [measure.name for measure in experiment.measures]
+    values = {arm: {name: [run["values"][name] for run in runs] for name in names} for arm, runs in results.items()}
+    entries = [
+        _arm_entry(experiment, arm, arms[arm.name], results[arm.name], values[arm.name], sweeps.get(arm.name, ()))
+        for arm in experiment.arms
+    ]
     rule = list(experiment.rule)
     for place, each in enumerate(rule):
         if each.limit == "end":
@@ -160,25 +137,63 @@ def make_record(
     if data["spec"] == "digits":  # ten shapes of 8×8 pixels
         reason = f"Digits cannot settle a claim about photographs. By the rule: {verdict}. {reason}"
         verdict = "too few runs"
-    words = ["alexnet", "reproduce", experiment.file or experiment.name, *flags("data", data["spec"])]
-    words += flags("full", True) if plan["full"] else []
-    words += flags("seeds", seeds) if seeds != experiment.seeds else []
     return {
         "kind": "reproduce",
         "experiment": experiment.name,
         "claim": experiment.claim,
         "source": experiment.source,
-        "measure": first,
+        "measure": names[0],
         "chart": experiment.chart,
         "arms": entries,
         "verdict": verdict,
         "reason": reason,
         "findings": [dataclasses.asdict(finding) for finding in findings],
-        "command": shlex.join(words),
+        "command": _command(experiment, plan, seeds),
         "full": plan["full"],
         **{name: plan[name] for name in ("data", "device", "precision", "hardware", "versions", "commit", "date")},
         "seconds": round(sum(run["seconds"] for runs in (*results.values(), *sweeps.values()) for run in runs), 1),
     }
+
+
+def _arm_entry(
+    experiment: Experiment,
+    arm: Arm,
+    settings: Settings,
+    runs: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Sequence[float | None]],
+    sweep: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What the record has of an arm."""
+    first, *others = values
+    reached = [value for value in values[first] if value is not None]
+    complete = len(reached) == len(runs)  # without a value that was not reached, the mean would be too good
+    entry = {
+        "name": arm.name,
+        "settings": settings_of(arm, settings),
+        "seeds": [run["seed"] for run in runs],
+        "values": values[first],
+        "mean": statistics.mean(reached) if complete else None,
+        "std": statistics.stdev(reached) if complete and len(reached) > 1 else None,
+        "also": {name: values[name] for name in others},
+        "images_per_sec": round(max(run["images_per_sec"] for run in runs)),
+    }
+    if sweep:
+        entry["sweep"] = [
+            {"rate": point["rate"], "value": point["values"][first]}
+            | {name: point[name] for name in ("epochs", "training_error")}
+            for point in sweep
+        ]
+    if experiment.chart != "values":
+        entry["curves"] = [run["curve"] for run in runs]
+    return entry
+
+
+def _command(experiment: Experiment, plan: Mapping[str, Any], seeds: int) -> str:
+    """The command that runs the experiment again."""
+    words = ["alexnet", "reproduce", experiment.file or experiment.name, *flags("data", plan["data"]["spec"])]
+    words += flags("full", True) if plan["full"] else []
+    words += flags("seeds", seeds) if seeds != experiment.seeds else []
+    return shlex.join(words)
 
 
 def published(spec: str) -> str:

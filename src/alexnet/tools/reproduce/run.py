@@ -78,10 +78,7 @@ def run_experiment(
     folder, seeds = Path(out or f"runs/reproduce-{experiment.name}"), experiment.seeds if seeds is None else seeds
     if seeds < 1:
         raise FieldError("seeds", "1 or more", seeds)
-    is_used = folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir()))
-    if is_used and not (resume and (folder / PLAN).is_file()):
-        reason = "holds no experiment to resume" if resume else "already exists, and can only be resumed"
-        raise ValueError(f"{folder}: {reason}; choose a different folder")
+    _check_folder(folder, resume=resume)
     dataset = datasets.load(data, data_dir)
     if dataset.test is not None:  # the measures are of the test images
         dataset = replace(dataset, val=dataset.test, val_split="test", test=None)
@@ -112,6 +109,14 @@ def run_experiment(
         write_json(folder / "record.json", record)
         draw(record, folder / f"{experiment.name}.png")
     return ExperimentResult(folder, record)
+
+
+def _check_folder(folder: Path, *, resume: bool) -> None:
+    """ValueError if an experiment cannot start in ``folder``, or cannot be resumed there."""
+    is_used = folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir()))
+    if is_used and not (resume and (folder / PLAN).is_file()):
+        reason = "holds no experiment to resume" if resume else "already exists, and can only be resumed"
+        raise ValueError(f"{folder}: {reason}; choose a different folder")
 
 
 @dataclass
