@@ -130,14 +130,11 @@ def setting(record: Record) -> str:
     return re.sub(r" --(data|max-steps|tracker|val-every|seed) \S+", "", words)
 
 
-def commits(runs: Sequence[Record]) -> str:
-    """The commits of some runs, and from which step on if a run was resumed by another one."""
-    found = []
-    for run in runs:
-        parts = [part for part in run.get("parts", ()) if part.get("commit")]
-        changed = [f"{b['commit']} from step {b['step']}" for a, b in pairwise(parts) if a["commit"] != b["commit"]]
-        found.append(", ".join([f"commit {run['commit']}", *changed]))
-    return "; ".join(dict.fromkeys(found))
+def commits(run: Record) -> str:
+    """The commit of a run, and from which step on if it was resumed by another one."""
+    parts = [part for part in run.get("parts", ()) if part.get("commit")]
+    changed = [f"{b['commit']} from step {b['step']}" for a, b in pairwise(parts) if a["commit"] != b["commit"]]
+    return ", ".join([f"commit {run['commit']}", *changed])
 
 
 def accuracy_table(accuracy: Iterable[Record], *, short: bool = False) -> str:
@@ -406,25 +403,28 @@ def draw_learning(record: Record, path: Path) -> None:
 
 
 def draw_full_runs(runs: Sequence[Record], path: Path) -> None:
-    """Training loss and validation accuracy over epochs: one colour per recipe, one line per seed, dashed if narrow."""
+    """Training loss and validation accuracy over epochs: one colour per recipe, one line per seed, dashed if narrow.
+
+    The number at the end of the accuracies is the mean over seeds.
+    """
     with canvas(11, 4.2) as figure:
         loss, accuracy = figure.subplots(1, 2)
-        for record in sorted(runs, key=lambda each: (setting(each), each["recipe"]["seed"])):
-            recipe, final = record["recipe"], record["final"]
+        for group in groups(runs):
+            recipe, final = group[0]["recipe"], group[0]["final"]
             width = recipe.get("width_mult", 1)
             name = recipe["name"] + f", width × {width:g}" * (width != 1)
-            name += ", lossy copy" * (data_of(record) == LOSSY)
+            name += ", lossy copy" * (data_of(group[0]) == LOSSY)
             images = "held-out images" if recipe.get("holdout") else "test images"
             smoothed = ", smoothed labels" * bool(recipe.get("label_smoothing"))
             style = {"color": COLOURS.get(recipe["name"], "#4b5563"), "linestyle": "-" if width == 1 else "--"}
-            rows = [row for row in record["rows"] if "train_loss" in row and "val_acc" in row]
-            for ax, metric, what in ((loss, "train_loss", smoothed), (accuracy, "val_acc", f", {images}")):
-                label = f"{name}{what}" if recipe["seed"] == 0 else None
-                ax.plot([row["epoch"] for row in rows], [row[metric] for row in rows], label=label, **style)
-            at, shift = (final["epoch"], final["val_acc"]), (4, 0)
-            accuracy.annotate(
-                f"{final['val_acc']:.1f}", at, shift, textcoords="offset points", va="center", color=style["color"]
-            )
+            for record in group:
+                rows = [row for row in record["rows"] if "train_loss" in row and "val_acc" in row]
+                for ax, metric, what in ((loss, "train_loss", smoothed), (accuracy, "val_acc", f", {images}")):
+                    label = f"{name}{what}" if record is group[0] else None
+                    ax.plot([row["epoch"] for row in rows], [row[metric] for row in rows], label=label, **style)
+            mean = statistics.mean(record["final"]["val_acc"] for record in group)
+            at, shift = (final["epoch"], mean), (4, 0)
+            accuracy.annotate(f"{mean:.1f}", at, shift, textcoords="offset points", va="center", color=style["color"])
         for ax, title, unit in ((loss, "train_loss", "cross-entropy (nats)"), (accuracy, "val_acc", "accuracy (%)")):
             ax.set(title=title, xlabel="epoch (passes over the training images)", ylabel=unit)
             set_ticks(ax.xaxis, whole=True, thousands=False)
