@@ -173,7 +173,7 @@ def _flag(name: str) -> str:
 
 RUN = argument("run", str, "Run folder, checkpoint, .safetensors file, or cifar10-small, which is bundled.")
 RUN_IF_ANY = argument("run", str, "Run folder, checkpoint or .safetensors file; default: cifar10-small.", nargs="?")
-RESUME = argument("--resume", bool, "Resume the run in the folder. Its recipe cannot be changed.")
+RESUME = argument("--resume", bool, "Resume what is in the folder. What decides its result cannot be changed.")
 DATA_IF_ANY = argument(
     "--data",
     str,
@@ -457,9 +457,12 @@ def reproduce(args: Namespace) -> Answer:
     from alexnet.tools.reproduce.run import run_experiment
 
     options = _given(args, "out", "seeds", "full", "data", "data_dir", "device", "quiet")
-    done = run_experiment(
-        reproduce.find(args.experiment), resume=args.resume, say=lambda line: print(line, file=sys.stderr), **options
-    )
+
+    def say(line: str) -> None:
+        if not args.quiet:
+            print(line, file=sys.stderr)
+
+    done = run_experiment(reproduce.find(args.experiment), resume=args.resume, say=say, **options)
     if done.record is None:
         words = ["reproduce", args.experiment, "--resume", "--out", done.folder.as_posix()]
         for name in _given(args, "seeds", "data", "data_dir", "device"):

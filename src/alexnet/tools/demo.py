@@ -38,7 +38,7 @@ __all__ = ["Demo", "launch"]
 MAX_FILE, MAX_PIXELS = "20mb", 50_000_000  # of an upload; phones take photographs of 12 to 50 million pixels
 MAX_WAITING = 32  # visitors
 KEEP, SWEEP = 900, 60  # seconds for which an upload is kept, and between two clean-ups
-LOCAL = ("127.0.0.1", "localhost")  # elsewhere, visitors do not see the text of an unexpected error
+LOCAL = ("127.0.0.1", "::1", "localhost")  # elsewhere, visitors do not see the text of an unexpected error
 BLOCK = 512  # training images between two reports of progress
 
 

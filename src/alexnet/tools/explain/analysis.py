@@ -158,9 +158,9 @@ def explain_images(model: AlexNet_2012, pictures: Sequence[Image.Image]) -> list
 
 
 def network_view(model: AlexNet_2012, picture: Image.Image) -> Image.Image:
-    """The part of a picture that the network sees: its central S×S pixels.
+    """The part of a picture that the network sees: the central S×S pixels, after resizing.
 
-    Before, the shorter side is resized to 256, or both sides if the normalization warps.
+    The shorter side is resized to 256, or both sides if ``resize`` of the normalization is ``warp``.
     """
     size, resize = model.variant.image_sizes[0], info_of(model).normalization.resize
     return Image.fromarray(central_pixels(picture, size, resize))
