@@ -476,7 +476,7 @@ def kill_at(line):
     return trace
 
 
-@pytest.mark.parametrize("stride", [97, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("stride", [97, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_killed_at_any_line_and_resumed_is_exact(run, tmp_path, stride):
     """Every save is whole or absent (tested elsewhere), so an exception that nothing catches stands for SIGKILL."""
     whole, kills = tmp_path / "whole", 0
