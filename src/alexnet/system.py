@@ -15,7 +15,6 @@ import threading
 import time
 import timeit
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -198,10 +197,18 @@ def _cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """The versions that affect a result: this package, Python, torch, torchvision, accelerate and CUDA."""
+    import accelerate
+    import torchvision
+
     import alexnet
 
-    found = {"alexnet": alexnet.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    found |= {name: metadata.version(name) for name in ("torchvision", "accelerate")}  # to import them takes long
+    found = {
+        "alexnet": alexnet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "accelerate": accelerate.__version__,
+    }
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 

@@ -748,7 +748,7 @@ def _from_tables(spec: str, name: str, tables: Mapping[str, SplitTable], folders
 
 
 class _NoLabelsError(ValueError):
-    """A split has no label column, or the column is empty."""
+    """A split has no label column, or no label in it."""
 
 
 def _labelled(
