@@ -488,13 +488,22 @@ def test_reproduce(monkeypatch, capsys, tmp_path):
     asked = []
     stopped = SimpleNamespace(folder=tmp_path, record=None, stopped_by=signal.SIGTERM)
     run_experiment = "alexnet.tools.reproduce.run.run_experiment"
-    monkeypatch.setattr(run_experiment, lambda _, **options: asked.append(options) or stopped)
+
+    def run(_, *, say, **options):
+        say("run 1 of 4")
+        asked.append(options)
+        return stopped
+
+    monkeypatch.setattr(run_experiment, run)
     monkeypatch.setattr("shutil.which", lambda name: name)
     assert isinstance(documented(["reproduce"], capsys), list)
+    assert main(["reproduce", "figure-1"]) == 143
+    assert "run 1 of 4" in capsys.readouterr().err
     assert main(["reproduce", "figure-1", "--data", "digits", "--seeds", "2", "--full", "--quiet"]) == 143
-    del asked[0]["say"]
-    assert asked == [{"data": "digits", "seeds": 2, "full": True, "quiet": True, "resume": False}]
-    resumed = vars(parse(shlex.split(capsys.readouterr().err.splitlines()[-1])[1:]))
+    assert asked[1] == {"data": "digits", "seeds": 2, "full": True, "quiet": True, "resume": False}
+    err = capsys.readouterr().err
+    assert "run 1 of 4" not in err
+    resumed = vars(parse(shlex.split(err.splitlines()[-1])[1:]))
     expected = {"experiment": "figure-1", "out": str(tmp_path), "data": "digits", "seeds": 2}
     assert resumed == {"json": False, "resume": True, "full": True} | expected
 

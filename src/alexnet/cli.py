@@ -459,7 +459,7 @@ def reproduce(args: Namespace) -> Answer:
     options = _given(args, "out", "seeds", "full", "data", "data_dir", "device", "quiet")
 
     def say(line: str) -> None:
-        if not args.quiet:
+        if not options.get("quiet"):
             print(line, file=sys.stderr)
 
     done = run_experiment(reproduce.find(args.experiment), resume=args.resume, say=say, **options)
