@@ -1,9 +1,5 @@
 """Muon against torch's own, which takes matrices alone, and beside SGD in one optimizer."""
 
-import contextlib
-import copy
-import pickle
-
 import pytest
 import torch
 
@@ -25,32 +21,15 @@ def test_muon_is_torchs_and_the_other_groups_are_sgd(shape, dtype):
         torch.optim.Muon(theirs[:1], lr=LR, weight_decay=DECAY, momentum=MOMENTUM),
         torch.optim.SGD(theirs[1:], lr=LR, momentum=0.5),
     ]
-    calls = []
-    optimizer.register_step_post_hook(lambda *_: calls.append(1))
-    for step in range(4):
+    for _ in range(4):
         for own, other in zip(ours, theirs, strict=True):
             own.grad = torch.randn_like(own)
             other.grad = own.grad.view_as(other).clone()
         for each in (optimizer, *oracles):
             each.step()
-        assert all(own.grad is not None for own in ours)
-        assert len(calls) == step + 1
     own, other, start = ours[0].detach().flatten(1), theirs[0].detach(), weight.flatten(1)
     assert (own - other).norm() < 0.02 * (other - start).norm()  # torch's products are in bfloat16
     assert torch.equal(ours[1], theirs[1])
-
-
-def test_maximize_copies_and_dampening():
-    weight = torch.nn.Parameter(torch.zeros(4, 4))
-    optimizer = SGDMuon([{"params": [weight], "muon": True}], lr=LR, maximize=True, dtype=torch.bfloat16)
-    for each in (optimizer, pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)):
-        (own,) = each.param_groups[0]["params"]
-        own.grad = torch.eye(4)
-        each.step()
-        assert (own.diag() > 0).all()
-        assert each.dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="dampening"):
-        SGDMuon([weight], lr=LR, dampening=0.5)
 
 
 def test_a_weight_without_a_gradient_is_unchanged():
@@ -59,29 +38,6 @@ def test_a_weight_without_a_gradient_is_unchanged():
     SGDMuon([{"params": [frozen, weight], "muon": True}], lr=LR).step()
     assert torch.equal(frozen, torch.ones(4, 4))
     assert not torch.equal(weight, frozen)
-
-
-def test_a_closure_gives_the_gradient_and_the_loss():
-    weight = torch.nn.Parameter(torch.ones(4, 4))
-    optimizer = SGDMuon([{"params": [weight], "muon": True}], lr=LR)
-
-    def closure():
-        loss = weight.square().sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 16
-    assert torch.equal(weight, 1 - LR * orthogonalize(torch.full((4, 4), 2.0)))
-
-
-def test_a_scaler_of_gradients_is_refused_where_the_optimizer_would_have_to_scale():
-    weight = torch.nn.Parameter(torch.ones(4, 4))
-    scaler = torch.amp.GradScaler("cpu")
-    for fused in (False, True):
-        optimizer = SGDMuon([{"params": [weight], "muon": True}], lr=LR, fused=fused)
-        scaler.scale(weight.sum()).backward()
-        with pytest.raises(RuntimeError, match="fused=False") if fused else contextlib.nullcontext():
-            scaler.step(optimizer)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

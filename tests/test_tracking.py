@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from alexnet import recipes, tracking
-from alexnet.checkpoint import parse_rows
+from alexnet.checkpoint import read_rows
 from alexnet.errors import FieldError
 from alexnet.recipes import Runtime
 from alexnet.tracking import MetricsFile, ProgressBar, RunInfo, make_tracker
@@ -48,15 +48,11 @@ def _no_credentials(monkeypatch, tmp_path_factory):
         wandb.teardown()
 
 
-def rows_of(path):
-    return [row for _, row in parse_rows(path)]
-
-
 def record(name, folder, rows=ROWS, resume_step=None, state="finished"):
     """A run's rows in the file and in a tracker; returns what was printed."""
     lines = []
     folder.mkdir(parents=True, exist_ok=True)
-    file = MetricsFile(folder / "metrics.jsonl", resume_step)
+    file = MetricsFile(folder, resume_step)
     info = RunInfo(
         recipe=recipes.classic(), runtime=Runtime(), folder=folder, config=CONFIG, model=None, dataset=None,
         num_classes=2, total_steps=400, steps_per_epoch=400, rows=file.count, resume_step=resume_step, say=lines.append,
@@ -101,14 +97,13 @@ def test_odd_streams_stop_nothing(stream, monkeypatch):
 
 
 def test_each_row_is_in_the_file_at_once_and_nan_is_null(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    file = MetricsFile(path, None)
+    file = MetricsFile(tmp_path, None)
     for count, row in enumerate(ROWS, start=1):
         file.add(row)
-        assert rows_of(path) == ROWS[:count]
+        assert read_rows(tmp_path) == ROWS[:count]
     file.add({"step": 400, "epoch": 1.0, "train_loss": math.nan, "grad_norm": math.inf})
     file.sync()
-    assert rows_of(path)[-1] == {"step": 400, "epoch": 1.0, "train_loss": None, "grad_norm": None}
+    assert read_rows(tmp_path)[-1] == {"step": 400, "epoch": 1.0, "train_loss": None, "grad_norm": None}
 
 
 def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path):
@@ -117,9 +112,9 @@ def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path):
     whole = path.read_bytes()
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
-        assert rows_of(path) == ROWS[: whole[:length].count(b"\n")]
+        assert read_rows(tmp_path) == ROWS[: whole[:length].count(b"\n")]
     path.write_bytes(whole + b"\0\0\0")
-    assert rows_of(path) == ROWS
+    assert read_rows(tmp_path) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -130,7 +125,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path, bad):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1, "epoch": 0.1}}\n{bad}\n{{"step": 3, "epoch": 0.3}}\n')
     with pytest.raises(ValueError, match="line 2"):
-        parse_rows(path)
+        read_rows(tmp_path)
 
 
 @pytest.mark.parametrize("at", [0, 100, 200, 300])
@@ -142,15 +137,15 @@ def test_a_resumed_file_has_the_rows_of_an_uninterrupted_one(tmp_path, at):
     for more in (0, 20, 150, 600):  # bytes that were written after the checkpoint
         path.write_bytes(b"".join(lines)[: start + more])
         record("none", tmp_path, [row for row in ROWS if row["step"] > at], resume_step=at)
-        assert rows_of(path) == ROWS
+        assert read_rows(tmp_path) == ROWS
 
 
 def test_a_failed_rewrite_leaves_the_old_file(tmp_path, monkeypatch):
     record("none", tmp_path)
     monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        MetricsFile(tmp_path / "metrics.jsonl", 200)
-    assert rows_of(tmp_path / "metrics.jsonl") == ROWS
+        MetricsFile(tmp_path, 200)
+    assert read_rows(tmp_path) == ROWS
 
 
 # --- any tracker
@@ -165,7 +160,7 @@ def test_a_tracker_that_fails_is_named_once_and_costs_no_row(tmp_path, monkeypat
     monkeypatch.setattr(tracking, "TensorBoard", broken(ConnectionError("the server\nwent away")))
     (line,) = record("tensorboard", tmp_path)
     assert line.startswith("tensorboard: the server went away")
-    assert rows_of(tmp_path / "metrics.jsonl") == ROWS
+    assert read_rows(tmp_path) == ROWS
     monkeypatch.setattr(tracking, "TensorBoard", broken(KeyboardInterrupt()))  # which must not be swallowed
     with pytest.raises(KeyboardInterrupt):
         record("tensorboard", tmp_path)
@@ -238,7 +233,7 @@ def test_wandb_disabled_and_a_wrong_mode(tmp_path, monkeypatch, mode):
     lines = record("wandb", tmp_path)
     assert (lines == []) == (mode == "disabled")
     assert all("sometimes" in line and "\n" not in line for line in lines)
-    assert rows_of(tmp_path / "metrics.jsonl") == ROWS
+    assert read_rows(tmp_path) == ROWS
 
 
 @pytest.mark.parametrize("where", ["environment", "netrc", "netrc of another host", "nowhere", "settings"])

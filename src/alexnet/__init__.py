@@ -20,22 +20,15 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = ["AlexNet_2012", "__version__", "load_model", "load_run", "local_response_norm", "recipes", "train"]
 
-_MODULES = {
-    "AlexNet_2012": "alexnet.model",
-    "load_model": "alexnet.checkpoint",
-    "load_run": "alexnet.checkpoint",
-    "local_response_norm": "alexnet.lrn",
-}
+_MODULES = {"AlexNet_2012": "model", "load_model": "checkpoint", "load_run": "checkpoint", "local_response_norm": "lrn"}
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a name needs it, so that ``alexnet --help`` answers at once."""
-    if name in ("recipes", "train"):
-        return importlib.import_module(f"alexnet.{name}")
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return value
+    module = importlib.import_module(f"alexnet.{_MODULES.get(name, name)}")
+    return getattr(module, name) if name in _MODULES else module
 
 
 def __dir__() -> list[str]:

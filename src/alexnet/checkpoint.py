@@ -41,7 +41,7 @@ except ImportError:  # Windows
 
 __all__ = [
     "BEST", "CONFIG", "LAST", "METRICS", "Run", "check_file", "check_out", "check_run_dir", "check_unused",
-    "is_scheduled", "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir", "parse_rows",
+    "is_scheduled", "load_checkpoint", "load_model", "load_run", "load_weights", "lock_run_dir",
     "read_config", "read_pickled", "read_rows", "read_safetensors", "save_checkpoint", "save_weights",
     "write_atomically", "write_config",
 ]  # fmt: skip
@@ -65,23 +65,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: the file cannot be written, for example because the disk is full.
     """
-    beside = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        write(beside)
-        with beside.open("rb+") as file:  # Windows syncs only files that are open for writing
+        write(temporary)
+        with temporary.open("rb+") as file:  # Windows syncs only files that are open for writing
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    with contextlib.suppress(OSError):  # some network file systems cannot
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with contextlib.suppress(OSError):  # Windows and some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -415,18 +413,13 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``; none if there is no such file. ValueError as ``parse_rows``."""
-    path = folder / METRICS
-    return [row for _, row in parse_rows(path)] if path.is_file() else []
-
-
-def parse_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Each line of ``metrics.jsonl`` with the row it holds. A last line that a kill cut short is dropped.
+    """The rows of ``metrics.jsonl``, none if there is no such file. A last line that a kill cut short is dropped.
 
     Raises:
         ValueError: another line is not a row; the message has its number.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     rows = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end was cut short
         try:
@@ -436,7 +429,7 @@ def parse_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
         is_row = isinstance(row, dict) and type(row.get("step")) is int and type(row.get("epoch")) in (int, float)
         if not is_row or not all(type(value) in (int, float, type(None)) for value in row.values()):
             raise ValueError(f"{path}, line {number}: not a row of metrics: {line[:60]!r}")
-        rows.append((line, row))
+        rows.append(row)
     return rows
 
 

@@ -5,8 +5,8 @@ Each command is a function of the parsed arguments, which its decorator lists. `
 
 Whatever needs torch is imported inside the commands, so that ``alexnet --help`` answers at once.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 130 and 143 stopped by SIGINT or SIGTERM; 141 the output's reader is gone.
-A failure and a wrong usage print one line to standard error. Any other exception is a bug and keeps its trace.
+Exit codes: 0 done; 1 failed; 2 wrong usage; 130 and 143 stopped by SIGINT or SIGTERM; 141 standard output was closed.
+A failure and a wrong usage print one line to standard error. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Answer:
 
 
 class Argument(NamedTuple):
-    """A flag, or a word if the name has no hyphens, with the options of argparse's ``add_argument``."""
+    """A flag, or a positional argument if the name has no hyphens, with the options of argparse's ``add_argument``."""
 
     name: str
     options: dict[str, Any]

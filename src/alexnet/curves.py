@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet.checkpoint import METRICS, parse_rows, write_atomically
+from alexnet.checkpoint import read_rows, write_atomically
 from alexnet.tracking import Callback, RunInfo
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def draw_curves(folder: Path, classes: int = 0) -> Path:
     Args:
         classes: number of classes, for the dashed lines at chance level.
     """
-    rows = [row for _, row in parse_rows(folder / METRICS)]
+    rows = read_rows(folder)
     with canvas(12, 7.6) as figure:
         axes = figure.subplots(2, 3).flatten()
         for (metric, against, colour, label), ax in zip(PANELS, axes, strict=True):

@@ -156,7 +156,7 @@ def evaluate(
 
     Args:
         tta: test-time augmentation: ``center``, one crop an image, as in training; ``flip``, it and its mirror image;
-            ``ten-crop``. Mirror images are left out for data in which they have no class, such as digits.
+            ``ten-crop``. Mirror images are left out for data whose mirror images belong to no class, such as digits.
         split: ``val``, or ``test`` if the data set has one.
         device, precision: as in ``Runtime``.
         progress: show a progress bar on a terminal.
@@ -176,10 +176,10 @@ def evaluate(
     torch_device, size = pick_device(device), model.variant.image_sizes[0]
     model.to(torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = eval_batches(images, info.normalization, RESIZE if tta == "ten-crop" else size, torch_device)
-    viewing = model if tta == "center" else TestTimeAugmentation(model, size, mirror=dataset.flip)
+    tta_model = model if tta == "center" else TestTimeAugmentation(model, size, mirror=dataset.flip)
     metrics = Metrics(len(dataset.classes), torch_device)
     with autocast(torch_device, pick_precision(precision, torch_device)):
-        measure(viewing, progress_bar(batches, len(images), torch_device) if progress else batches, metrics)
+        measure(tta_model, progress_bar(batches, len(images), torch_device) if progress else batches, metrics)
     found = metrics.result(expected=len(images))
     confusion = found.pop("confusion")
     shares = [100 * row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]

@@ -245,8 +245,8 @@ CARD_TEMPLATE = """---
 Trained on {{ model.info.data }}. Input: RGB, \
 {{ "shorter side resized to" if norm.resize == "short-side" else "warped to" }} 256 pixels, a crop, \
 `(x / 255 − mean) / std` with \
-{{ "the mean image in the weights' metadata" if norm.mean_image else "mean " ~ numbers(norm.mean) }} and \
-std {{ numbers(norm.std) }}.
+{{ "the mean image in the weights' metadata" if norm.mean_image else "mean %.4g, %.4g, %.4g"|format(*norm.mean) }} and \
+std {{ "%.4g, %.4g, %.4g"|format(*norm.std) }}.
 {%- else -%}
 The training of these weights is not recorded: normalise the input as it was in their training.
 {%- endif %}
@@ -445,20 +445,22 @@ class AlexNet_2012(
         from alexnet.checkpoint import CONFIG, load_model, read_config
 
         name = str(pretrained_model_name_or_path)
+        if (widths := options.pop("widths", None)) is not None:
+            options["width_mult"] = OLD_WIDTHS[check_choice("widths", widths, OLD_WIDTHS)]
         if (Path(name) / WEIGHTS).is_file() or ("/" in name and not Path(name).exists()):
             if (Path(name) / CONFIG).is_file():
                 read_config(Path(name))  # huggingface_hub does not name a damaged file
-            return super().from_pretrained(name, **options)
-        known = {*NETWORK_ARGUMENTS, *HUB_OPTIONS, "widths", "init", "config", "map_location", "strict"}
-        if unknown := options.keys() - known:
-            raise TypeError(f"from_pretrained() got unexpected arguments: {', '.join(sorted(unknown))}")
-        if options.get("widths") is not None:
-            options["width_mult"] = OLD_WIDTHS[check_choice("widths", options["widths"], OLD_WIDTHS)]
-        model = load_model(name).requires_grad_().to(options.get("map_location", "cpu"))
+            model = super().from_pretrained(name, **options)
+        else:
+            known = {*NETWORK_ARGUMENTS, *HUB_OPTIONS, "init", "config", "map_location", "strict"}
+            if unknown := options.keys() - known:
+                raise TypeError(f"from_pretrained() got unexpected arguments: {', '.join(sorted(unknown))}")
+            model = load_model(name)  # type: ignore[assignment]
+            model.requires_grad_().to(options.get("map_location", "cpu"))
         for argument, value in model._arguments().items():
-            if options.get(argument, value) != value:
+            if options.get(argument) not in (None, value):
                 raise FieldError(argument, f"{value}, because {name} describes its own network", options[argument])
-        return model  # type: ignore[return-value]
+        return model
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]
@@ -480,12 +482,8 @@ class AlexNet_2012(
         text = metadata.get("card") or json.dumps((config or {}).get("card"))  # 0.1.0 had it in config.json
         info = None if text == "null" else ModelInfo.from_json(text, file)
         own = {name: getattr(info, name) for name in NETWORK_ARGUMENTS} if info else {}
-        for name, value in own.items():
-            value = VARIANTS[own["variant"]].dropout if value is None else value
-            if options.get(name, value) != value:
-                raise FieldError(name, f"{value}, because {file} describes its own network", options[name])
         try:
-            model = cls._with_weights(weights, strict, **own | options)
+            model = cls._with_weights(weights, strict, **options | own)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         model.info = info
@@ -519,11 +517,7 @@ class AlexNet_2012(
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README of the hub's page. ``results`` is Markdown that replaces the run's record at its end."""
-
-        def numbers(values: tuple[float, ...]) -> str:
-            return ", ".join(f"{value:.4g}" for value in values)
-
-        return super().generate_model_card(*args, model=self, numbers=numbers, **kwargs)
+        return super().generate_model_card(*args, model=self, **kwargs)
 
 
 class Scale(nn.Module):
@@ -558,19 +552,15 @@ def _described(model: AlexNet_2012) -> list[tuple[str, str]]:
 
 
 def _features(v: Variant) -> nn.Sequential:
-    def layer(number: int, order: tuple[str, ...], conv: nn.Conv2d) -> Iterator[tuple[str, nn.Module]]:
-        for step in order:
-            match step:
-                case "conv":
-                    yield f"conv{number}", conv
-                case "relu":
-                    yield f"relu{number}", nn.ReLU()
-                case "norm":
-                    yield f"norm{number}", ResponseNorm(v.lrn_alpha, v.lrn_k, v.lrn_towers)
-                case "within":
-                    yield f"within{number}", WithinMapNorm()
-                case "pool":
-                    yield f"pool{number}", nn.MaxPool2d(kernel_size=v.pool, stride=2)
+    def layer(number: int, order: tuple[str, ...], conv: nn.Conv2d) -> list[tuple[str, nn.Module]]:
+        kinds: dict[str, nn.Module] = {
+            "conv": conv,
+            "relu": nn.ReLU(),
+            "norm": ResponseNorm(v.lrn_alpha, v.lrn_k, v.lrn_towers),
+            "within": WithinMapNorm(),
+            "pool": nn.MaxPool2d(kernel_size=v.pool, stride=2),
+        }
+        return [(f"{kind}{number}", kinds[kind]) for kind in order]
 
     plain = ("conv", "relu")
     maps1, maps2, maps3, maps4, maps5 = v.widths[:5]  # 96, 256, 384, 384, 256

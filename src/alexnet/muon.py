@@ -7,8 +7,6 @@ one. ``torch.optim.Muon`` takes only matrices; here a convolution's weight ``[ou
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,52 +18,43 @@ __all__ = ["SGDMuon", "orthogonalize"]
 class SGDMuon(torch.optim.SGD):
     """``torch.optim.SGD``; groups with ``muon=True`` use Muon, with Nesterov momentum and decoupled weight decay.
 
+    A step frees the gradients of Muon's weights.
+
     Args:
         dtype: of the matrix products of ``orthogonalize``. bfloat16 is for hardware that multiplies in it.
-
-    Raises:
-        ValueError: ``dampening`` is not 0.
-        RuntimeError: ``fused=True`` with a gradient scaler, which then leaves scaling the gradients to the optimizer.
     """
 
-    def __init__(self, params: Any, *, dtype: torch.dtype = torch.float32, **options: Any) -> None:
-        super().__init__(params, **options)
-        if any(group["dampening"] for group in self.param_groups):
-            raise ValueError("dampening must be 0")
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        fused: bool | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
         self.dtype = dtype
 
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"dtype": self.dtype}  # torch copies only its own attributes
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        if getattr(self, "grad_scale", None) is not None:
-            raise RuntimeError("SGDMuon does not scale gradients; use fused=False with a gradient scaler")
-        with torch.enable_grad():
-            loss = closure() if closure else None
-        done: list[tuple[Tensor, Tensor]] = []
+    def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for weight in group["params"] if group.get("muon") else ():
-                if weight.grad is None:
+            is_muon = group.get("muon", False)
+            for weight in group["params"]:
+                if weight.grad is None or not (is_muon or group["momentum"]):
                     continue
-                grad = -weight.grad if group["maximize"] else weight.grad
                 state = self.state[weight]
-                if "momentum_buffer" not in state:
+                if state.get("momentum_buffer") is None:  # fused SGD needs all or none; a layer may be unfrozen later
                     state["momentum_buffer"] = torch.zeros_like(weight)
-                momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
-                update = orthogonalize(grad.add(momentum, alpha=group["momentum"]).flatten(1), self.dtype)
-                update *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(weight.shape), alpha=-group["lr"])
-                done.append((weight, weight.grad))
-                weight.grad = None  # SGD leaves it alone
-            for weight in group["params"] if group["momentum"] else ():
-                # fused SGD needs the buffers of all or of none, and a layer may be unfrozen later than others
-                if weight.grad is not None and self.state[weight].get("momentum_buffer") is None:
-                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        inspect.unwrap(torch.optim.SGD.step)(self)  # without the hooks, which run around this whole step
-        for weight, grad in done:
-            weight.grad = grad
-        return loss
+                if is_muon:
+                    momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
+                    update = orthogonalize(weight.grad.add(momentum, alpha=group["momentum"]).flatten(1), self.dtype)
+                    update *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(update.view(weight.shape), alpha=-group["lr"])
+                    weight.grad = None  # SGD leaves the weight alone
+        super().step()
 
 
 def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

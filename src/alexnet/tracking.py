@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from alexnet.checkpoint import METRICS, parse_rows, write_atomically
+from alexnet.checkpoint import METRICS, read_rows, write_atomically
 from alexnet.errors import FieldError, one_line
 from alexnet.recipes import Recipe, Runtime
 
@@ -88,19 +88,18 @@ class MetricsFile:
     """The rows of a run, one JSON object a line.
 
     Args:
-        path: the file. Rows after ``resume_step`` are dropped, all of them if it is None.
+        folder: the run folder. Rows after ``resume_step`` are dropped, all of them if it is None.
 
     Raises:
         ValueError: a line of the file is not a row.
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, resume_step: int | None) -> None:
-        kept = []
-        if resume_step is not None and path.exists():
-            kept = [(line, row) for line, row in parse_rows(path) if row["step"] <= resume_step]
-        self.count, self.last_step = len(kept), kept[-1][1]["step"] if kept else 0
-        text = "".join(f"{line}\n" for line, _ in kept)
+    def __init__(self, folder: Path, resume_step: int | None) -> None:
+        kept = [] if resume_step is None else [row for row in read_rows(folder) if row["step"] <= resume_step]
+        self.count, self.last_step = len(kept), kept[-1]["step"] if kept else 0
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        path = folder / METRICS
         write_atomically(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
         self._stream = path.open("a", encoding="utf-8", newline="\n")
 

@@ -95,9 +95,9 @@ class TrainState:
     plateau_acc: float = -1.0
     """The best validation at an epoch's end."""
     stale: int = 0
-    """Epochs since then."""
+    """Epochs without improvement."""
     drops: int = 0
-    """How often the plateau schedule has divided the learning rate by 10; other schedules ignore it."""
+    """Number of times that the plateau schedule has divided the learning rate by 10; other schedules ignore it."""
 
     @property
     def final(self) -> dict[str, float]:
@@ -156,7 +156,7 @@ def run(
     open_loader: Callable[..., loaders.Loader] = loaders.open_loader,
     parallel: DataParallel | None = None,
 ) -> Result:
-    """Train as ``recipe`` says and leave a run folder.
+    """Train as ``recipe`` says and write a run folder.
 
     It sets torch's global random seed, and for the whole process glibc's malloc options and, if the network is
     compiled, torch.compile's recompile limit.
@@ -247,7 +247,7 @@ def run(
     if model is None:
         model = AlexNet_2012(num_classes, recipe.variant, recipe.init, recipe.width_mult, recipe.dropout)
     net = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = _check_network(net, recipe, dataset)
+    size = _check_trainable(net, recipe, dataset)
     width, dropout = recipe.width_mult, recipe.dropout
     info = ModelInfo(recipe.variant, dataset.classes, norm, dataset.name, width_mult=width, dropout=dropout)
     loader = open_loader(dataset, recipe, runtime, norm, size, device, shard)
@@ -278,23 +278,23 @@ def run(
     best_weights: dict[str, Tensor] | None = None  # of the best validation, until they are on disk
     stopping = False
     splits = {"val": dataset.val, "test": dataset.test} if dataset.test else {"val": dataset.val}
-    own_images = {  # of this process; decoded once
+    shard_images = {  # of this process; decoded once
         name: images.subset(range(shard.rank, len(images), shard.world)) for name, images in splits.items()
     }
 
     def evaluate(split: str, tta: str, stopped: Callable[[], int | None]) -> dict[str, Any] | None:
         """Metrics of all processes over a split; None if a signal came meanwhile."""
         count = len(splits[split])
-        batches: Iterator[loaders.Batch | None] = loader.eval(own_images[split], tta)
+        batches: Iterator[loaders.Batch | None] = loader.eval(shard_images[split], tta)
         if shard.world > 1:
-            turns = -(-count // (shard.world * eval_batch_size(device)))  # of the largest shard
-            batches = itertools.islice(itertools.chain(batches, itertools.repeat(None)), turns)
+            num_batches = -(-count // (shard.world * eval_batch_size(device)))  # of the largest shard
+            batches = itertools.islice(itertools.chain(batches, itertools.repeat(None)), num_batches)
             for buffer in eval_net.buffers():  # those that are saved; DDP shares them before the next step only
                 dist.broadcast(buffer, 0)
-        viewing = eval_net if tta == "center" else TestTimeAugmentation(eval_net, size, mirror=dataset.flip)
+        tta_model = eval_net if tta == "center" else TestTimeAugmentation(eval_net, size, mirror=dataset.flip)
         metrics = Metrics(num_classes, device)
         with autocast(device, precision):
-            complete = measure(viewing, batches, metrics, lambda: any_process(stopped() is not None)[0])
+            complete = measure(tta_model, batches, metrics, lambda: any_process(stopped() is not None)[0])
         if not complete:
             return None
         metrics.reduce(all_reduce)
@@ -323,10 +323,10 @@ def run(
         val, test = evaluate("val", "center", stopped), None
         if val and not math.isfinite(val["loss"]):  # the step's loss was computed before its update
             raise _diverged("the validation loss", state.step, state, sums, recipe)
-        opens_test = dataset.test is not None and state.step == total_steps
-        if val and opens_test:
+        run_test = dataset.test is not None and state.step == total_steps
+        if val and run_test:
             test = evaluate("test", recipe.tta, stopped)
-        if val is None or (opens_test and test is None):
+        if val is None or (run_test and test is None):
             return False
         state.validating += time.perf_counter() - began
         row = make_row(val, test)
@@ -496,7 +496,7 @@ def run(
         outcome: State = "failed"
         summary: dict[str, float] = {}
         if is_main:
-            metrics_file = MetricsFile(folder / METRICS, state.logged if resume else None)
+            metrics_file = MetricsFile(folder, state.logged if resume else None)
             stack.callback(metrics_file.close)
             if metrics_file.last_step < state.logged:
                 missing = f"steps {metrics_file.last_step + 1} to {state.logged}"
@@ -543,7 +543,7 @@ def run(
                     images, labels = next(batches)  # [B, 3, S, S] float32, [B] int64: this process's shard
                     state.waited += time.perf_counter() - began
                     for group in optimizer.param_groups:
-                        group["lr"] = group_rate(recipe, group, state.step, steps_per_epoch, state.drops)
+                        group["lr"] = group_lr(recipe, group, state.step, steps_per_epoch, state.drops)
                     if recipe.dropout_ramp:
                         for layer, p in dropouts:
                             layer.p = p * state.step / total_steps
@@ -616,12 +616,12 @@ def learning_rate(
     if recipe.schedule == "plateau":
         return peak * 0.1**drops
     if recipe.schedule == "source":
-        rate = source_rate(step, total, recipe.lr, layer)
+        rate = source_lr(step, total, recipe.lr, layer)
         return peak if bias and rate > 0 else rate  # the biases' rate is constant until their layer stops
     return peak * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
 
 
-def source_rate(step: int, total: int, lr: float, layer: str = "") -> float:
+def source_lr(step: int, total: int, lr: float, layer: str = "") -> float:
     """The weights' learning rate in the run of the released code, with its 91 epochs scaled to ``total`` steps.
 
     It was divided by 10 at epochs 25, 51 and 79; in ``conv1`` also at 67, and there it was 0 from 72 on
@@ -634,7 +634,7 @@ def source_rate(step: int, total: int, lr: float, layer: str = "") -> float:
     return lr * 0.1 ** sum(epoch >= drop for drop in drops)
 
 
-def group_rate(recipe: Recipe, group: Mapping[str, Any], step: int, steps_per_epoch: int, drops: int) -> float:
+def group_lr(recipe: Recipe, group: Mapping[str, Any], step: int, steps_per_epoch: int, drops: int) -> float:
     """The learning rate of one parameter group of ``make_optimizer``."""
     if "lr_steps" in group:  # of a network with its own schedule
         rates: list[float] = [lr for first, lr in group["lr_steps"] if step >= first * steps_per_epoch]
@@ -816,7 +816,7 @@ def _start_accelerator(device: torch.device) -> Accelerator:
     return accelerator
 
 
-def _check_network(net: nn.Module, recipe: Recipe, dataset: Dataset) -> int:
+def _check_trainable(net: nn.Module, recipe: Recipe, dataset: Dataset) -> int:
     """The side of the network's input. ``ValueError`` if the network cannot be trained on this data set."""
     size: Any = getattr(net, "input_size", None)
     if isinstance(net, AlexNet_2012):
@@ -871,7 +871,7 @@ def _diverged(what: str, step: int, state: TrainState, sums: RunningSums, recipe
         last = f"at step {state.row['step']} train_loss was {state.row['train_loss']:.3f}"
     return TrainingError(
         f"{what} became NaN or infinite at step {step}; {last}, and the last gradient norm is "
-        f"{float(sums.grad_norm):.3g}. Try a lower lr (it was {recipe.lr:g}), clip_norm 1 or precision fp32"
+        f"{float(sums.grad_norm):.3g}. Try an lr below {recipe.lr:g}, clip_norm 1 or precision fp32"
     )
 
 
