@@ -11,7 +11,7 @@ bit for bit. The parts:
 - ``power cuts``: states in which a power cut may leave the disk. A file has what was written before its last fsync, and
   of what was written later all, a part or nothing; the folder has the names that it had at its last fsync, or at any
   moment since. The checkpoint of a save that had returned must be there.
-- ``cut checkpoints``, ``flipped bits``: a damaged checkpoint is refused in one line, or reads as what it was.
+- ``cut checkpoints``, ``flipped bits``: a damaged checkpoint is refused in one line, or loads with its original values.
 - ``bad inputs``: mutated files of every kind, and command lines; each gets one line and exit code 1 or 2, or works.
 
 The draws are seeded. The record grows, and a second call continues it. Needs Linux, and strace for ``at each call``.

@@ -41,7 +41,7 @@ MEASURES = {
     "lrn": "response normalisation, forward and backward, 128×96×55×55; bf16 channels last against float32",
     "lrn_float32": "the same, both in float32",
     "validation": "validation of 10,000 images; the baseline's in two passes",
-    "classic_job": "the whole `classic` job, 13 epochs",
+    "classic_job": "a full `classic` run, 13 epochs",
     "classic_job_one_pass": "the same, if the baseline validated in one pass",
     "inference": "inference from 512 image files",
     "peak_memory": "peak memory of steps and validations",
@@ -318,8 +318,9 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
     full = full_runs(found["accuracy"])
     results = [accuracy_table((each for each in found["accuracy"] if each in full or "bundled" in each), short=True)]
     results += [
-        f"`alexnet train {record['recipe']}` ends above the published run's {record['accuracy']:g}% after "
-        f"**{record['seconds'] / 60:.1f} minutes** ([three seeds](RESULTS.md#minutes-to-an-accuracy)); the baseline's "
+        f"`alexnet train {record['recipe']}` ends above the published run's {record['accuracy']:g}% (read off its "
+        f"chart) after **{record['seconds'] / 60:.1f} minutes** "
+        f"([three seeds](RESULTS.md#minutes-to-an-accuracy)); the baseline's "
         f"13 epochs take {record['ratio']:.0f} times as long, {steps_ratio(record):.0f} without its validations."
         for record in found["time-to"]
         if "ratio" in record

@@ -243,7 +243,7 @@ def test_a_folder_with_a_lock_alone_is_free(tmp_path):
     (tmp_path / ".lock").touch()
     checkpoint.check_run_dir(tmp_path, quickstart(), resume=False)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="already exists"):
+    with pytest.raises(ValueError, match="holds no run"):
         checkpoint.check_run_dir(tmp_path, quickstart(), resume=False)
 
 

@@ -8,6 +8,7 @@ own files. ``load_run`` reads such a folder, ``load_model`` the network in it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -31,7 +32,7 @@ from alexnet.data.datasets import Dataset
 from alexnet.data.images import is_lfs_pointer
 from alexnet.errors import FieldError, one_line
 from alexnet.model import WEIGHTS, AlexNet_2012, ModelInfo
-from alexnet.recipes import Recipe, field_types, recipe_from_config
+from alexnet.recipes import Recipe, recipe_from_config
 from alexnet.system import out_of_memory
 
 try:
@@ -456,8 +457,9 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
 def check_unused(folder: Path) -> None:
     """ValueError if ``folder`` has files, other than those left by a run that was killed as it started."""
     if folder.exists() and {entry.name for entry in folder.iterdir()} - {LOCK, f"{CONFIG}.tmp"}:
-        what = "resume the run in it" if (folder / CONFIG).exists() else "an empty one; this one holds no run"
-        raise ValueError(f"{folder}: already exists; choose a different folder, or {what}")
+        if (folder / CONFIG).exists():
+            raise ValueError(f"{folder}: already exists; choose a different folder, or resume the run in it")
+        raise ValueError(f"{folder}: exists and holds no run; choose a new or empty folder")
 
 
 def check_run_dir(folder: Path, recipe: Recipe, *, resume: bool) -> None:
@@ -476,7 +478,7 @@ def check_run_dir(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     else:
         stored = load_run(folder).recipe
         if stored != recipe:
-            names = [name for name in field_types(Recipe) if name != "data"]
+            names = [field.name for field in dataclasses.fields(Recipe) if field.compare]
             differing = [name for name in names if getattr(stored, name) != getattr(recipe, name)]
             raise ValueError(
                 f"{folder}: the run was started with "

@@ -223,7 +223,10 @@ def train(args: Namespace) -> Answer:
     argument("--data", str, "Images: cifar10, digits, a folder, or hf:NAME; default: the run's own."),
     DATA_DIR,
     argument(
-        "--tta", Literal[TTA], "Test-time augmentation: also the mirror image, or the paper's ten crops.", "center"
+        "--tta",
+        Literal[TTA],
+        "Test-time augmentation. flip: also the mirror image; ten-crop: the paper's ten crops.",
+        "center",
     ),
     argument("--split", Literal["val", "test"], "val: the run's validation images; test: its test set.", "val"),
     argument(

@@ -161,7 +161,7 @@ def mark_chance(ax: Axes, classes: int, *, is_loss: bool) -> None:
     """Draw a dashed line at the loss or the accuracy of guessing among ``classes``."""
     level = math.log(classes) if is_loss else 100 / classes
     bottom, top = ax.get_ylim()
-    is_below = is_loss and level > bottom + 0.1 * (top - bottom)  # on the side that the curve has left by the end
+    is_below = is_loss and level > bottom + 0.1 * (top - bottom)  # on the side away from the end of the curve
     ax.axhline(level, color=COLOURS["soft"], linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
     ax.annotate(
         f"ln {classes} = {level:.2f}" if is_loss else f"chance {level:.3g}%",

@@ -133,7 +133,8 @@ class Draws:
 def random_resized_crop(boxes: Boxes, draws: Draws) -> Boxes:
     """0.8 to 1 of the area at a ratio of 3/4 to 4/3, resized: torchvision's ``RandomResizedCrop(scale=(0.8, 1.0))``.
 
-    Ten tries of an area and a log-uniform ratio; the first that fits is placed uniformly. If none fits, all of it.
+    Ten tries of an area and a log-uniform ratio; the first that fits is placed uniformly. If none fits, the full
+    image is used.
     """
     uniform = draws.rand(10, 2, dtype=torch.float64)
     area = RESIZE * RESIZE * (0.8 + (1.0 - 0.8) * uniform[..., 0])
@@ -176,7 +177,7 @@ def alternating_flip(boxes: Boxes, draws: Draws) -> Boxes:
 def pca_color(images: Tensor, draws: Draws) -> Tensor:
     """Shift colours along their principal components by N(0, 0.1) times the eigenvalue: the paper, section 4.1.
 
-    The eigenvalues are those of pixel values in 0..1, for with those of 0..255 the noise would drown the image.
+    The eigenvalues are those of pixel values in 0..1, because those of 0..255 make the noise stronger than the image.
     """
     return _pca_color(images, draws, lambda eigenvalues: eigenvalues / 255, 1.0)  # of x/255 λ/255², then times 255
 

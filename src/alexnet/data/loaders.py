@@ -183,7 +183,7 @@ class BatchLoader:
 
 
 def eval_batch_size(device: torch.device) -> int:
-    """On a CPU the size that stays near its cache (measured); on a card what 2 GB hold without torch.compile."""
+    """On a CPU the size that stays near its cache (measured); on a GPU what fits in 2 GB without torch.compile."""
     return 250 if device.type == "cuda" else 128
 
 

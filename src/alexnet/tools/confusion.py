@@ -50,7 +50,7 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Pat
         ax.set_yticks(places, names, fontsize=size)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        ax.set_title(f"{right:,} of {total:,} images right" + (f" ({100 * right / total:.1f}%)" if total else ""))
+        ax.set_title(f"{right:,} of {total:,} images correct" + (f" ({100 * right / total:.1f}%)" if total else ""))
         ax.set(xlabel="predicted class", ylabel="true class")
         figure.colorbar(picture, ax=ax, fraction=0.046, pad=0.03, label="share of the true class (%)")
         return save_png(figure, Path(path))

@@ -27,7 +27,7 @@ CHARTS = (
         "the training loss still falls.", "train_loss", "val_loss",
     ),
     (
-        "Accuracy", "%", "Share of the images whose most probable class is right. Training images are augmented and "
+        "Accuracy", "%", "Share of the images whose most probable class is correct. Training images are augmented and "
         "dropout is on, so training accuracy may be the lower one.", "train_acc", "val_acc",
     ),
     ("Learning rate", "", "Size of the optimizer's steps, as the schedule sets it.", "lr"),

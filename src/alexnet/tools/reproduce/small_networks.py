@@ -11,8 +11,8 @@ References:
 Weights are drawn from N(0, std), biases start at 0. Pools have stride 2, extend over the right and lower border, and
 count real pixels alone. Weights have the learning rate of the schedule, biases twice the initial one throughout.
 
-Differences from cuda-convnet: the images are shuffled in each epoch, where it cut them into batches once; all of them
-are trained on from the start, where it kept a fifth for its first stage's validation; the learning rate is outside the
+Differences from cuda-convnet: the images are shuffled in each epoch, while it formed its batches once; all of them are
+trained on from the start, while it kept a fifth for its first stage's validation; the learning rate is outside the
 momentum, as in PyTorch, which matters only just after the rate changes.
 """
 
