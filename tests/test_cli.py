@@ -357,9 +357,12 @@ def test_evaluate_uses_the_holdout_and_warns_on_test(images, tmp_path, capsys, m
     error = OSError(errno.EROFS, "Read-only file system", "confusion.png")
     monkeypatch.setattr("alexnet.tools.confusion.confusion", mock.Mock(side_effect=error))  # costs no result
     no_picture, no_holdout = "confusion.png: Read-only file system", "not on those that the run held out"
+    without_val = shutil.copytree(images, tmp_path / "without-val")
+    (without_val / "val").rename(without_val / "test")
     for words, split, count, note in (
         ([], "holdout", 4, no_picture),
         (["--split", "test"], "test", 6, "do not tune on it"),
+        (["--data", str(without_val)], "test", 6, "do not tune on it"),
         (["--data", f"{images}/."], "holdout", 4, no_picture),
         (["--data", str(shutil.copytree(images, tmp_path / "copy"))], "val", 6, no_holdout),
     ):

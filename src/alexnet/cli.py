@@ -250,8 +250,8 @@ def evaluate(args: Namespace) -> Answer:
         raise UsageError("--data must name images; see alexnet evaluate --help")
     found = evaluate(model, dataset, args.tta, args.split, progress=True, **_given(args, "device", "precision"))
     answer = Answer(found, format_evaluation(found, args.tta))
-    if args.split == "test":
-        answer.note = "alexnet: evaluated on the held-out test set; do not tune on it"
+    if found["split"] == "test":
+        answer.note = "alexnet: evaluated on the test set; do not tune on it"
     elif run and run.recipe.holdout and not run.owns(args.data):
         answer.note = "alexnet: evaluated on the validation images of --data, not on those that the run held out"
     picture = Path(args.out) if args.out else None
