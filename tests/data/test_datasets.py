@@ -322,3 +322,10 @@ def test_a_folder_that_moved_is_the_same_data_set(tmp_path):
         before = load(spec).fingerprint()
         shutil.move(spec, spec + " moved")
         assert load(spec + " moved").fingerprint() == before
+
+
+def test_a_subset_of_images_that_are_rows_of_a_store():
+    pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    images = Images(np.zeros(3, np.int64), Pixels(pixels, "shades"), rows=np.array([5, 1, 3]))
+    assert images.array()[:, 0, 0, 0].tolist() == [5, 1, 3]
+    assert images.subset([2, 0]).array()[:, 0, 0, 0].tolist() == [3, 5]

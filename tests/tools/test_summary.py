@@ -22,6 +22,8 @@ def test_layers_of_classic():
     assert summarize("torchvision", 1000)["parameters"] == 61_100_840
     with pytest.raises(FieldError, match=r"^width_mult must "):
         summarize("torchvision", 10, 0.25)
+    with pytest.raises(FieldError, match=r"^num_classes must "):
+        summarize("torchvision", 0)
     summary = summarize()
     assert (summary["variant"], summary["num_classes"]) == ("classic", 10)
     layers = {layer["name"]: layer for layer in summary["layers"]}

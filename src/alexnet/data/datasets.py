@@ -161,7 +161,8 @@ class Images:
         """The images at ``indices``, in that order. Nothing is copied but the labels."""
         chosen = np.arange(len(self))[np.asarray(indices)] if len(indices) else np.zeros(0, np.int64)
         rows = chosen if self.rows is None else self.rows[chosen]
-        return Images(self.labels[chosen], self.store, rows, self.whole or self)
+        whole = self.whole or (self if self.rows is None else None)
+        return Images(self.labels[chosen], self.store, rows, whole)
 
     def array(self) -> np.ndarray | None:
         """All images as one uint8 array ``[N, H, W, 3]``, or None if their sizes differ or it would pass 2 GB.

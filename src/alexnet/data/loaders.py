@@ -34,7 +34,7 @@ from alexnet.data.augment import (
 )  # fmt: skip
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.images import prefetch
-from alexnet.data.normalization import RESIZE, Normalization, are_small, central_pixels, mean_pixels, normalized
+from alexnet.data.normalization import RESIZE, Normalization, central_pixels, mean_pixels, normalized, small_array
 from alexnet.errors import FieldError, check_choice
 from alexnet.recipes import Recipe, Runtime
 
@@ -92,7 +92,7 @@ def open_loader(
         check_choice("augment", name, AUGMENTATIONS)
     if len(set(recipe.augment) & set(CROPS)) > 1:
         raise FieldError("augment", f"a list with one of {' and '.join(CROPS)}", recipe.augment)
-    resident = runtime.loader != "workers" and are_small(dataset.train)
+    resident = runtime.loader != "workers" and small_array(dataset.train) is not None
     if runtime.loader == "resident" and not resident:
         allowed = f"auto or workers, because the images of {dataset.name} are not small squares, or too many for memory"
         raise FieldError("loader", allowed, runtime.loader)
@@ -195,9 +195,7 @@ def eval_batches(images: Images, norm: Normalization, size: int, device: torch.d
     step, labels = eval_batch_size(device), torch.from_numpy(images.labels).to(device)
     if not len(images):  # one of several processes, with fewer images than processes
         return
-    if are_small(images):
-        array = images.array()
-        assert array is not None
+    if (array := small_array(images)) is not None:
         mean, std = mean_pixels(norm, array.shape[1]).to(device), torch.tensor(norm.std, device=device) * 255
         cut = BoxCrops(array.shape[1], size, device)
         for first in range(0, len(array), step):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alexnet.data.datasets import Images
 
 __all__ = [
-    "IMAGENET", "RESIZE", "Normalization", "Statistics", "are_small", "central_pixels", "encode_mean_image",
+    "IMAGENET", "RESIZE", "Normalization", "Statistics", "central_pixels", "encode_mean_image",
     "make_normalization", "mean_pixels", "normalized", "resampling_matrix", "statistics",
 ]  # fmt: skip
 
@@ -121,16 +121,9 @@ def resize_pixels(pixels: np.ndarray, height: int, width: int, *, antialias: boo
 
 
 def resampling_matrix(source: int, target: int) -> Tensor:
-    """The matrix ``[target, source]`` of bilinear resizing with antialiasing, float64; its rows sum to 1.
-
-    PIL's and torchvision's definition: a triangle around each target pixel's centre, as wide as a target pixel where
-    the image shrinks and as wide as a source pixel where it grows, cut at the borders and normalised.
-    """
-    scale = source / target
-    centre = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
-    position = torch.arange(source, dtype=torch.float64) + 0.5
-    weights = (1 - (position[None] - centre[:, None]).abs() / max(scale, 1.0)).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)
+    """The matrix ``[target, source]`` of bilinear resizing with antialiasing, float64; its rows sum to 1."""
+    identity = torch.eye(source, dtype=torch.float64)[None, None]
+    return F.interpolate(identity, (target, source), mode="bilinear", antialias=True)[0, 0]
 
 
 def encode_mean_image(pixels: np.ndarray) -> str:
@@ -201,37 +194,31 @@ def statistics(images: Images) -> Statistics:
 
 
 def _compute_statistics(images: Images) -> Statistics:
-    small = are_small(images)
+    array = small_array(images)
+    blocks: Iterator[np.ndarray]  # [N, side, side, 3]
+    if array is not None:
+        blocks = (array[first : first + 1000] for first in range(0, len(array), 1000))
+    else:
+        chosen = np.linspace(0, len(images) - 1, min(LARGE_IMAGES, len(images))).astype(int).tolist()
+        blocks = (pixels[None] for pixels in prefetch(lambda i: central_pixels(images.image(i)), chosen, most=32))
     count, total, squares = 0, np.zeros(()), np.zeros((3, 3))
-    for block in _blocks(images, small):
+    for block in blocks:
+        block = block.astype(np.float64)
         pixels = block.reshape(-1, 3)  # sums of whole numbers, so exact in any order
         count, total, squares = count + len(block), total + block.sum(0), squares + pixels.T @ pixels
     mean_image = total / count
     mean = mean_image.mean((0, 1))
     covariance = squares / (count * mean_image[..., 0].size) - np.outer(mean, mean)
-    if not small:
+    if array is None:
         side, part = LARGE_MEAN_SIDE, RESIZE // LARGE_MEAN_SIDE
         mean_image = mean_image.reshape(side, part, side, part, 3).mean((1, 3))
     return Statistics(mean_image, covariance)
 
 
-def are_small(images: Images) -> bool:
-    """Whether the images are squares of one size, 96 pixels at most, and fit into memory together."""
+def small_array(images: Images) -> np.ndarray | None:
+    """The images as one array if they are squares of one size, 96 pixels at most, that fit into memory."""
     width, height = images.image(0).size  # answers for large images before all are decoded
-    return width == height <= SMALL_SIDE and images.array() is not None
-
-
-def _blocks(images: Images, small: bool) -> Iterator[np.ndarray]:
-    """float64 ``[N, side, side, 3]``."""
-    if small:
-        array = images.array()
-        assert array is not None
-        for first in range(0, len(array), 1000):
-            yield array[first : first + 1000].astype(np.float64)
-    else:
-        chosen = np.linspace(0, len(images) - 1, min(LARGE_IMAGES, len(images))).astype(int).tolist()
-        for pixels in prefetch(lambda index: central_pixels(images.image(index)), chosen, most=32):
-            yield pixels[None].astype(np.float64)
+    return images.array() if width == height <= SMALL_SIDE else None
 
 
 def make_normalization(input_scale: str, images: Images) -> Normalization:

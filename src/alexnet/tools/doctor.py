@@ -112,7 +112,7 @@ def examine(recipe: Recipe | None = None, runtime: Runtime | None = None) -> dic
     if recipe is None:
         return found
     if not found["data"]["found"]:
-        return found | {"layers": [], "will_learn": None, "reason": f"the data cannot be used: {found['data']['how']}"}
+        return found | {"layers": [], "will_learn": None, "reason": f"the data were not read: {found['data']['how']}"}
     try:
         dataset = datasets.load(recipe.data, runtime.data_dir).prepare(recipe)
         check_batch_size(recipe, dataset)

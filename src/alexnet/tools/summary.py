@@ -64,18 +64,14 @@ def summarize(variant: str = "classic", num_classes: int = 10, width_mult: float
     layers: list[dict[str, Any]] = []
 
     def record(name: str, module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        multiply_adds = 0
-        if isinstance(module, nn.Conv2d):
-            multiply_adds = output.numel() * module.weight[0].numel()  # a filter's weights, for each output value
-        elif isinstance(module, nn.Linear):
-            multiply_adds = module.weight.numel()
+        per_output = module.weight[0].numel() if isinstance(module, nn.Conv2d | nn.Linear) else 0
         layers.append(
             {
                 "name": name,
                 "type": type(module).__name__,
                 "output": list(output.shape[1:]),
                 "parameters": sum(p.numel() for p in module.parameters()),
-                "multiply_adds": multiply_adds,
+                "multiply_adds": output.numel() * per_output,
             }
         )
 
@@ -100,6 +96,7 @@ def _build(variant: str, num_classes: int, width_mult: float = 1.0) -> tuple[nn.
         if variant == TORCHVISION:
             if width_mult != 1:
                 raise FieldError("width_mult", "1 for torchvision", width_mult)
+            AlexNet_2012(num_classes)  # refuses a number that is not allowed
             return torchvision.models.alexnet(num_classes=num_classes).eval(), 224
         model = AlexNet_2012(num_classes, variant, width_mult=width_mult)
     return model.eval(), model.variant.image_sizes[0]

@@ -144,7 +144,11 @@ def compare(first: Setting, second: Setting) -> dict[str, Any]:
     if reason := _no_claim(first, second, before, after):
         text = f"No claim about {second.label} and {first.label}: {reason}."
     else:
-        mean, low, high, p = _paired_difference(before, after)
+        from scipy.stats import ttest_rel
+
+        test = ttest_rel(after, before)
+        low, high = map(float, test.confidence_interval(0.95))
+        mean, p = statistics.mean(after) - statistics.mean(before), float(test.pvalue)
         difference = {"count": len(seeds), "mean": mean, "low": low, "high": high, "p": p}
         said = "is better than" if low > 0 else "is worse than" if high < 0 else "is not shown to differ from"
         interval = f"{low:+.2f} to {high:+.2f}".replace("-", "−")
@@ -183,16 +187,6 @@ def _no_claim(first: Setting, second: Setting, before: Sequence[float], after: S
     return ""
 
 
-def _paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float, float]:
-    """The mean of ``after`` − ``before``, its 95% interval, and the two-sided p."""
-    from scipy.stats import ttest_rel
-
-    test = ttest_rel(after, before)
-    interval = test.confidence_interval(0.95)
-    mean = statistics.mean(after) - statistics.mean(before)
-    return mean, float(interval.low), float(interval.high), float(test.pvalue)
-
-
 def findings(settings: Sequence[Setting], comparisons: Sequence[dict[str, Any]]) -> list[str]:
     """What the runs show together, in sentences; the comparisons first."""
     found = [comparison["text"] for comparison in comparisons]
@@ -201,7 +195,7 @@ def findings(settings: Sequence[Setting], comparisons: Sequence[dict[str, Any]])
             found.append(f"{setting.label}: {setting.spread()}% accuracy (mean ± standard deviation of {count} seeds).")
         for seed, times in Counter(run.recipe.seed for run in setting.runs).items():
             if times > 1:
-                found.append(f"{setting.label}: seed {seed} ran {times} times, and only the first run counts.")
+                found.append(f"{setting.label}: seed {seed} ran {times} times, and only the first finished one counts.")
         if len(commits := dict.fromkeys(map(_commit, setting.runs))) > 1:
             found.append(f"{setting.label}: started from the commits {', '.join(commits)}, taken as the same code.")
     runs = [run for setting in settings for run in setting.runs]

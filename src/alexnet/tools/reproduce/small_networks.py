@@ -33,7 +33,7 @@ from alexnet import train
 from alexnet.checkpoint import read_rows
 from alexnet.data.datasets import Dataset, Images
 from alexnet.data.loaders import Batch, epoch_order
-from alexnet.data.normalization import SMALL_SIDE, are_small, statistics
+from alexnet.data.normalization import SMALL_SIDE, small_array, statistics
 from alexnet.errors import FieldError, check_choice
 from alexnet.evaluate import Metrics, TestTimeAugmentation, measure
 from alexnet.lrn import ResponseNorm
@@ -265,7 +265,7 @@ def check(settings: Small, dataset: Dataset) -> None:
     check_choice("network", settings.network, NETWORKS)
     check_choice("neuron", settings.neuron, ("relu", "tanh"))
     check_choice("init", settings.init, ("2012", "today"))
-    if not (are_small(dataset.train) and are_small(dataset.val)):
+    if small_array(dataset.train) is None or small_array(dataset.val) is None:
         raise FieldError("data", f"square images of one size, at most {SMALL_SIDE} pixels", dataset.spec)
 
 
