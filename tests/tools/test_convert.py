@@ -21,7 +21,7 @@ from alexnet import load_model
 from alexnet.checkpoint import save_checkpoint, save_weights
 from alexnet.data.normalization import IMAGENET, Normalization
 from alexnet.evaluate import predict
-from alexnet.model import ModelInfo
+from alexnet.model import AlexNet_2012, ModelInfo
 from alexnet.tools.caffe import read_binaryproto, read_caffemodel
 from alexnet.tools.convert import convert
 from caffe_files import blob, caffe_layers, caffemodel, chunk, integer, make_network, real
@@ -394,6 +394,14 @@ def test_torchvisions_alexnet_is_refused_with_the_difference(tmp_path):
     message = refusal(save(tmp_path, {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}))
     assert "torchvision" in message
     assert "64 first filters" in message
+
+
+def test_64_first_filters_alone_are_not_torchvisions(tmp_path):
+    with torch.device("meta"):
+        state = AlexNet_2012(3, width_mult=2 / 3).state_dict()
+    state["classifier.fc8.bias"] = torch.zeros(4)  # refused for another reason, before all weights are written
+    file = save(tmp_path, {name: torch.zeros(()).expand(value.shape) for name, value in state.items()})
+    assert "torchvision" not in refusal(file)
 
 
 def test_arguments_that_are_refused(tmp_path):

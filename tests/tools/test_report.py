@@ -86,10 +86,10 @@ AFTER_AN_EPOCH = [*rows(90, 50.0), {"step": 100, "epoch": 100 / 45, "epoch_val_a
     [
         ({"logged": OVERFITTING}, ["overfits", "step 90", "0.5 to 0.8"]),
         ({"logged": AFTER_AN_EPOCH}, ["50.0% accuracy"]),  # an epoch's end is not the result
-        ({"accuracy": 11.0}, ["did not leave chance", "11.0%", "10%"]),
+        ({"accuracy": 11.0}, ["is not above chance", "11.0%", "10%"]),
         (
             {"accuracy": 70.0, "data": DATA | {"largest_class_pct": {"val": 69.0}}},
-            ["did not leave chance", "always answering the largest class gives 69%"],
+            ["is not above chance", "always answering the largest class gives 69%"],
         ),
         ({"steps": 90}, ["step 90 of 315", "not the final result"]),
         ({"steps": 90, "diverged": "the loss became NaN"}, ["diverged: the loss became NaN"]),

@@ -1,7 +1,7 @@
 """Where images come from: CIFAR-10, scikit-learn's digits, a folder, or a data set on the Hugging Face hub.
 
 ``load`` turns a spec, as given to ``--data``, into a ``Dataset``: two or three splits of images with one list of class
-names. Whatever is wrong with the data as a whole is refused here, before any work, in one line.
+names. Unusable data raise a ValueError of one line here, before any work.
 """
 
 from __future__ import annotations

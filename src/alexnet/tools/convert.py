@@ -266,7 +266,7 @@ def _from_state_dict(
         next((layer.weight.shape for layer in layers if layer.weight.shape[2:] == (side, side)), (0, 0))
         for side in (11, 5)
     )
-    if conv1 == (64, 3, 11, 11):
+    if conv1 == (64, 3, 11, 11) and conv2[0] == 192:
         raise ValueError(f"{source}: {TORCHVISION}")
     if variant is None and conv1[0] == 2 * conv2[1] > 0:
         raise ValueError(f"{source}: weights of two towers; variant must be given: {' or '.join(TWO_TOWERS)}")

@@ -67,7 +67,7 @@ def _verdict(run: Run) -> str:
         if largest > 1.1 * chance:
             chance, guess = largest, "always answering the largest class"
         verdict = (
-            f"{name} {'learned' if first.interval[0] > chance else 'did not leave chance'}: {first.value:.1f}% "
+            f"{name} {'learned' if first.interval[0] > chance else 'is not above chance'}: {first.value:.1f}% "
             f"accuracy on the {first.images} of {run.config['data']['name']} (95% interval {first.range}), where "
             f"{guess} gives {chance:.3g}%."
         )
@@ -149,7 +149,7 @@ def _charts(run: Run) -> list[dict[str, str]]:
 def chart(
     title: str, lines: Sequence[Line], against: str, metric: str, classes: int, resumed: Iterable[int] = ()
 ) -> Markup:
-    """An ``<svg>`` of a metric, with a dotted upright line at each step in ``resumed``; the rest as ``draw_lines``."""
+    """An ``<svg>`` of a metric, with a dotted vertical line at each step in ``resumed``; the rest as ``draw_lines``."""
     with canvas(4.8, 3.1) as figure:
         ax = figure.subplots()
         draw_lines(ax, lines, against, metric, classes)
