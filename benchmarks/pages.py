@@ -219,7 +219,8 @@ def trials_table(found: Sequence[Record]) -> str:
         )
 
     names = [name for name in trials.TRIALS if any(accuracies(record, name) for record in found)]
-    rows = [[f"{name} (the recipe `modern` of 0.1.0)" if name == trials.MODERN else name] for name in names]
+    recipe_of = {trials.MODERN: " (the recipe `modern` of 0.1.0)", trials.MUON: " (the recipe `modern`)"}
+    rows = [[name + recipe_of.get(name, "")] for name in names]
     return table(
         ["with", *(length(each) + ", lossy copy" * (data_of(each) == LOSSY) for each in found)],
         [row + [cell(each, name) for each in found] for row, name in zip(rows, names, strict=True)],
