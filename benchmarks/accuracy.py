@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipes, train
-from alexnet.checkpoint import load_run
+from alexnet.checkpoint import Run, load_run
 from alexnet.errors import check_choice
 from alexnet.evaluate import evaluate
 from alexnet.tools.report.facts import seconds
@@ -27,6 +27,12 @@ from alexnet.tools.reproduce.record import published
 from record import RESULTS, write_record
 
 ORIGIN = ("device", "precision", "loader", "compiled", "hardware", "versions", "commit", "parts")
+
+
+def command_of(run: Run, step: int) -> str:
+    """The command that trains the run up to ``step``."""
+    runtime = recipes.runtime_for(run.recipe.name, max_steps=step if step < run.total_steps else None)
+    return recipes.command_line(run.recipe, runtime, data=published(run.recipe.data))
 
 
 def record_of(folder: Path, notes: str = "", found: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def record_of(folder: Path, notes: str = "", found: Mapping[str, Any] | None = N
     timed = all("seconds" in row for row in run.full_rows)
     return {
         "kind": "accuracy",
-        "command": recipes.command_line(recipe, data=published(recipe.data)),
+        "command": command_of(run, run.final["step"]),
         **({"notes": notes} if notes else {}),
         "data": run.config["data"] | {"name": dataset.name, "spec": published(recipe.data)},
         "recipe": dataclasses.asdict(recipe) | {"data": dataset.name},
@@ -108,7 +114,7 @@ def main() -> None:
                 stem = f"{name}-{args.label}{'-plain' * args.plain}-s{seed}"
                 record = measure(recipe, runtime, args.runs / stem, args.results / f"accuracy-{stem}.json")
                 print(f"{stem}: step {record['steps']}, val_acc {record['final']['val_acc']:.2f}%", flush=True)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
 
 

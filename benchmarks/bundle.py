@@ -13,11 +13,10 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from accuracy import record_of
-from alexnet import load_model, load_run, recipes
+from accuracy import command_of, record_of
+from alexnet import load_model, load_run
 from alexnet.checkpoint import PRETRAINED, save_weights
 from alexnet.evaluate import evaluate, info_of
-from alexnet.tools.reproduce.record import published
 from record import write_record
 
 
@@ -45,8 +44,7 @@ def main() -> None:
     }  # fmt: skip
     save_weights(file, bundled.half().state_dict(), dataclasses.replace(info, record=origin))
     record = record_of(args.run, args.notes, test)
-    runtime = recipes.runtime_for(recipe.name, max_steps=step if step < run.total_steps else None)
-    record["command"] = recipes.command_line(recipe, runtime, data=published(recipe.data))
+    record["command"] = command_of(run, step)
     record["steps"] = step
     record["final"] |= {
         "step": step,

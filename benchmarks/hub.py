@@ -67,7 +67,10 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="the record of the run's accuracy")
     args = parser.parse_args()
     record = args.record or RESULTS / f"accuracy-{Path(args.run).name}.json"
-    write_folder(load_model(args.run), args.folder, record if record.is_file() else None)
+    try:
+        write_folder(load_model(args.run), args.folder, record if record.is_file() else None)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print(f"{args.folder}: ready; hf upload USER/NAME {args.folder}")
 
 

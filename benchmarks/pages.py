@@ -333,8 +333,8 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
                 for name in ("train_step", "classic_job_one_pass")
             )
             results += [
-                f"On a CPU, a training step is **{step:.1f}** times as fast as the baseline's, and the `classic` job "
-                f"**{job:.1f}** times, if the baseline validates once ({machine(record)}; [all measures](RESULTS.md))."
+                f"On a CPU, a training step is **{step:.1f}** times as fast as the baseline's, and a full `classic` "
+                f"run **{job:.1f}** times, if the baseline validates once ({machine(record)}; [all measures](RESULTS.md))."
             ]
     curves = ["![Training and validation losses and accuracies of one run](docs/curves.png)"]
     if record := shown_run(found["accuracy"]):

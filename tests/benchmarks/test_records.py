@@ -13,7 +13,7 @@ import accuracy
 import hub
 import pages
 import trials
-from alexnet import load_model, recipes
+from alexnet import load_model, recipes, train
 from alexnet.data import datasets
 from alexnet.data.augment import AUGMENTATIONS
 from alexnet.evaluate import predict
@@ -65,6 +65,20 @@ def test_a_run_becomes_a_record_once(full_record):
     again = json.loads(json.dumps(accuracy.record_of(folder / "runs" / "full", notes="a remark")))
     assert again.pop("notes") == "a remark"
     assert again == record
+
+
+def test_the_record_of_a_run_that_was_stopped_early_says_so(full_record, tmp_path):
+    train.run(full_record[1], out=tmp_path, runtime=dataclasses.replace(RUNTIME, max_steps=2))
+    assert accuracy.record_of(tmp_path)["command"].endswith(" --max-steps 2")
+
+
+@pytest.mark.parametrize("script", [(accuracy, "--from", "missing", "--json", "x.json"), (hub, "missing", "out")])
+def test_a_run_that_does_not_exist_is_one_line(script, monkeypatch, capsys):
+    module, *words = script
+    monkeypatch.setattr("sys.argv", ["script", *words])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert "error: missing: " in capsys.readouterr().err
 
 
 def test_a_record_is_shown_with_its_interval_and_its_flags(full_record, tmp_path):

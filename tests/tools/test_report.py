@@ -73,7 +73,7 @@ def test_a_complete_run(tmp_path):
     assert first["rows"] == rows(315, 70.19)
     assert first["changes"]["lr"] == {"run": 0.03, "recipe": 0.02}
     assert first["best_picked"] == {"val_acc": 75.19, "step": 270}
-    assert first["accuracies"][0]["interval"] == pytest.approx([65.27, 74.69], abs=0.005)
+    assert first["figures"][0]["interval"] == pytest.approx([65.27, 74.69], abs=0.005)
     assert first["seconds"] == pytest.approx({"computing": 68.6, "waiting": 1.4, "validating": 10.5, "saving": 1.75})
 
 

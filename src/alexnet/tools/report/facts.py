@@ -123,7 +123,7 @@ def document(run: Run) -> dict[str, Any]:
         "last_step": run.last_step,
         "finished": run.final.get("step") == run.last_step,
         "final": run.final,
-        "accuracies": [dataclasses.asdict(accuracy) for accuracy in accuracies(run)],
+        "figures": [dataclasses.asdict(accuracy) for accuracy in accuracies(run)],
         "best_picked": run.best,
         "seconds": seconds(run),
         "config": run.config,
