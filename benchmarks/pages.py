@@ -334,7 +334,8 @@ def readme_blocks(found: dict[str, list[Record]]) -> dict[str, str]:
             )
             results += [
                 f"On a CPU, a training step is **{step:.1f}** times as fast as the baseline's, and a full `classic` "
-                f"run **{job:.1f}** times, if the baseline validates once ({machine(record)}; [all measures](RESULTS.md))."
+                f"run **{job:.1f}** times, if the baseline validates once ({machine(record)}; "
+                "[all measures](RESULTS.md))."
             ]
     curves = ["![Training and validation losses and accuracies of one run](docs/curves.png)"]
     if record := shown_run(found["accuracy"]):
